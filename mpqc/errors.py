@@ -1,0 +1,85 @@
+"""What can go wrong, said once: every error names what failed, where, why and what to do next.
+
+Only these classes reach the user; the CLI prints `str(error)` on one line and exits with `exit_code`
+(DESIGN section 8: 0 ok, 1 failure, 2 usage, 3 budget infeasible, 4 guard failed, 130 interrupted).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MpqcError(Exception):
+    """A failure that the user can act on.
+
+    Args:
+        what: what failed, as a sentence without a full stop.
+        where: the file, tensor, node or option concerned.
+        why: the reason, when it is not in `what`.
+        hint: what to do next.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
+        self.what, self.where, self.why, self.hint = what, where, why, hint
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """One line: `where: what: why (hint)`, without the parts that are empty."""
+        line = ": ".join(part for part in (self.where, self.what, self.why) if part)
+        line = f"{line} ({self.hint})" if self.hint else line
+        return " ".join(line.split())
+
+
+class UsageError(MpqcError):
+    """An option or argument that cannot be meant: unknown target, budget without a unit, unknown strategy."""
+
+    exit_code = 2
+
+
+class ModelError(MpqcError):
+    """A network that cannot be read or that is not a valid network (corrupt, hostile, cyclic, unsupported)."""
+
+
+class DataError(MpqcError):
+    """Calibration or input data that is missing, mis-shaped, empty, NaN or infinite."""
+
+
+class TargetError(MpqcError):
+    """A target file or cost table that does not satisfy the schema; `where` is `file: key`."""
+
+    exit_code = 2
+
+
+class PlanError(MpqcError):
+    """A plan or sensitivities file that does not fit the network or the schema."""
+
+
+class LoweringError(MpqcError):
+    """A program that cannot be compiled for the target."""
+
+
+class ToolMissingError(MpqcError):
+    """A program or package that is needed and absent (compiler, emulator, TVM)."""
+
+
+class RunError(MpqcError):
+    """A compiled program that did not run (emulator crash, bad input file, wrong architecture)."""
+
+
+class BudgetInfeasibleError(MpqcError):
+    """No plan satisfies the budgets. Carries the smallest value of each budget that can be met alone."""
+
+    exit_code = 3
+
+    def __init__(self, what: str, *, least: dict[str, float] | None = None, where: str = "", why: str = "", hint: str = "") -> None:
+        super().__init__(what, where=where, why=why, hint=hint)
+        self.least = least or {}
+
+
+class GuardError(MpqcError):
+    """The result is worse than the baseline that the guard compares it with."""
+
+    exit_code = 4

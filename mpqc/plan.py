@@ -1,0 +1,124 @@
+"""The plan: which qtype every site gets, why, and the proof that it is the best one inside the budgets.
+
+`plan.json` is editable: `mpqc compile --plan plan.json` obeys it. Unknown keys and sites are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mpqc.errors import PlanError
+from mpqc.qtype import QType
+from mpqc.site import SiteKind, SiteTable
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The qtype of one site and the reason for it, readable by the user."""
+
+    site: str
+    kind: SiteKind
+    bits: int | None
+    """None: the site stays float."""
+    reason: str = ""
+    sensitivity: float | None = None
+    """Expected loss increase of this choice, in the unit of the sensitivities used."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the solver proved. `gap` is (objective - bound) / objective, 0 when optimal."""
+
+    status: str
+    """optimal | feasible | given (plan made by hand) | uniform"""
+    objective: float = 0.0
+    bound: float = 0.0
+    gap: float = 0.0
+    seconds: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Use:
+    """How much of one resource the plan uses; `limit` None where no budget bounds it."""
+
+    resource: str
+    used: float
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """site -> qtype with its proof. Sites that are missing stay float."""
+
+    target: str
+    choices: tuple[Choice, ...]
+    proof: Proof
+    uses: tuple[Use, ...] = ()
+    strategy: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def bits(self, site: str) -> int | None:
+        """Bits of `site`, or None where it stays float."""
+        return self._bits.get(site)
+
+    @property
+    def _bits(self) -> Mapping[str, int | None]:
+        return {choice.site: choice.bits for choice in self.choices}
+
+    def to_json(self) -> str:
+        """The text of plan.json."""
+        return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=1) + "\n"
+
+
+def uniform_plan(table: SiteTable, target: str, weight_bits: int, activation_bits: int) -> Plan:
+    """The plan that gives every weight and every activation the same bits."""
+    bits = {SiteKind.WEIGHT: weight_bits, SiteKind.ACTIVATION: activation_bits}
+    reason = f"uniform w{weight_bits}a{activation_bits}"
+    choices = tuple(Choice(site.name, site.kind, bits[site.kind], reason) for site in table.sites)
+    return Plan(target, choices, Proof("uniform"), strategy="uniform")
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in `path`. Raises PlanError naming the file and key for anything that is not a plan."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlanError("cannot read the plan", where=str(path), why=str(error)) from error
+    return _parse(raw, str(path))
+
+
+def _parse(raw: Any, where: str) -> Plan:
+    if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+        raise PlanError(f"schema_version is not {SCHEMA_VERSION}", where=where)
+    fields = {key: value for key, value in raw.items() if key != "schema_version"}
+    try:
+        fields["choices"] = tuple(_choice(entry, where) for entry in fields["choices"])
+        fields["proof"] = Proof(**fields["proof"])
+        fields["uses"] = tuple(Use(**use) for use in fields.get("uses", ()))
+        fields["notes"] = tuple(fields.get("notes", ()))
+        return Plan(**fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PlanError("not a plan", where=where, why=f"{type(error).__name__}: {error}") from error
+
+
+def _choice(entry: dict[str, Any], where: str) -> Choice:
+    choice = Choice(**{**entry, "kind": _kind(entry, where)})
+    if choice.bits is not None and (isinstance(choice.bits, bool) or not isinstance(choice.bits, int)):
+        raise PlanError(f"bits {choice.bits!r} is not an integer", where=f"{where}: {choice.site}")
+    if choice.bits is not None:
+        QType(choice.bits)
+    return choice
+
+
+def _kind(entry: dict[str, Any], where: str) -> SiteKind:
+    try:
+        return SiteKind(entry["kind"])
+    except ValueError:
+        raise PlanError(f"kind {entry['kind']!r} is neither weight nor activation", where=where) from None

@@ -1,0 +1,104 @@
+"""Sites: the tensors that may be quantized, the nodes that use them, and the groups that must agree.
+
+This is what the allocator, the cost model, sensitivities and the exporter share. It holds no torch, ONNX or TVM object.
+Tensor names are ONNX tensor names throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from math import prod
+
+
+class SiteKind(StrEnum):
+    """What sort of tensor a site is."""
+
+    WEIGHT = "weight"
+    ACTIVATION = "activation"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor that may be quantized. `name` is the tensor's name in the ONNX graph."""
+
+    name: str
+    kind: SiteKind
+    shape: tuple[int, ...]
+    axis: int | None = None
+    """For weights: the axis that has one scale an index (output channels)."""
+    group: str = ""
+    """Sites with the same group share qparams (tensors that meet in Add/Concat, pass through a pool or reshape) or, for
+    weights used twice, are the same tensor. Empty: a group of its own."""
+
+    @property
+    def elements(self) -> int:
+        """Number of values in the tensor."""
+        return prod(self.shape)
+
+    @property
+    def group_name(self) -> str:
+        """The group, or the site's own name where it shares with nobody."""
+        return self.group or self.name
+
+
+@dataclass(frozen=True)
+class OpNode:
+    """An ONNX node that can run on integers, with the sites around it: what the cost model prices."""
+
+    name: str
+    op_type: str
+    """ONNX op type of the node that does the work (Conv, Gemm, MatMul, Add, MaxPool, ...); a fused activation is in `fused`."""
+    inputs: tuple[str, ...]
+    """Activation sites read (graph order). Empty strings for inputs that are not sites."""
+    output: str
+    """Activation site written, or the plain tensor name where the output is not a site (network output left float)."""
+    weight: str | None = None
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+    weight_shape: tuple[int, ...] = ()
+    macs: int = 0
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    groups: int = 1
+    fused: str = ""
+    """Op type of the activation fused behind (Relu, Clip, ...), else empty."""
+    bias_elements: int = 0
+
+
+@dataclass(frozen=True)
+class FloatNode:
+    """A node that stays float, and the reason that the report gives."""
+
+    name: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SiteTable:
+    """All sites of a network, its integer-capable nodes in execution order, and what stays float."""
+
+    sites: tuple[Site, ...]
+    nodes: tuple[OpNode, ...]
+    floats: tuple[FloatNode, ...] = ()
+    live: tuple[tuple[str, ...], ...] = field(default=())
+    """For each step of the execution order, the activation tensors that are in memory together during that step (site
+    names, each tensor once, views such as Reshape counted as their source)."""
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Site]:
+        """Site by tensor name."""
+        return {site.name: site for site in self.sites}
+
+    @cached_property
+    def groups(self) -> Mapping[str, tuple[Site, ...]]:
+        """Sharing groups in order of first appearance: group name -> its sites."""
+        groups: dict[str, list[Site]] = {}
+        for site in self.sites:
+            groups.setdefault(site.group_name, []).append(site)
+        return {name: tuple(sites) for name, sites in groups.items()}
