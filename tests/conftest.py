@@ -1,0 +1,55 @@
+"""Shared fixtures: golden files, the optional `shared` folder, and what happens where the emulator is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing with them")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without the emulator its tests are skipped by name, except in CI, where they run and fail."""
+    if shutil.which("qemu-aarch64") or os.environ.get("CI"):
+        return
+    skip = pytest.mark.skip(reason="qemu-aarch64 is missing: apt-get install qemu-user libc6-arm64-cross libstdc++6-arm64-cross")
+    for item in items:
+        if item.get_closest_marker("emulator"):
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden(name, text)` compares text with tests/golden/NAME; a missing golden is a failure unless --update-golden."""
+
+    def compare(name: str, text: str) -> None:
+        path = REPO / "tests" / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), f"{path} is missing: run pytest --update-golden and read the result"
+        assert text == path.read_text(encoding="utf-8")
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """`shared("onnx/x.onnx")`: a file of the optional shared folder ($MPQC_SHARED, else ../shared); skips by name when absent."""
+    root = Path(os.environ.get("MPQC_SHARED", REPO.parent / "shared"))
+
+    def locate(name: str) -> Path:
+        path = root / name
+        if not path.exists():
+            pytest.skip(f"shared/{name} is absent")
+        return path
+
+    return locate
