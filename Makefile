@@ -1,0 +1,50 @@
+# `make demo` and `make test` each set up everything they need; the other targets are their parts.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+APT_PACKAGES := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
+
+.PHONY: setup demo test lint wheel emulator cost-rows clean
+
+setup: $(READY) emulator
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("mpqc needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+# The emulator runs the compiled AArch64 programs; without apt the user is told what to install.
+emulator:
+	@if command -v qemu-aarch64 >/dev/null && [ -e /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1 ] && [ -e /usr/aarch64-linux-gnu/lib/libstdc++.so.6 ]; then exit 0; fi; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	if command -v apt-get >/dev/null && $$sudo true 2>/dev/null; then \
+	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(APT_PACKAGES); \
+	else \
+	  echo "mpqc: no emulator, so nothing can run as AArch64 here. Install qemu-aarch64 and the arm64 cross C library: apt-get install $(APT_PACKAGES)"; \
+	fi
+
+demo: setup
+	$(BIN)/mpqc demo
+
+test: setup lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The wheel must hold every module: build it, unpack it elsewhere and import all of it from an empty folder.
+wheel: $(READY)
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python tests/check_wheel.py dist
+
+cost-rows: setup
+	$(BIN)/python benchmarks/cost_rows.py
+
+clean:
+	rm -rf build dist out demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
