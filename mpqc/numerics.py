@@ -104,7 +104,7 @@ def add(
 def multiply(a: np.ndarray, b: np.ndarray, zero_points: tuple[int, int], m: float, zero_point: int, low: int, high: int) -> np.ndarray:
     """Product of two code tensors as int32 codes; numpy broadcasting: requantize((q_a - z_a) * (q_b - z_b), m)."""
     product = (a.astype(np.int32) - zero_points[0]) * (b.astype(np.int32) - zero_points[1])
-    return requantize(product, np.float32(m), zero_point, low, high)
+    return requantize(product, np.asarray(m, dtype=np.float32), zero_point, low, high)
 
 
 def lookup(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
