@@ -1,0 +1,5 @@
+"""`python -m mpqc` is `mpqc`."""
+
+from mpqc.cli import run
+
+run()

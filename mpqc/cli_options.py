@@ -1,0 +1,82 @@
+"""How options are written on the command line, and what they mean: text in, typed values out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpqc.budget import Budget, Resource, parse_average_bits, parse_budget
+from mpqc.errors import UsageError
+
+
+@dataclass(frozen=True)
+class BudgetTexts:
+    """The --budget-* options as written; None where an option was not given."""
+
+    latency: str | None = None
+    size: str | None = None
+    bops: str | None = None
+    avg_bits: str | None = None
+    activation_memory: str | None = None
+    largest_activation: str | None = None
+    energy: str | None = None
+
+
+def parse_budgets(texts: BudgetTexts) -> tuple[Budget, ...]:
+    """All budgets that were asked for. Raises UsageError for amounts without a unit."""
+    amounts = (
+        (Resource.LATENCY, texts.latency),
+        (Resource.SIZE, texts.size),
+        (Resource.BOPS, texts.bops),
+        (Resource.PEAK_MEMORY, texts.activation_memory),
+        (Resource.LARGEST_ACTIVATION, texts.largest_activation),
+        (Resource.ENERGY, texts.energy),
+    )
+    budgets = tuple(parse_budget(resource, text) for resource, text in amounts if text is not None)
+    return budgets + (parse_average_bits(texts.avg_bits) if texts.avg_bits else ())
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`input=1x3x224x224` options as input name -> shape. Raises UsageError."""
+    return dict(_shape(text) for text in texts)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    if not name or not re.fullmatch(r"[0-9]+([x,][0-9]+)*", sizes):
+        raise UsageError(f"{text!r} is not NAME=SHAPE", where="--shape", hint="write for example input=1x3x224x224")
+    shape = tuple(int(size) for size in re.split("[x,]", sizes))
+    if any(not 1 <= size < 1 << 31 for size in shape):
+        raise UsageError(f"{text!r} has a size outside 1..2^31", where="--shape")
+    return name, shape
+
+
+def parse_fixed(texts: Sequence[str]) -> dict[str, int | None]:
+    """`SITE=BITS` or `SITE=float` options as site -> bits. Raises UsageError."""
+    return dict(_fixed(text) for text in texts)
+
+
+def _fixed(text: str) -> tuple[str, int | None]:
+    site, _, bits = text.rpartition("=")
+    if not site or not (bits == "float" or bits.isdigit()):
+        raise UsageError(f"{text!r} is not SITE=BITS", where="--fix", hint="write for example conv1.weight=8, or conv1.weight=float")
+    return site, None if bits == "float" else int(bits)
+
+
+def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:
+    """`0.485,0.456,0.406` as numbers, one a channel (or one for all). Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"{text!r} is not a list of numbers", where=option, hint="write for example 0.485,0.456,0.406") from None
+
+
+def existing(path: Path, what: str) -> Path:
+    """`path` if it exists. Raises UsageError otherwise."""
+    if not path.exists():
+        raise UsageError(f"{what} does not exist", where=str(path))
+    return path

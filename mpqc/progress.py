@@ -1,0 +1,50 @@
+"""Progress of a compile: a live line for each phase on a terminal, one plain line each in logs. Never on stdout."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+LOG = logging.getLogger("mpqc")
+
+
+@dataclass
+class Progress:
+    """Names and times the phases of a run. `seconds` holds the finished ones, for the report."""
+
+    quiet: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Shows `name` while the block runs, and its time after it."""
+        start = time.monotonic()
+        with self._status(name):
+            yield
+        self.seconds[name] = time.monotonic() - start
+        self.say(f"{name}: {self.seconds[name]:.1f} s")
+
+    def say(self, line: str) -> None:
+        """One line for the user, on stderr and in the log."""
+        LOG.info(line)
+        if not self.quiet:
+            print(line, file=sys.stderr)
+
+    def warn(self, line: str) -> None:
+        """A line that the user should not miss, shown even when quiet."""
+        LOG.warning(line)
+        print(f"warning: {line}", file=sys.stderr)
+
+    @contextmanager
+    def _status(self, name: str) -> Iterator[None]:
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+
+        with Console(stderr=True).status(name):
+            yield

@@ -1,0 +1,98 @@
+"""What a compile tells the user: every choice with its reason, every cost, and what it was measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from mpqc.plan import Proof, Use
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One integer-capable node and what was chosen for it."""
+
+    name: str
+    op: str
+    output_shape: tuple[int, ...]
+    macs: int
+    weight_bits: int | None
+    activation_bits: int | None
+    """Bits of the node's output."""
+    weight_bytes: int
+    predicted_us: float | None
+    """None where the target has no latency table."""
+    runs_as: str
+    """integer | float: ... with the reason"""
+    sensitivity: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class FloatRow:
+    """A stretch of the network that stays float, and why."""
+
+    name: str
+    ops: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How close the integer program is to the float network, on data that the report names."""
+
+    output: str
+    sqnr_db: float | None
+    """10 log10(sum float^2 / sum error^2); None where the error is exactly zero"""
+    samples: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy of float and integer program on labelled data, in percent."""
+
+    samples: int
+    float_percent: float
+    integer_percent: float
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of weights and biases in float32, with all weights int8, and as planned; bytes of the files written."""
+
+    float_bytes: int
+    int8_bytes: int
+    plan_bytes: int
+    files: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that report.json holds. Latencies are predictions from the target's cost rows; `latency_origin` says which kind."""
+
+    network: str
+    network_digest: str
+    target: str
+    target_digest: str
+    strategy: str
+    seed: int
+    data: str
+    budgets: tuple[str, ...]
+    proof: Proof
+    uses: tuple[Use, ...]
+    layers: tuple[LayerRow, ...]
+    floats: tuple[FloatRow, ...]
+    sizes: Sizes
+    latency_us: float | None
+    latency_origin: str
+    quality: tuple[Quality, ...] = ()
+    accuracy: Accuracy | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """The content of report.json."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}

@@ -1,0 +1,74 @@
+"""The report on a terminal: rich tables, written to the console given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpqc.budget import Resource, format_amount
+from mpqc.report.model import LayerRow, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+UNITLESS = "-"
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Prints the plan layer by layer, what stays float with its reason, and the totals."""
+    console.print(plan_table(report))
+    for row in report.floats:
+        console.print(f"float: {row.name} ({row.ops}): {row.reason}", markup=False, highlight=False)
+    for line in totals(report):
+        console.print(line, markup=False, highlight=False)
+
+
+def plan_table(report: Report) -> Table:
+    """One row a node: bits of weight and output, bytes, predicted time, and why."""
+    from rich.table import Table
+
+    table = Table(title=f"{report.network} on {report.target}", title_justify="left")
+    for name, justify in (("node", "left"), ("op", "left"), ("w", "right"), ("a", "right"), ("bytes", "right"), ("us", "right"), ("why", "left")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in report.layers:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: LayerRow) -> tuple[str, ...]:
+    microseconds = UNITLESS if row.predicted_us is None else f"{row.predicted_us:.1f}"
+    weight = UNITLESS if row.weight_bits is None else str(row.weight_bits)
+    activation = "float" if row.activation_bits is None else str(row.activation_bits)
+    return (row.name, row.op, weight, activation, str(row.weight_bytes or UNITLESS), microseconds, row.reason)
+
+
+def totals(report: Report) -> list[str]:
+    """The lines under the table: budgets kept, proof, sizes, latency, closeness to float."""
+    lines = [f"{_resource(use.resource)}: {_amount(use.resource, use.used)}{_limit(use.resource, use.limit)}" for use in report.uses]
+    proof = report.proof
+    lines.append(f"plan: {proof.status}, objective {proof.objective:.6g}, bound {proof.bound:.6g}, gap {100 * proof.gap:.2f} %, {proof.seconds:.2f} s")
+    sizes = report.sizes
+    lines.append(f"weights: float {sizes.float_bytes:,} B, all int8 {sizes.int8_bytes:,} B, this plan {sizes.plan_bytes:,} B")
+    if report.latency_us is not None:
+        lines.append(f"latency: {report.latency_us / 1e3:.3f} ms predicted ({report.latency_origin})")
+    lines += [f"output {row.output}: {_decibel(row.sqnr_db)} against float on {row.samples} samples" for row in report.quality]
+    if report.accuracy:
+        accuracy = report.accuracy
+        lines.append(f"accuracy on {accuracy.samples} samples: float {accuracy.float_percent:.2f} %, integer {accuracy.integer_percent:.2f} %")
+    return lines + [f"note: {note}" for note in report.notes]
+
+
+def _decibel(sqnr: float | None) -> str:
+    return "exactly equal" if sqnr is None else f"SQNR {sqnr:.1f} dB"
+
+
+def _resource(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _amount(resource: str, amount: float) -> str:
+    return format_amount(Resource(resource), amount)
+
+
+def _limit(resource: str, limit: float | None) -> str:
+    return "" if limit is None else f" of {_amount(resource, limit)}"
