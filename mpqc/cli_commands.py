@@ -1,0 +1,266 @@
+"""What each command does, once its options are typed values."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpqc.budget import Budget
+from mpqc.cli_options import existing
+from mpqc.errors import DataError, UsageError
+from mpqc.pipeline import Options
+from mpqc.plan import read_plan
+from mpqc.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Analyzing:
+    """What `compile` and `analyze` read: network, data, and how to read them."""
+
+    model: Path
+    output: Path
+    data: Path | None
+    samples: int
+    shapes: Mapping[str, tuple[int, ...]]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    ranges: str
+
+    def options(self, target: str, seed: int, force: bool) -> Options:
+        """The part of the pipeline's options that this decides. Raises UsageError where a file is missing."""
+        existing(self.model, "model")
+        if self.data is not None:
+            existing(self.data, "data")
+        reading = {"shapes": self.shapes, "samples": self.samples, "mean": self.mean, "std": self.std, "ranges": self.ranges}
+        return Options(target=target, seed=seed, force=force, **reading)  # type: ignore[arg-type]
+
+
+def compile_command(
+    reading: Analyzing,
+    target: str,
+    budgets: tuple[Budget, ...],
+    strategy: str,
+    bits: str,
+    labels: Path | None,
+    plan: Path | None,
+    fixed: Mapping[str, int | None],
+    opset: int | None,
+    seed: int,
+    solver_seconds: float,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+) -> None:
+    """`mpqc compile`."""
+    from mpqc.pipeline import compile_network
+    from mpqc.report.text import print_report
+
+    options = replace(
+        reading.options(target, seed, force),
+        budgets=budgets,
+        strategy=strategy,
+        uniform_bits=_uniform_bits(bits),
+        plan=read_plan(plan) if plan else None,
+        fixed=fixed,
+        opset=opset,
+        solver_seconds=solver_seconds,
+    )
+    known = _labels(labels) if labels else None
+    compiled = compile_network(reading.model, options, reading.data, output=reading.output, labels=known, progress=Progress(quiet=quiet))
+    if as_json:
+        _print_json(compiled.report.to_dict())
+        return
+    print_report(compiled.report, _console())
+    print(f"written to {compiled.output}: try  mpqc run {compiled.output} --emulate")
+
+
+def analyze_command(reading: Analyzing, target: str, strategy: str, seed: int, as_json: bool, quiet: bool, force: bool) -> None:
+    """`mpqc analyze`."""
+    from mpqc.cost import CostModel
+    from mpqc.pipeline import analyze_network
+    from mpqc.targets import load_target
+    from mpqc.workspace import open_workspace
+
+    if strategy == "uniform":
+        raise UsageError("uniform measures nothing", where="--strategy", hint="use fit, distance or roundoff")
+    options = replace(reading.options(target, seed, force), strategy=strategy)
+    cost_model, workspace = CostModel(load_target(target)), open_workspace(reading.output, force=force)
+    analysis = analyze_network(reading.model, options, reading.data, workspace, Progress(quiet=quiet), cost_model)
+    assert analysis.sensitivities is not None
+    if as_json:
+        _print_json(json.loads(analysis.sensitivities.to_json()))
+        return
+    _print_sensitivities(analysis.sensitivities.values, analysis.sensitivities.unit)
+    print(f"written to {workspace.root}: try  mpqc allocate {workspace.root} --budget-size 100kB")
+
+
+def allocate_command(
+    folder: Path, target: str, budgets: tuple[Budget, ...], fixed: Mapping[str, int | None], seed: int, seconds: float, as_json: bool
+) -> None:
+    """`mpqc allocate`."""
+    from mpqc.pipeline import allocate_saved
+
+    plan = allocate_saved(folder, Options(target=target, budgets=budgets, fixed=fixed, seed=seed, solver_seconds=seconds))
+    if as_json:
+        _print_json(json.loads(plan.to_json()))
+        return
+    from mpqc.report.text import plan_lines
+
+    for line in plan_lines(plan):
+        print(line)
+    print(f"written to {folder / 'plan.json'}: try  mpqc compile MODEL --plan {folder / 'plan.json'}")
+
+
+def lower_command(model: Path, target: str, output: Path, shapes: Mapping[str, tuple[int, ...]], as_json: bool, quiet: bool, force: bool) -> None:
+    """`mpqc lower`."""
+    from mpqc.pipeline import lower_file
+
+    summary = lower_file(model, target, output, shapes=shapes, force=force, progress=Progress(quiet=quiet))
+    if as_json:
+        _print_json(summary)
+        return
+    print(f"{summary['integer_ops']} integer ops, {len(summary['floats'])} float regions, module {summary['module_bytes']:,} bytes")
+    for row in summary["floats"]:
+        print(f"float: {row['name']} ({row['ops']}): {row['reason']}")
+    print(f"written to {output}: try  mpqc run {output} --emulate")
+
+
+def run_command(folder: Path, emulate: bool, host: bool, inputs: list[Path], output: Path | None, threads: int, as_json: bool) -> None:
+    """`mpqc run`."""
+    from mpqc.pipeline import run_folder
+
+    if emulate == host:
+        raise UsageError("say where to run", where="mpqc run", hint="add --emulate or --host")
+    outputs = run_folder(folder, [_array(path) for path in inputs], emulate=emulate, threads=threads)
+    if output is not None:
+        _save(outputs, output)
+    summary = {name: _summary(values) for name, values in outputs.items()}
+    if as_json:
+        _print_json(summary)
+        return
+    for name, row in summary.items():
+        print(f"{name}: shape {'x'.join(map(str, row['shape']))}, min {row['min']:.6g}, max {row['max']:.6g}, mean {row['mean']:.6g}")
+
+
+def targets_list_command(as_json: bool) -> None:
+    """`mpqc targets list`."""
+    from mpqc.targets import list_targets, load_target
+
+    targets = [load_target(name) for name in list_targets()]
+    if as_json:
+        _print_json([{"name": target.name, "summary": target.summary} for target in targets])
+        return
+    for target in targets:
+        print(f"{target.name:<18} {target.summary}")
+
+
+def targets_show_command(name: str, as_json: bool) -> None:
+    """`mpqc targets show`."""
+    from mpqc.targets import describe_target, load_target
+
+    target = load_target(name)
+    if as_json:
+        _print_json(describe_target(target))
+        return
+    for key, value in describe_target(target).items():
+        print(f"{key}: {value}")
+
+
+def targets_check_command(file: Path) -> None:
+    """`mpqc targets check`: every fault on stdout and exit code 2, or one line that says it is good."""
+    import typer
+
+    from mpqc.targets import check_target
+
+    faults = check_target(file)
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise typer.Exit(2)
+    print(f"{file}: good")
+
+
+def doctor_command(as_json: bool) -> None:
+    """`mpqc doctor`: exit code 1 where something that every command needs is missing."""
+    import typer
+
+    from mpqc.doctor import examine
+
+    checks = examine()
+    if as_json:
+        _print_json([asdict(check) for check in checks])
+    else:
+        for check in checks:
+            state = "ok" if check.ok else ("MISSING" if check.required else "missing")
+            print(f"{state:<8} {check.name:<30} {check.found}" + ("" if check.ok else f"   -> {check.hint}"))
+    if any(check.required and not check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _uniform_bits(text: str) -> tuple[int, int]:
+    weights, _, activations = text.partition("/")
+    if not (weights.isdigit() and activations.isdigit()):
+        raise UsageError(f"{text!r} is not WEIGHTS/ACTIVATIONS", where="--bits", hint="write for example 8/8 or 4/8")
+    return int(weights), int(activations)
+
+
+def _labels(path: Path) -> np.ndarray:
+    labels = _array(existing(path, "labels"))
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(f"expected whole numbers of shape [n], found {labels.dtype} {list(labels.shape)}", where=str(path))
+    return labels
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        return np.load(existing(path, "input"), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError("is not a plain .npy array", where=str(path), why=str(error)) from error
+
+
+def _save(outputs: Mapping[str, np.ndarray], path: Path) -> None:
+    from mpqc.workspace import Workspace
+
+    with Workspace(path.parent).replacing(path.name) as partial, partial.open("wb") as file:
+        if path.suffix == ".npz":
+            np.savez(file, **dict(outputs))
+        else:
+            np.save(file, next(iter(outputs.values())))
+
+
+def _summary(values: np.ndarray) -> dict[str, Any]:
+    return {"shape": list(values.shape), "min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
+
+
+def _print_sensitivities(values: Mapping[str, Mapping[int, float]], unit: str) -> None:
+    from rich.table import Table
+
+    widths = sorted({bits for row in values.values() for bits in row})
+    table = Table(title=f"expected increase of {unit}", title_justify="left")
+    table.add_column("site", overflow="fold")
+    for bits in widths:
+        table.add_column(f"{bits} bits", justify="right")
+    for site, row in values.items():
+        table.add_row(site, *(f"{row[bits]:.3g}" if bits in row else "" for bits in widths))
+    _console().print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=1)
+    print()
