@@ -12,10 +12,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from mpqc.errors import TargetError, UsageError
-from mpqc.targets.rows import CostRow, Shape, read_rows, write_rows
+from mpqc.targets.rows import RUNTIME_KERNELS, CostRow, Shape, read_rows, write_rows
 from mpqc.targets.schema import WEIGHTED, OpKind, Target
 
-__all__ = ["WEIGHTED", "CostRow", "OpKind", "Shape", "Target", "check_target", "list_targets", "load_target", "read_rows", "write_rows"]
+__all__ = [
+    "RUNTIME_KERNELS",
+    "WEIGHTED",
+    "CostRow",
+    "OpKind",
+    "Shape",
+    "Target",
+    "check_target",
+    "list_targets",
+    "load_target",
+    "read_rows",
+    "write_rows",
+]
 
 FOLDER = Path(__file__).parent
 
@@ -109,7 +121,7 @@ def _rows(name: object, path: Path) -> tuple[tuple[CostRow, ...], list[TargetErr
 
 
 def _is_stray(row: CostRow, target: Target) -> bool:
-    if row.kernel == "call":
+    if row.kernel in RUNTIME_KERNELS:
         return False
     kind = OpKind(row.kernel)
     return target.kernel_bits(kind, row.weight_bits, row.activation_bits) != (row.weight_bits, row.activation_bits)

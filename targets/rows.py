@@ -11,8 +11,11 @@ from pathlib import Path
 
 from mpqc.errors import TargetError
 
-KINDS = ("conv", "depthwise", "gemm", "matmul", "binary", "table", "max_pool", "average_pool", "resize", "move", "quantize", "dequantize", "call")
-"""Kernels that a row may name: the op kinds of a target file, and `call`, what the runtime adds to every kernel it calls."""
+OP_KERNELS = ("conv", "depthwise", "gemm", "matmul", "binary", "table", "max_pool", "average_pool", "resize", "move", "quantize", "dequantize")
+RUNTIME_KERNELS = ("call", "run")
+"""What the runtime adds: `call` to every kernel, `run` to every run of a program."""
+KERNELS = (*OP_KERNELS, *RUNTIME_KERNELS)
+"""What a row may name: the op kinds of a target file, and the runtime's own work."""
 ORIGIN = re.compile(r"modelled|measured on \S.*")
 
 
@@ -122,8 +125,8 @@ def parse_row(line: list[str], where: str) -> CostRow:
     if len(line) != len(COLUMNS):
         raise TargetError(f"{len(line)} fields instead of {len(COLUMNS)}", where=where)
     text = dict(zip(COLUMNS, (field.strip() for field in line), strict=True))
-    if text["kernel"] not in KINDS:
-        raise TargetError(f"{text['kernel']!r} is not a kernel", where=f"{where}: kernel", hint=f"use one of {', '.join(KINDS)}")
+    if text["kernel"] not in KERNELS:
+        raise TargetError(f"{text['kernel']!r} is not a kernel", where=f"{where}: kernel", hint=f"use one of {', '.join(KERNELS)}")
     shape = Shape(**{name: _integer(text[name], f"{where}: {name}", 1) for name in SHAPE_COLUMNS})
     weight_bits = _integer(text["weight_bits"], f"{where}: weight_bits", 1, 16) if text["weight_bits"] else None
     activation_bits = _integer(text["activation_bits"], f"{where}: activation_bits", 1, 16)
