@@ -1,0 +1,197 @@
+"""The cost model against hand arithmetic, against rows made from known prices, and its refusals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpqc.budget import Resource
+from mpqc.cost import CostModel
+from mpqc.cost_fit import Context, Run
+from mpqc.errors import TargetError
+from mpqc.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.targets import CostRow, Shape, Target, load_target
+
+WEIGHT = Site("w", SiteKind.WEIGHT, (16, 3, 3, 3), axis=0)
+ACTIVATION = Site("x", SiteKind.ACTIVATION, (1, 3, 5, 5))
+CACHES = load_target("cortex-a76").caches
+
+
+def conv(channels: int = 16, size: int = 32, out: int = 16, kernel: int = 3, groups: int = 1) -> OpNode:
+    shape = (1, channels, size, size)
+    weight = (out, channels // groups, kernel, kernel)
+    macs = out * size * size * channels // groups * kernel * kernel
+    return OpNode(
+        f"conv{channels}x{size}", "Conv", ("x",), "y", "w", shape, (1, out, size, size), weight, macs, (kernel, kernel), (1, 1), groups=groups
+    )
+
+
+ADD = OpNode("add", "Add", ("x", "y"), "z", None, (1, 16, 32, 32), (1, 16, 32, 32))
+
+
+def row(shape: Shape, cycles: float, kernel: str = "conv", weight_bits: int | None = 8) -> CostRow:
+    return CostRow(kernel, shape, weight_bits, 8, cycles, "modelled", "made for a test", "2026-11-21", "abc1234")
+
+
+def known_cycles(shape: Shape) -> float:
+    """A made-up kernel: 500 cycles a call, a MAC in 1/25 cycle, an output in 1.5 cycles."""
+    pixels, columns, taps = (math.ceil(n / t) * t for n, t in ((shape.pixels, 8), (shape.out_c, 8), (shape.taps, 16)))
+    return 500 + pixels * columns * taps / 25 + 1.5 * pixels * columns
+
+
+GRID = [
+    Shape(s, s, c, s, s, o, k, k)
+    for s, c, o, k in [(32, 16, 16, 3), (16, 32, 32, 3), (8, 64, 64, 3), (16, 64, 128, 1), (28, 8, 24, 1), (7, 160, 96, 1)]
+]
+
+
+@pytest.fixture(scope="module")
+def priced() -> Target:
+    """A Cortex-A55 with rows of the made-up kernel at w8, and twice the cycles at w4."""
+    rows = [row(shape, known_cycles(shape)) for shape in GRID]
+    rows += [row(shape, 2 * known_cycles(shape), weight_bits=4) for shape in GRID]
+    rows += [row(Shape(out_h=n, in_h=n, in_c=16, out_c=16), 100.0 + 16 * n, "binary", None) for n in (16, 64, 1024)]
+    return load_target("cortex-a55").model_copy(update={"rows": tuple(rows), "cost_rows": "x.csv"})
+
+
+def test_containers_count_what_is_stored() -> None:
+    arm, abstract = CostModel(load_target("cortex-a76")), CostModel(load_target("abstract"))
+    values = 16 * 27
+    assert [arm.weight_bytes(WEIGHT, bits) for bits in (2, 3, 4, 5, 8)] == [values // 4, values // 2, values // 2, values, values]
+    assert abstract.weight_bytes(WEIGHT, 3) == values * 3 // 8
+    assert [arm.activation_bytes(ACTIVATION, bits) for bits in (2, 4, 8)] == [75, 75, 75]
+    assert abstract.activation_bytes(ACTIVATION, 4) == 38  # 300 bits are 37.5 bytes
+    assert arm.overhead_bytes(WEIGHT) == 16 * 8
+
+
+def test_widths_beyond_every_container_are_refused() -> None:
+    with pytest.raises(TargetError, match="9 bits fit in no container"):
+        CostModel(load_target("cortex-a76")).weight_bytes(WEIGHT, 9)
+
+
+def test_choices() -> None:
+    assert CostModel(load_target("abstract")).choices(ACTIVATION) == tuple(range(1, 17))
+    assert CostModel(load_target("cortex-a76")).choices(WEIGHT) == (2, 4, 8)
+    assert CostModel(load_target("ethos-u55-256")).choices(WEIGHT) == (8,)
+
+
+def test_bit_operations_by_hand() -> None:
+    model = CostModel(load_target("abstract"))
+    macs = 16 * 32 * 32 * 16 * 9
+    assert model.bit_operations(conv(), 4, (8,)) == macs * 32
+    assert model.bit_operations(conv(), None, (8,)) == macs * 8 * 32
+    assert model.bit_operations(ADD, None, (8, 4)) == 0
+    product = OpNode("qk", "MatMul", ("q", "k"), "s", None, (1, 4, 8), (1, 4, 4), macs=128)
+    assert model.bit_operations(product, None, (4, 2)) == 128 * 8
+
+
+def test_latency_without_rows_is_refused_by_name() -> None:
+    model = CostModel(load_target("cortex-a72"))
+    assert model.origin == "none"
+    assert not model.can_bound(Resource.LATENCY)
+    for call in (lambda: model.microseconds(conv(), 8, (8,), 8), model.fixed_microseconds, lambda: model.require(Resource.LATENCY)):
+        with pytest.raises(TargetError, match=r"cortex-a72: latency cannot be bounded: the target has no cost rows \(.*calibrate-target"):
+            call()
+    model.require(Resource.SIZE)
+    model.require(Resource.BOPS)
+    with pytest.raises(TargetError, match="energy cannot be bounded"):
+        model.require(Resource.ENERGY)
+
+
+def test_the_fit_finds_the_prices_that_made_the_rows(priced: Target) -> None:
+    model = CostModel(priced)
+    assert max(fit.worst_error for fit in model.fits) < 1e-6
+    unseen = Shape(20, 20, 48, 20, 20, 40, 3, 3)
+    assert model.microseconds(conv(48, 20, 40), 8, (8,), 8) == pytest.approx(known_cycles(unseen) / 1800, rel=1e-6)
+    assert model.microseconds(conv(48, 20, 40), 4, (8,), 8) == pytest.approx(2 * known_cycles(unseen) / 1800, rel=1e-6)
+
+
+def test_three_bits_cost_what_their_container_costs(priced: Target) -> None:
+    model = CostModel(priced)
+    assert model.microseconds(conv(), 3, (4,), 2) == model.microseconds(conv(), 4, (8,), 8)
+
+
+def test_a_kernel_without_rows_is_refused_by_name(priced: Target) -> None:
+    model = CostModel(priced)
+    with pytest.raises(TargetError, match="no cost rows for conv at w2a8"):
+        model.microseconds(conv(), 2, (8,), 8)
+    with pytest.raises(TargetError, match="no cost rows for depthwise"):
+        model.microseconds(conv(groups=16), 8, (8,), 8)
+    with pytest.raises(TargetError, match="no conv kernel for weights of None"):
+        model.microseconds(conv(), None, (8,), 8)
+    odd = OpNode("lrn", "LRN", ("x",), "y", None, (1, 4, 2, 2), (1, 4, 2))
+    with pytest.raises(TargetError, match="lrn: LRN has no kernel"):
+        model.microseconds(odd, None, (8,), 8)
+
+
+def test_views_are_free(priced: Target) -> None:
+    assert CostModel(priced).microseconds(OpNode("r", "Reshape", ("x",), "y", None, (1, 4, 2, 2), (1, 16)), None, (8,), 8) == 0.0
+
+
+def test_runtime_rows_are_added(priced: Target) -> None:
+    extra = (row(Shape(), 360.0, "call", None), row(Shape(), 1800.0, "run", None))
+    with_runtime = CostModel(priced.model_copy(update={"rows": (*priced.rows, *extra)}))
+    assert with_runtime.fixed_microseconds() == pytest.approx(1.0)
+    assert CostModel(priced).fixed_microseconds() == 0.0
+    assert with_runtime.microseconds(ADD, None, (8, 8), 8) - CostModel(priced).microseconds(ADD, None, (8, 8), 8) == pytest.approx(0.2)
+
+
+extents = st.integers(1, 96)
+
+
+@settings(max_examples=60, deadline=None)
+@given(channels=extents, size=st.integers(1, 64), out=extents, kernel=st.sampled_from((1, 3, 5)), grow=st.integers(1, 40), axis=st.integers(0, 2))
+def test_prediction_is_positive_and_never_falls_when_a_layer_grows(channels: int, size: int, out: int, kernel: int, grow: int, axis: int) -> None:
+    model = _model()
+    larger = [channels, size, out]
+    larger[axis] += grow
+    before = model.microseconds(conv(channels, size, out, kernel), 8, (8,), 8)
+    assert 0 < before <= model.microseconds(conv(*larger, kernel), 8, (8,), 8) * (1 + 1e-9)
+
+
+def _model() -> CostModel:
+    rows = tuple(row(shape, known_cycles(shape)) for shape in GRID)
+    return CostModel(load_target("cortex-a55").model_copy(update={"rows": rows}))
+
+
+def test_bytes_beyond_a_cache() -> None:
+    assert CACHES is not None
+    run = Run(Shape(in_c=1000, out_c=1000), (8, 8), CACHES)
+    assert run.weight_bytes == 1_000_000
+    assert run.beyond(4 << 20) == 0.0
+    assert run.beyond(1 << 20) == pytest.approx(1_002_000 * (2 * 1_002_000 / 2**20 - 1))
+    assert run.beyond(1 << 19) == 1_002_000
+    crowded = replace(run, context=Context(network_weight_bytes=64e6))
+    assert crowded.beyond(4 << 20) == 1_000_000  # the weights come from memory, the activations stay
+
+
+def test_networks_that_do_not_fit_the_cache_pay_for_their_weights() -> None:
+    rows = tuple(row(Shape(in_c=n, out_c=n), n * n * 0.25, "gemm") for n in (256, 512, 1024, 4096))
+    model = CostModel(load_target("cortex-a76").model_copy(update={"rows": rows}))
+    table = SiteTable((Site("w", SiteKind.WEIGHT, (4096, 4096)),), ())
+    assert model.for_network(table).context.network_weight_bytes == 4096 * 4096
+
+
+def test_the_npu_is_priced_by_its_published_peaks() -> None:
+    model = CostModel(load_target("ethos-u55-256"))
+    assert model.origin.startswith("analytic: Vela")
+    compute = 16 * 32 * 32 * 16 * 9 / 256
+    assert model.microseconds(conv(), 8, (8,), 8) == pytest.approx(max(compute, 16 * 16 * 9, 2 * 16 * 1024 / 8) / 500)
+    dense = OpNode("fc", "Gemm", ("x",), "y", "w", (1, 256), (1, 1000), (1000, 256), 256_000)
+    assert model.microseconds(dense, 8, (8,), 8) == pytest.approx(256_000 / 500)  # bound by the weights from flash
+    assert model.microseconds(conv(64, 16, 64), 8, (16,), 16) == pytest.approx(2 * model.microseconds(conv(64, 16, 64), 8, (8,), 8))
+
+
+def test_bit_fusion_trades_width_for_rate_and_energy() -> None:
+    model = CostModel(load_target("bitfusion"))
+    node = conv(64, 32, 64)
+    assert model.microseconds(node, 8, (8,), 8) == pytest.approx(node.macs / 512 / 500)
+    assert model.microseconds(node, 4, (4,), 4) == pytest.approx(node.macs / 2048 / 500)
+    assert model.microseconds(node, 8, (8,), 8) / model.microseconds(node, 8, (4,), 4) == pytest.approx(2)
+    assert model.nanojoules(node, 8, (8,)) == pytest.approx(node.macs * 0.4592e-3)
+    assert model.nanojoules(node, 2, (2,)) == pytest.approx(node.macs * 0.0287e-3)
+    assert model.nanojoules(ADD, None, (8, 8)) == 0.0
