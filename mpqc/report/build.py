@@ -1,0 +1,133 @@
+"""Gathers the report: what was chosen and why, what runs how, what it costs, and how close it is to the float network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpqc.budget import Resource
+from mpqc.plan import Plan
+from mpqc.program import Float, Program
+from mpqc.report.model import Accuracy, FloatRow, LayerRow, Quality, Sizes
+from mpqc.site import OpNode, SiteKind, SiteTable
+
+if TYPE_CHECKING:
+    from mpqc.cost import CostModel
+    from mpqc.data import Batches
+    from mpqc.graph import Network
+
+PACKAGES = ("mpqc", "onnx", "onnxruntime", "torch", "ortools", "apache-tvm")
+FLOAT_BYTES = 4
+QUALITY_SAMPLES = 16
+
+
+def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel) -> tuple[LayerRow, ...]:
+    """One row an integer-capable node, in execution order."""
+    reasons = {choice.site: choice for choice in plan.choices}
+    floats = _float_reasons(program)
+    return tuple(_layer(node, table, plan, reasons, floats, cost_model) for node in table.nodes)
+
+
+def _layer(node: OpNode, table: SiteTable, plan: Plan, reasons: Mapping, floats: Mapping[str, str], cost_model: CostModel) -> LayerRow:
+    weight = table.by_name[node.weight] if node.weight else None
+    weight_bits = plan.bits(weight.name) if weight else None
+    choice = reasons.get(node.weight or node.output)
+    return LayerRow(
+        name=node.name,
+        op=f"{node.op_type}+{node.fused}" if node.fused else node.op_type,
+        output_shape=node.output_shape,
+        macs=node.macs,
+        weight_bits=weight_bits,
+        activation_bits=plan.bits(node.output),
+        weight_bytes=cost_model.weight_bytes(weight, weight_bits) if weight and weight_bits else 0,
+        predicted_us=node_microseconds(node, plan, cost_model),
+        runs_as=f"float: {floats[node.name]}" if node.name in floats else "integer",
+        sensitivity=choice.sensitivity if choice else None,
+        reason=choice.reason if choice else "",
+    )
+
+
+def node_microseconds(node: OpNode, plan: Plan, cost_model: CostModel) -> float | None:
+    """Predicted time of one node under `plan`; None without a latency table or where the node stays float."""
+    inputs = tuple(plan.bits(name) for name in node.inputs if name)
+    known = [bits for bits in inputs if bits is not None]
+    if not cost_model.can_bound(Resource.LATENCY) or len(known) != len(inputs) or (node.weight and plan.bits(node.weight) is None):
+        return None
+    return cost_model.microseconds(node, plan.bits(node.weight) if node.weight else None, tuple(known), plan.bits(node.output) or 8)
+
+
+def float_rows(table: SiteTable, program: Program) -> tuple[FloatRow, ...]:
+    """Every float stretch of the program, with the reason that the table or the reader gave."""
+    return tuple(FloatRow(op.name, ", ".join(op.op_types), op.reason) for op in program.ops if isinstance(op, Float))
+
+
+def _float_reasons(program: Program) -> dict[str, str]:
+    return {op.name: op.reason for op in program.ops if isinstance(op, Float)}
+
+
+def count_sizes(table: SiteTable, plan: Plan, cost_model: CostModel, files: Mapping[str, int]) -> Sizes:
+    """Bytes of all weights and biases under float32, all int8 and `plan`, and of the files written."""
+    weights = [site for site in table.sites if site.kind is SiteKind.WEIGHT]
+    bias = FLOAT_BYTES * sum(node.bias_elements for node in table.nodes)
+    floats = bias + sum(FLOAT_BYTES * site.elements for site in weights)
+    int8 = bias + sum(site.elements for site in weights)
+    planned = bias + sum(_stored(site, plan, cost_model) for site in weights)
+    return Sizes(floats, int8, planned, files)
+
+
+def _stored(site, plan: Plan, cost_model: CostModel) -> int:  # type: ignore[no-untyped-def]
+    bits = plan.bits(site.name)
+    return FLOAT_BYTES * site.elements if bits is None else cost_model.weight_bytes(site, bits)
+
+
+def measure_quality(network: Network, program: Program, batches: Batches, samples: int = QUALITY_SAMPLES) -> tuple[Quality, ...]:
+    """SQNR of each float output of the program against the float network, both run on the first `samples` of the data."""
+    from mpqc.frontend.reference import Reference
+    from mpqc.interpreter import Interpreter
+
+    interpreter, reference = Interpreter(program), Reference(network.model)
+    pairs = [(reference.run(batch), interpreter.run(batch)) for batch in islice(iter(batches), samples)]
+    names = [name for name in program.outputs if np.issubdtype(pairs[0][0][name].dtype, np.floating)]
+    return tuple(Quality(name, _sqnr([(wanted[name], got[name]) for wanted, got in pairs]), len(pairs)) for name in names)
+
+
+def _sqnr(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    signal = error = 0.0
+    for wanted, got in pairs:
+        signal += float(np.square(wanted, dtype=np.float64).sum())
+        error += float(np.square(wanted.astype(np.float64) - got).sum())
+    if error == 0:
+        return None
+    return 10 * float(np.log10(max(signal, np.finfo(np.float64).tiny) / error))
+
+
+def measure_accuracy(network: Network, program: Program, batches: Batches, labels: np.ndarray) -> Accuracy:
+    """Top-1 accuracy of the first output of the float network and of the program, on the labelled samples."""
+    from mpqc.frontend.reference import Reference
+    from mpqc.interpreter import Interpreter
+
+    interpreter, reference, name = Interpreter(program), Reference(network.model), program.outputs[0]
+    right = np.zeros(2)
+    seen = 0
+    for batch in batches:
+        wanted = labels[seen : seen + len(next(iter(batch.values())))]
+        answers = reference.run(batch)[name], interpreter.run(batch)[name]
+        right += [np.sum(answer.reshape(len(wanted), -1).argmax(1) == wanted) for answer in answers]
+        seen += len(wanted)
+    return Accuracy(seen, 100 * float(right[0]) / seen, 100 * float(right[1]) / seen)
+
+
+def versions() -> dict[str, str]:
+    """Versions of mpqc and of the packages that decide results."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
