@@ -70,13 +70,29 @@ class RunError(MpqcError):
 
 
 class BudgetInfeasibleError(MpqcError):
-    """No plan satisfies the budgets. Carries the smallest value of each budget that can be met alone."""
+    """No plan satisfies the budgets.
+
+    Args:
+        least: the smallest value of each budget that can be met alone, in the unit of its resource.
+        together: the smallest value of a budget while all others hold (only those for which the others can hold).
+        plan: the plan that attains the least value of the first budget that `what` names.
+    """
 
     exit_code = 3
 
-    def __init__(self, what: str, *, least: dict[str, float] | None = None, where: str = "", why: str = "", hint: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        least: dict[str, float] | None = None,
+        together: dict[str, float] | None = None,
+        plan: object | None = None,
+        where: str = "",
+        why: str = "",
+        hint: str = "",
+    ) -> None:
         super().__init__(what, where=where, why=why, hint=hint)
-        self.least = least or {}
+        self.least, self.together, self.plan = least or {}, together or {}, plan
 
 
 class GuardError(MpqcError):
