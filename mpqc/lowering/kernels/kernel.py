@@ -28,7 +28,7 @@ class Kernel:
     """Code for one op at given shapes and qtypes.
 
     `func` takes the activation inputs, then `constants` in order, then the output: all contiguous buffers, tensors in
-    NHWC. Equal shapes give equal PrimFuncs (tvm.ir.structural_equal), so a module holds one for all of them.
+    NHWC. Equal shapes give equal PrimFuncs (tvm_ffi.structural_equal), so a module holds one for all of them.
     """
 
     name: str

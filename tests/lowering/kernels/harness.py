@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tvm
+import tvm_ffi
 
 from mpqc.lowering.kernels.kernel import Isa, Kernel
 
@@ -65,7 +66,7 @@ def distinct(kernels: Iterable[Kernel]) -> dict[str, Kernel]:
     for kernel in kernels:
         assert re.fullmatch(r"[A-Za-z_]\w*", kernel.name), kernel.name
         first = found.setdefault(kernel.name, kernel)
-        assert first is kernel or tvm.ir.structural_equal(first.func, kernel.func), f"two different kernels are called {kernel.name}"
+        assert first is kernel or tvm_ffi.structural_equal(first.func, kernel.func), f"two different kernels are called {kernel.name}"
     return found
 
 

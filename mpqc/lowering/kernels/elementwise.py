@@ -1,0 +1,105 @@
+"""Add, subtract, multiply with numpy broadcasting, and 256-entry tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.layout import broadcast_strides, physical_shape, reordered, strides, to_physical
+from mpqc.lowering.kernels.tir import (
+    Expr,
+    Nest,
+    Param,
+    bind,
+    byte,
+    cast,
+    codes,
+    exact,
+    function,
+    intrinsic,
+    load,
+    output_bounds,
+    param,
+    splat,
+    store,
+    symbol,
+    typed,
+)
+from mpqc.program import Binary, Table, Tensor
+from mpqc.qtype import QParams, QType
+
+
+def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTarget) -> Kernel:
+    """`op` on codes of `a` and `b` (None where the second operand is `op.constant`), broadcast to `y`; see program.Binary."""
+    second = _constant(op) if b is None else b
+    nest = Nest(reordered(y.shape, y), tuple(reordered(s, y) for s in (strides(y), broadcast_strides(a, y.shape), broadcast_strides(second, y.shape))))
+    scalars = np.array([*output_bounds(y.zero_point, op.low, op.high), op.m_a, op.m_b], np.float32)
+    zeros = np.array([a.zero_point, second.zero_point], np.int32)
+    zero = np.array([y.zero_point], np.int8)
+
+    def body(first: Expr, other: Expr, s: Expr, z: Expr, zy: Expr, out: Expr) -> None:
+        def step(width: int, at: list[Expr], by: list[int], _: None) -> None:
+            left = _centred(first, at[1], width, by[1], z[0])
+            right = _centred(other, at[2], width, by[2], z[1])
+            store(out, at[0], codes(_combine(op.kind, left, right, s, width), s[0], s[1], zy[0], width), width, by[0])
+
+        nest.emit(step)
+
+    inputs = (Param("a", physical_shape(a), "int8"), Param("b", physical_shape(second), "int8"))
+    constants = (*(() if op.constant is None else (to_physical(op.constant.astype(np.int8), second),)), scalars, zeros, zero)
+    params = [*inputs, param("scalars", scalars), param("zeros", zeros), param("zero", zero), Param("y", physical_shape(y), "int8")]
+    name = symbol(op.kind, physical_shape(y), *nest.merged.strides[1:])
+    name = symbol(name, physical_shape(a), physical_shape(second))
+    return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", 0)
+
+
+def _constant(op: Binary) -> Tensor:
+    """The constant operand as a tensor."""
+    assert op.constant is not None, op.name
+    return Tensor(f"{op.name}.constant", op.constant.shape, "int8", QParams(QType(8), np.float32(1), np.int32(op.constant_zero_point)))
+
+
+def _centred(source: Expr, at: Expr, width: int, by: int, zero: Expr) -> Expr:
+    return cast(load(source, at, width, by), "int32", width) - splat(zero, width)
+
+
+def _combine(kind: str, left: Expr, right: Expr, s: Expr, width: int) -> Expr:
+    """The real result in output steps, float32 with one rounding an operation."""
+    if kind == "mul":
+        return cast(left * right, "float32", width) * splat(s[2], width)
+    a = exact(cast(left, "float32", width) * splat(s[2], width), width)
+    b = exact(cast(right, "float32", width) * splat(s[3], width), width)
+    return a + b if kind == "add" else a - b
+
+
+def table(op: Table, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
+    """out = op.table[x + 128], element by element; `x` and `y` have one shape."""
+    nest = Nest(reordered(y.shape, y), (reordered(strides(y), y), reordered(strides(x), y)))
+    entries = op.table.astype(np.int8)
+    look_up = _look_up_neon if target.isa == "dotprod" else _look_up
+
+    def body(source: Expr, t: Expr, out: Expr) -> None:
+        def step(width: int, at: list[Expr], by: list[int], rows: list[Expr]) -> None:
+            store(out, at[0], look_up(load(source, at[1], width, by[1]), t, rows, width), width, by[0])
+
+        nest.emit(step, lambda: [bind(load(t, 16 * i, 16)) for i in range(16)] if target.isa == "dotprod" else [])
+
+    name = symbol("table", physical_shape(y), nest.merged.strides[1])
+    params = [Param("x", physical_shape(x), "int8"), param("table", entries), Param("y", physical_shape(y), "int8")]
+    return Kernel(name, function(name, params, body), (entries,), physical_shape(y), "int8", 0)
+
+
+def _look_up(x: Expr, entries: Expr, rows: list[Expr], width: int) -> Expr:
+    return entries[cast(x, "int32", width) + splat(128, width)]
+
+
+def _look_up_neon(x: Expr, entries: Expr, rows: list[Expr], width: int) -> Expr:
+    """Four 64-byte TBL/TBX: an index outside 0..63 leaves the result as it was."""
+    if width != 16:
+        return _look_up(x, entries, rows, width)
+    unsigned = x + splat(byte(128), 16)
+    found = intrinsic("llvm.aarch64.neon.tbl4.v16i8", typed("int8", 16), *rows[:4], unsigned)
+    for i in (1, 2, 3):
+        index = unsigned - splat(byte(64 * i), 16)
+        found = intrinsic("llvm.aarch64.neon.tbx4.v16i8", typed("int8", 16), found, *rows[4 * i : 4 * i + 4], index)
+    return found
