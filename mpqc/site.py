@@ -68,6 +68,8 @@ class OpNode:
     fused: str = ""
     """Op type of the activation fused behind (Relu, Clip, ...), else empty."""
     bias_elements: int = 0
+    extra_outputs: tuple[str, ...] = ()
+    """Further activation sites written (Split): all share qparams with `output`."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,206 @@
+"""What can run on integers: for each ONNX node, its role in the integer program or the reason why it stays float.
+
+This mirrors what the lowering has kernels for (program.py); a node that is refused here is reported by name and never guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mpqc.frontend.view import GraphView, NodeView
+
+
+class Role(StrEnum):
+    """What a node does in the integer program."""
+
+    MAC = "mac"
+    """Convolution or matrix product with a constant weight"""
+    BINARY = "binary"
+    """Add, Sub or Mul: rescales both operands"""
+    TABLE = "table"
+    """Elementwise function of one tensor: 256-entry table, or a clamp fused into the node before it"""
+    AVERAGE = "average"
+    """Average pooling: an output range of its own"""
+    MOVE = "move"
+    """Codes are moved, not changed: inputs and outputs share qparams"""
+
+
+@dataclass(frozen=True)
+class Capability:
+    """`role` with the data inputs that it reads, or `reason` why the node stays float."""
+
+    role: Role | None = None
+    reason: str = ""
+
+
+CLAMPS = ("Relu", "Clip")
+"""Functions that the integer program can fuse into the node before as bounds on the output codes."""
+TABLES = (
+    *CLAMPS, "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Gelu", "Softplus",
+    "Softsign", "Mish", "Swish", "Erf", "Abs", "Neg", "Sin", "Cos",
+)  # fmt: skip
+WIDE = ("Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Div")
+"""Elementwise, but with outputs that span orders of magnitude: eight bits would lose the small values."""
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+"""Data movement that moves nothing: the output is the input's memory."""
+
+
+def capability(node: NodeView, graph: GraphView) -> Capability:
+    """The role of `node` in the integer program, or the reason for keeping it float."""
+    check = _CHECKS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if node.op_type in WIDE:
+        return Capability(reason=f"{node.op_type} has an output range too wide for eight bits")
+    if check is None:
+        return Capability(reason=f"{node.op_type} has no integer kernel")
+    role, refuse = check
+    data = graph.data_inputs(node)
+    if not data:
+        return Capability(reason="all inputs are constants")
+    if not all(graph.dtypes.get(name) == "float32" for name in (*data[:1], node.outputs[0])):
+        return Capability(reason=f"{graph.dtypes.get(data[0], 'unknown')} arithmetic stays as it is")
+    if not all(graph.shape(name) for name in (data[0], node.outputs[0])):
+        return Capability(reason="a scalar, or a tensor whose shape is not known")
+    if 0 in graph.shape(node.outputs[0]):
+        return Capability(reason="the output is empty")
+    reason = refuse(node, graph)
+    return Capability(reason=reason) if reason else Capability(role)
+
+
+def _constant(name: str, graph: GraphView) -> bool:
+    return not name or name in graph.constants
+
+
+def _conv(node: NodeView, graph: GraphView) -> str:
+    rank = len(graph.shape(node.input(0)))
+    if rank not in (3, 4):
+        return f"convolution over {rank - 2} dimensions has no integer kernel"
+    if not _constant(node.input(1), graph) or node.input(0) in graph.constants:
+        return "the weight is computed by the network"
+    return _bias(node, graph)
+
+
+def _bias(node: NodeView, graph: GraphView) -> str:
+    return "" if _constant(node.input(2), graph) else "the bias is computed by the network"
+
+
+def _gemm(node: NodeView, graph: GraphView) -> str:
+    if not _constant(node.input(1), graph) or node.input(0) in graph.constants:
+        return "the weight is computed by the network"
+    plain = not node.attributes.get("transA", 0) and node.attributes.get("alpha", 1.0) == node.attributes.get("beta", 1.0) == 1.0
+    if not plain:
+        return "Gemm with transA, alpha or beta has no integer kernel"
+    bias = graph.constants.get(node.input(2))
+    if bias is not None and bias.size not in (1, graph.shape(node.outputs[0])[-1]):
+        return "the bias is not one value an output column"
+    return _bias(node, graph)
+
+
+def _matmul(node: NodeView, graph: GraphView) -> str:
+    weight = graph.constants.get(node.input(1))
+    if weight is None:
+        return "MatMul of two activations has no integer kernel" if node.input(0) not in graph.constants else "the weight is on the left"
+    return "" if weight.ndim == 2 else f"a weight of {weight.ndim} dimensions has no integer kernel"
+
+
+def _binary(node: NodeView, graph: GraphView) -> str:
+    constant = next((graph.constants[name] for name in node.inputs if name in graph.constants), None)
+    if constant is not None and not np.all(np.isfinite(constant)):
+        return "the constant operand is not finite"
+    if len(graph.shape(node.outputs[0])) > 6:
+        return "more than six dimensions"
+    return ""
+
+
+def _table(node: NodeView, graph: GraphView) -> str:
+    return "" if all(_constant(name, graph) for name in node.inputs[1:]) else f"the bounds of {node.op_type} are computed by the network"
+
+
+def _prelu(node: NodeView, graph: GraphView) -> str:
+    slope = graph.constants.get(node.input(1))
+    return "" if slope is not None and slope.size == 1 else "PRelu with one slope a channel has no integer kernel"
+
+
+def _max_pool(node: NodeView, graph: GraphView) -> str:
+    if len(node.outputs) > 1 and node.outputs[1]:
+        return "MaxPool with indices has no integer kernel"
+    return _pool(node, graph)
+
+
+def _pool(node: NodeView, graph: GraphView) -> str:
+    rank = len(graph.shape(node.input(0)))
+    return "" if rank in (3, 4) else f"pooling over {rank - 2} dimensions has no integer kernel"
+
+
+def _reduce_mean(node: NodeView, graph: GraphView) -> str:
+    rank = len(graph.shape(node.input(0)))
+    axes = node.attributes.get("axes", graph.constants.get(node.input(1)))
+    if axes is None or not _constant(node.input(1), graph):
+        return "ReduceMean over other axes than the spatial ones has no integer kernel"
+    spatial = rank in (3, 4) and sorted(int(axis) % rank for axis in axes) == list(range(2, rank))
+    return "" if spatial else "ReduceMean over other axes than the spatial ones has no integer kernel"
+
+
+def _concat(node: NodeView, graph: GraphView) -> str:
+    return "Concat with a constant has no integer kernel" if any(name in graph.constants for name in node.inputs) else ""
+
+
+def _pad(node: NodeView, graph: GraphView) -> str:
+    if node.attributes.get("mode", "constant") != "constant":
+        return f"Pad mode {node.attributes['mode']} has no integer kernel"
+    if not all(_constant(name, graph) for name in node.inputs[1:]):
+        return "the padding is computed by the network"
+    value = graph.constants.get(node.input(2))
+    if value is not None and value.size and float(value.reshape(-1)[0]) != 0.0:
+        return "Pad with another value than 0 has no integer kernel"
+    pads = graph.constants.get(node.input(1), np.asarray(node.attributes.get("pads", ())))
+    return "Pad that cuts has no integer kernel" if np.any(pads < 0) else ""
+
+
+def _resize(node: NodeView, graph: GraphView) -> str:
+    mode = node.attributes.get("mode", "nearest")
+    before, after = graph.shape(node.input(0)), graph.shape(node.outputs[0])
+    if mode not in ("nearest", "linear"):
+        return f"Resize mode {mode} has no integer kernel"
+    if node.attributes.get("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return "Resize with a region of interest has no integer kernel"
+    if node.attributes.get("antialias", 0):
+        return "Resize with antialias has no integer kernel"
+    if len(before) != 4 or before[:2] != after[:2]:
+        return "Resize of other axes than the spatial ones has no integer kernel"
+    return _move(node, graph)
+
+
+def _move(node: NodeView, graph: GraphView) -> str:
+    if node.input(0) in graph.constants:
+        return "moves a constant"
+    if not all(_constant(name, graph) for name in node.inputs[1:]):
+        return f"the parameters of {node.op_type} are computed by the network"
+    return ""
+
+
+_Check = Callable[["NodeView", "GraphView"], str]
+_MOVES = (*VIEWS, "Transpose", "Slice", "Split", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth")
+_CHECKS: dict[str, tuple[Role, _Check]] = {
+    "Conv": (Role.MAC, _conv),
+    "Gemm": (Role.MAC, _gemm),
+    "MatMul": (Role.MAC, _matmul),
+    **{name: (Role.BINARY, _binary) for name in ("Add", "Sub", "Mul")},
+    **{name: (Role.TABLE, _table) for name in TABLES},
+    "PRelu": (Role.TABLE, _prelu),
+    "MaxPool": (Role.MOVE, _max_pool),
+    "AveragePool": (Role.AVERAGE, _pool),
+    "GlobalAveragePool": (Role.AVERAGE, _pool),
+    "ReduceMean": (Role.AVERAGE, _reduce_mean),
+    "Concat": (Role.MOVE, _concat),
+    "Pad": (Role.MOVE, _pad),
+    "Resize": (Role.MOVE, _resize),
+    **{name: (Role.MOVE, _move) for name in _MOVES},
+}
+MOVES = frozenset(name for name, (role, _) in _CHECKS.items() if role is Role.MOVE)
+"""Op types that move codes unchanged (a linear Resize blends them and keeps the qparams)."""

@@ -1,0 +1,181 @@
+"""Data for calibration, sensitivities and training: every kind of source becomes re-iterable batches of the network's fixed shapes.
+
+Sources: an ONNX Runtime CalibrationDataReader (get_next, rewind), any iterable or generator of arrays, tuples or dicts, a callable that
+returns one, a DataLoader, a .npz or .npy file (never pickled), a folder of images or .npy files, or None for noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mpqc.data_sources import Item, item_stream
+from mpqc.errors import DataError
+from mpqc.graph import TensorSpec
+
+Batch = dict[str, np.ndarray]
+NOISE_NOTE = "no data was given: inputs are seeded noise, so ranges and sensitivities say little about real data"
+_TO_NUMBER_KINDS = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}
+"""numpy kind of the network's input -> kinds of data that convert to it without a doubt"""
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Re-iterable batches: each iteration yields dicts of input name -> array of exactly the input's shape and dtype."""
+
+    inputs: tuple[TensorSpec, ...]
+    origin: str
+    """reader | iterable | callable | loader | npz | npy | images | arrays | noise"""
+    limit: int
+    """At most so many samples"""
+    stream: Callable[[], Iterator[Item]] = field(repr=False)
+    prepare: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for batch, _ in self.labelled())
+
+    def labelled(self) -> Iterator[tuple[Batch, np.ndarray | None]]:
+        """Batches with their labels (int64 [batch]), None where the source has none.
+
+        Raises DataError naming the input and the sample for data that does not fit, and where there is no sample at all.
+        """
+        if self.batch_size is None:
+            yield from self._whole()
+            return
+        waiting: list[tuple[Batch, int | None]] = []
+        empty = True
+        for sample in islice(self._samples(), self.limit):
+            waiting.append(sample)
+            if len(waiting) == self.batch_size:
+                yield self._join(waiting)
+                waiting, empty = [], False
+        if empty and not waiting:
+            raise DataError("there is no sample in the data", hint="give at least one")
+        if empty:  # fewer samples than one batch: repeated until it is full
+            yield self._join([waiting[index % len(waiting)] for index in range(self.batch_size)])
+
+    @property
+    def batch_size(self) -> int | None:
+        """The first dimension that all inputs have in common, None where they have none (states, caches)."""
+        sizes = {spec.shape[0] if spec.shape else 0 for spec in self.inputs}
+        return sizes.pop() if len(sizes) == 1 and 0 not in sizes else None
+
+    def _samples(self) -> Iterator[tuple[Batch, int | None]]:
+        index = 0
+        for item in self.stream():
+            arrays = {spec.name: self._fit(self._input(item, spec, index), spec, index) for spec in self.inputs}
+            counts = {name: array.shape[0] for name, array in arrays.items()}
+            if len(set(counts.values())) > 1:
+                raise DataError(f"inputs with different numbers of samples: {counts}", where=f"sample {index}")
+            for row in range(next(iter(counts.values()))):
+                yield {name: array[row] for name, array in arrays.items()}, None if item.labels is None else int(item.labels[row])
+                index += 1
+
+    def _whole(self) -> Iterator[tuple[Batch, np.ndarray | None]]:
+        count = -1
+        for count, item in enumerate(islice(self.stream(), self.limit)):
+            yield {spec.name: self._exact(self._input(item, spec, count), spec, count) for spec in self.inputs}, item.labels
+        if count < 0:
+            raise DataError("there is no sample in the data", hint="give at least one")
+
+    def _input(self, item: Item, spec: TensorSpec, index: int) -> np.ndarray:
+        if spec.name not in item.arrays:
+            raise DataError("the data has no array for this input", where=f"{spec.name}, sample {index}", why=f"it has {', '.join(item.arrays)}")
+        array = _typed(item.arrays[spec.name], spec, index)
+        return self.prepare(array) if spec.name == self.inputs[0].name and spec.dtype == "float32" else array
+
+    def _fit(self, array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+        """`array` with a first dimension that counts samples, whatever their number."""
+        array = array[None] if array.shape == spec.shape[1:] else array
+        if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:] or array.shape[0] == 0:
+            raise _misfit(array, spec, index)
+        return _finite(array, spec, index)
+
+    def _exact(self, array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+        if array.shape != spec.shape:
+            raise _misfit(array, spec, index)
+        return _finite(array, spec, index)
+
+    @staticmethod
+    def _join(samples: list[tuple[Batch, int | None]]) -> tuple[Batch, np.ndarray | None]:
+        batch = {name: np.stack([arrays[name] for arrays, _ in samples]) for name in samples[0][0]}
+        labels = [label for _, label in samples]
+        return batch, None if None in labels else np.asarray(labels, np.int64)
+
+
+def open_data(
+    source: Any,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    limit: int,
+    mean: Any = None,
+    std: Any = None,
+    scale: float | None = None,
+    labels: bool = False,
+    seed: int = 0,
+) -> Batches:
+    """`source` as batches for `inputs`, at most `limit` samples.
+
+    Args:
+        source: see the module's docstring; None gives noise (standard normal, `seed`), which `origin` and `notes` say.
+        mean, std, scale: the first input becomes (x * scale - mean) / std; mean and std are one number or one a channel.
+        labels: keep an integer second item (or an array called `labels`) as the label; otherwise it is ignored.
+    Raises:
+        DataError: the source is missing, empty, of no known kind, or pickled; while iterating: wrong shape or dtype, NaN, infinity.
+    """
+    if limit < 1:
+        raise DataError(f"a limit of {limit} samples leaves none", where="data")
+    if isinstance(source, Batches):
+        return source
+    origin, stream = item_stream(source, inputs, limit=limit, labels=labels, seed=seed)
+    prepare = _normalizer(inputs[0], mean, std, scale) if origin != "noise" else _unchanged
+    return Batches(inputs, origin, limit, stream, prepare, (NOISE_NOTE,) if origin == "noise" else ())
+
+
+def _unchanged(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _normalizer(spec: TensorSpec, mean: Any, std: Any, scale: float | None) -> Callable[[np.ndarray], np.ndarray]:
+    if mean is None and std is None and scale is None:
+        return _unchanged
+    offset, spread = (_along_channels(value, spec, name, neutral) for value, name, neutral in ((mean, "mean", 0.0), (std, "std", 1.0)))
+    if np.any(spread == 0):
+        raise DataError("std is zero", where="data: std")
+    factor = np.float32(1.0 if scale is None else scale)
+    return lambda array: ((array * factor - offset) / spread).astype(np.float32)
+
+
+def _along_channels(value: Any, spec: TensorSpec, name: str, neutral: float) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(neutral if value is None else value, np.float32))
+    if array.size == 1:
+        return array.reshape(())
+    axis = next((axis for axis in (1, len(spec.shape) - 1) if 0 <= axis < len(spec.shape) and spec.shape[axis] == array.size), None)
+    if axis is None:
+        raise DataError(f"{name} has {array.size} values and the input has the shape {list(spec.shape)}", where=f"data: {name}")
+    return array.reshape([array.size if index == axis else 1 for index in range(1, len(spec.shape))])
+
+
+def _typed(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+    wanted = np.dtype(spec.dtype)
+    if array.dtype.kind not in _TO_NUMBER_KINDS.get(wanted.kind, ""):
+        raise DataError(f"expected {spec.dtype}, found {array.dtype}", where=f"{spec.name}, sample {index}")
+    return array.astype(wanted)
+
+
+def _misfit(array: np.ndarray, spec: TensorSpec, index: int) -> DataError:
+    where = f"{spec.name}, sample {index}"
+    return DataError(f"expected the shape {list(spec.shape)}, found {list(array.shape)}", where=where, hint="any first dimension is cut into batches")
+
+
+def _finite(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+    if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+        row = int(np.argwhere(~np.isfinite(array))[0][0]) if array.ndim else 0
+        fault = "NaN" if np.any(np.isnan(array)) else "an infinite value"
+        raise DataError(f"{fault} in the data", where=f"{spec.name}, sample {index + row}")
+    return array
