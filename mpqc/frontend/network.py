@@ -1,0 +1,80 @@
+"""`load_network`: a file, ONNX model or PyTorch module becomes a Network."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from mpqc.errors import UsageError
+from mpqc.frontend.importer import import_graph, shape_and_dtype
+from mpqc.frontend.opset import canonical_opset
+from mpqc.frontend.reader import check_source, read_onnx
+from mpqc.frontend.shapes import Shapes, fix_inputs
+from mpqc.graph import Network, TensorSpec
+from mpqc.passes.base import OnnxPass, PassResult, run_passes, verify
+from mpqc.passes.explicit_windows import ExplicitWindows
+from mpqc.passes.fold_constants import FoldConstants
+from mpqc.passes.name_nodes import NameNodes
+
+PASSES: tuple[OnnxPass, ...] = (FoldConstants(), ExplicitWindows())
+"""What every model goes through before import, in this order."""
+
+
+def load_network(
+    source: str | Path | onnx.ModelProto | torch.nn.Module, *, shapes: Shapes | None = None, example_inputs: tuple[Any, ...] | None = None
+) -> Network:
+    """The network in `source`, cleaned, at opset 21, with fixed shapes, and as an FX graph.
+
+    Args:
+        source: path of an ONNX file, a ModelProto, or a torch module (then `example_inputs` are needed, for torch.onnx.export).
+        shapes: input name -> fixed shape; other inputs keep the file's shape, a first dimension of unknown size becomes 1.
+        example_inputs: positional arguments that the torch module is exported with.
+
+    Raises ModelError for a model that is damaged, hostile, of an unsupported opset or not of fixed shape, UsageError for
+    arguments that do not fit it.
+    """
+    name, model = _read(source, example_inputs)
+    canonical = canonicalize(model, shapes)
+    imported = import_graph(canonical.model)
+    graph = canonical.model.graph
+    return Network(
+        model=canonical.model,
+        module=imported.module,
+        inputs=tuple(_spec(value) for value in graph.input),
+        outputs=tuple(_spec(value) for value in graph.output),
+        floats=imported.floats,
+        name=name,
+        digest=hashlib.sha256(canonical.model.SerializeToString(deterministic=True)).hexdigest(),
+        notes=canonical.notes,
+        attributes=imported.attributes,
+    )
+
+
+def canonicalize(model: onnx.ModelProto, shapes: Shapes | None = None) -> PassResult:
+    """Opset 21, fixed shapes, constants folded, patterns normalised; the function computed is that of `model`."""
+    named = NameNodes().run(canonical_opset(fix_inputs(model, shapes))).model
+    result = run_passes(named, PASSES)
+    verify(result.model, after="canonical form")
+    return result
+
+
+def _read(source: str | Path | onnx.ModelProto | torch.nn.Module, example_inputs: tuple[Any, ...] | None) -> tuple[str, onnx.ModelProto]:
+    if isinstance(source, onnx.ModelProto):
+        check_source(source)
+        return source.graph.name or "model", source
+    if isinstance(source, torch.nn.Module):
+        from mpqc.frontend.torch_export import export_module  # slow to import, and only modules need it
+
+        return type(source).__name__, export_module(source, example_inputs)
+    if isinstance(source, (str, Path)):
+        return Path(source).stem, read_onnx(Path(source))
+    raise UsageError(f"{type(source).__name__} is not a model", hint="give a path, an onnx.ModelProto or a torch.nn.Module")
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    shape, dtype = shape_and_dtype(value.type)
+    return TensorSpec(value.name, shape, dtype)

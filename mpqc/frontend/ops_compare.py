@@ -1,0 +1,68 @@
+"""Comparisons, logic and selection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mpqc.frontend.registry import op
+
+
+@op("Equal")
+def equal(a: Tensor, b: Tensor) -> Tensor:
+    """a == b."""
+    return torch.eq(a, b)
+
+
+@op("Greater")
+def greater(a: Tensor, b: Tensor) -> Tensor:
+    """a > b."""
+    return torch.gt(a, b)
+
+
+@op("GreaterOrEqual")
+def greater_or_equal(a: Tensor, b: Tensor) -> Tensor:
+    """a >= b."""
+    return torch.ge(a, b)
+
+
+@op("Less")
+def less(a: Tensor, b: Tensor) -> Tensor:
+    """a < b."""
+    return torch.lt(a, b)
+
+
+@op("LessOrEqual")
+def less_or_equal(a: Tensor, b: Tensor) -> Tensor:
+    """a <= b."""
+    return torch.le(a, b)
+
+
+@op("And")
+def logical_and(a: Tensor, b: Tensor) -> Tensor:
+    """Both."""
+    return torch.logical_and(a, b)
+
+
+@op("Or")
+def logical_or(a: Tensor, b: Tensor) -> Tensor:
+    """Either."""
+    return torch.logical_or(a, b)
+
+
+@op("Xor")
+def logical_xor(a: Tensor, b: Tensor) -> Tensor:
+    """One, not both."""
+    return torch.logical_xor(a, b)
+
+
+@op("Not")
+def logical_not(a: Tensor) -> Tensor:
+    """The opposite."""
+    return torch.logical_not(a)
+
+
+@op("Where")
+def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a where the condition holds, else b."""
+    return torch.where(condition, a, b)

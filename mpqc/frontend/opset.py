@@ -1,0 +1,104 @@
+"""From opset 7..23 to the canonical opset 21, under unchanged tensor and node names.
+
+onnx.version_converter is used only below opset 7: above, the few operators whose meaning changed are upgraded here, one function
+each, because the converter renames nothing reliably, skips subgraphs and aborts on models without shapes.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper, version_converter
+
+from mpqc.errors import ModelError
+from mpqc.frontend.opset_upgrades import UPGRADES, Upgrade
+from mpqc.passes.base import first_line, subgraphs
+
+CANONICAL_OPSET = 21
+OLDEST_OPSET = 7
+NEWEST_OPSET = 23
+IR_VERSION = 10
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+def canonical_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` at opset 21. Raises ModelError for an opset outside 1..23 or one that cannot be converted."""
+    version = opset_of(model)
+    if version > NEWEST_OPSET:
+        raise ModelError(f"opset {version} is newer than {NEWEST_OPSET}", hint=f"export the model with opset {CANONICAL_OPSET}")
+    if version < OLDEST_OPSET:
+        model, version = _convert_old(model, version), OLDEST_OPSET
+    upgraded = onnx.ModelProto()
+    upgraded.CopyFrom(model)
+    _upgrade_graph(upgraded.graph, version, _Namer(upgraded.graph))
+    others = [entry for entry in upgraded.opset_import if entry.domain not in STANDARD_DOMAINS]
+    imports = [helper.make_opsetid("", CANONICAL_OPSET), *(helper.make_opsetid(entry.domain, entry.version) for entry in others)]
+    del upgraded.opset_import[:]
+    upgraded.opset_import.extend(imports)
+    upgraded.ir_version = IR_VERSION
+    return upgraded
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the standard operator set that `model` imports. Raises ModelError when it imports none."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS]
+    if not versions:
+        raise ModelError("the model imports no standard operator set", hint="export it as ONNX opset 9 to 23")
+    return max(versions)
+
+
+def _convert_old(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    try:
+        return version_converter.convert_version(model, OLDEST_OPSET)
+    except (RuntimeError, ValueError) as error:
+        hint = "export the model with opset 9 or newer"
+        raise ModelError(f"opset {version} cannot be converted", why=first_line(error), hint=hint) from error
+
+
+class _Namer:
+    """Hands out tensor names that the model does not use yet."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.used: set[str] = set()
+        self._collect(graph)
+
+    def _collect(self, graph: onnx.GraphProto) -> None:
+        self.used.update(value.name for value in (*graph.input, *graph.initializer))
+        for node in graph.node:
+            self.used.update(node.output)
+            for inner in subgraphs(node):
+                self._collect(inner)
+
+    def __call__(self, base: str) -> str:
+        name, count = base, 0
+        while name in self.used:
+            count += 1
+            name = f"{base}_{count}"
+        self.used.add(name)
+        return name
+
+
+def _upgrade_graph(graph: onnx.GraphProto, version: int, namer: _Namer) -> None:
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for inner in subgraphs(node):
+            _upgrade_graph(inner, version, namer)
+        nodes += _upgrade_node(node, version, namer)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _upgrade_node(node: onnx.NodeProto, version: int, namer: _Namer) -> list[onnx.NodeProto]:
+    if node.domain not in STANDARD_DOMAINS:
+        return [node]
+    nodes = [node]
+    for since, upgrade in UPGRADES.get(node.op_type, ()):
+        if version < since:
+            nodes = [made for each in nodes for made in (_apply(upgrade, each, namer) if each.op_type == node.op_type else [each])]
+    return nodes
+
+
+def _apply(upgrade: Upgrade, node: onnx.NodeProto, namer: _Namer) -> list[onnx.NodeProto]:
+    try:
+        return upgrade(node, namer)
+    except ValueError as error:
+        raise ModelError("cannot be brought to opset 21", where=f"{node.op_type} {node.name or node.output[0]!r}", why=str(error)) from error

@@ -1,0 +1,75 @@
+"""Fix the shapes of a network's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from mpqc.errors import ModelError, UsageError
+from mpqc.passes.evaluate import fits
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def fix_inputs(model: onnx.ModelProto, shapes: Shapes | None) -> onnx.ModelProto:
+    """A copy of `model` whose true inputs (those without an initializer) have fixed shapes.
+
+    `shapes` wins; then what the file says; a first dimension of unknown size is the batch and becomes 1. Shapes recorded for
+    other tensors are dropped: they may contradict. Raises ModelError naming an input that is left open, UsageError for a
+    name in `shapes` that is no input or a shape that contradicts the file.
+    """
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    stored = {tensor.name for tensor in fixed.graph.initializer}
+    inputs = [value for value in fixed.graph.input if value.name not in stored]
+    _check_names(shapes or {}, [value.name for value in inputs])
+    for value in inputs:
+        dims = _resolve(value, (shapes or {}).get(value.name))
+        fits(value.name, dims)
+        _write(value.type.tensor_type.shape, dims)
+    del fixed.graph.input[:]
+    fixed.graph.input.extend(inputs)
+    del fixed.graph.value_info[:]
+    return fixed
+
+
+def _check_names(shapes: Shapes, names: list[str]) -> None:
+    for name in shapes:
+        if name not in names:
+            raise UsageError(f"{name!r} is not an input of the model", where="--shape", hint=f"inputs: {', '.join(names)}")
+
+
+def _resolve(value: onnx.ValueInfoProto, wanted: Sequence[int] | None) -> list[int]:
+    if not value.type.HasField("tensor_type"):
+        raise ModelError("not a tensor", where=f"input {value.name!r}", why="sequences, maps and optionals are not supported")
+    shape = value.type.tensor_type.shape if value.type.tensor_type.HasField("shape") else None
+    known = [dim.dim_value if dim.dim_value > 0 else None for dim in shape.dim] if shape is not None else None
+    if wanted is not None:
+        return _checked(value.name, known, [int(size) for size in wanted])
+    if known is None:
+        raise ModelError("its rank is unknown", where=f"input {value.name!r}", hint=f"--shape {value.name}=1x3x224x224 or whatever fits")
+    filled = [1, *known[1:]] if known and known[0] is None else known
+    if any(size is None for size in filled):
+        example = "x".join(str(size) if size is not None else "N" for size in filled)
+        raise ModelError(
+            "its shape has dimensions of unknown size", where=f"input {value.name!r}", hint=f"--shape {value.name}={example} with numbers for N"
+        )
+    return [size for size in filled if size is not None]
+
+
+def _checked(name: str, known: list[int | None] | None, wanted: list[int]) -> list[int]:
+    text = "x".join(map(str, wanted))
+    if any(size < 1 for size in wanted):
+        raise UsageError(f"sizes must be positive: {text}", where=f"--shape {name}")
+    if known is None:
+        return wanted
+    if len(known) != len(wanted):
+        raise UsageError(f"{text} has {len(wanted)} dimensions, the model's input {len(known)}", where=f"--shape {name}")
+    return wanted
+
+
+def _write(shape: onnx.TensorShapeProto, dims: list[int]) -> None:
+    del shape.dim[:]
+    for size in dims:
+        shape.dim.add().dim_value = size

@@ -1,0 +1,226 @@
+"""Compute what does not depend on the inputs, and give every other tensor its fixed type and shape: one walk in execution order.
+
+A node whose inputs are all known is run once in ONNX Runtime; Shape and Size of a tensor of fixed shape are known; an If with a
+known condition is replaced by the branch taken. Everything else gets ONNX's own shape inference for that node, with the
+known values at hand, so that shape arithmetic is resolved on the way. Sizes are checked before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+import onnx
+from onnx import defs, helper, numpy_helper, shape_inference
+
+from mpqc.errors import ModelError
+from mpqc.passes.base import PassResult, captured, first_line, node_reads, subgraphs
+from mpqc.passes.evaluate import fits, probe_types, run_node, type_of
+
+RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
+GROW_LIMIT = 1 << 20
+"""Elements above which a constant is only stored when it is no larger than what it is made from."""
+
+
+@dataclass(frozen=True)
+class FoldConstants:
+    """Replace constant sub-graphs by initializers, inline decided If nodes, write value_info for every tensor."""
+
+    name: ClassVar[str] = "fold-constants"
+
+    def run(self, model: onnx.ModelProto) -> PassResult:
+        """Raises ModelError where a tensor has no fixed shape or an absurd one."""
+        folder = _Folder(model)
+        folder.walk(model.graph.node)
+        folded = folder.finish()
+        return PassResult(folded, folded.SerializeToString(deterministic=True) != model.SerializeToString(deterministic=True), tuple(folder.notes))
+
+
+@dataclass
+class _Folder:
+    """State of the walk: what is known about every tensor so far."""
+
+    model: onnx.ModelProto
+    types: dict[str, onnx.TypeProto] = field(default_factory=dict)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for tensor in self.model.graph.initializer:
+            self.add_constant(tensor.name, tensor)
+        for value in self.model.graph.input:
+            if value.name not in self.constants:
+                self.set_type(value.name, value.type)
+
+    def walk(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        for node in nodes:
+            self.visit(node)
+
+    def visit(self, node: onnx.NodeProto) -> None:
+        if node.op_type == "If" and node.input[0] in self.constants:
+            self.inline(node)
+        elif not self.fold(node):
+            self.infer(node)
+            self.nodes.append(node)
+
+    def fold(self, node: onnx.NodeProto) -> bool:
+        """Whether the node's outputs became constants."""
+        if node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
+            return False
+        if node.op_type in ("Shape", "Size"):
+            self.fold_shape(node)
+            return True
+        if any(name not in self.constants for name in node.input if name) or any(True for _ in subgraphs(node)):
+            return False
+        self.infer(node, strict=False)
+        if not self.worth_storing(node):
+            return False
+        for name, tensor in run_node(node, self.constants, self.model.opset_import).items():
+            self.add_constant(name, tensor)
+        return True
+
+    def fold_shape(self, node: onnx.NodeProto) -> None:
+        """Shape (with start and end) or Size of a tensor whose shape is fixed."""
+        dims = [dim.dim_value for dim in self.types[node.input[0]].tensor_type.shape.dim]
+        options = {item.name: item.i for item in node.attribute}
+        part = dims[options.get("start", 0) : options.get("end", len(dims))]
+        value = np.asarray(part if node.op_type == "Shape" else prod(dims), np.int64)
+        self.add_constant(node.output[0], numpy_helper.from_array(value, node.output[0]))
+
+    def worth_storing(self, node: onnx.NodeProto) -> bool:
+        """False for a small constant blown up (Expand, Tile...) beyond what a file should hold."""
+        stored = sum(prod(self.constants[name].dims) for name in node.input if name)
+        sizes = [_elements(self.types[name]) for name in node.output if name in self.types]
+        return all(size <= max(stored, GROW_LIMIT) for size in sizes)
+
+    def infer(self, node: onnx.NodeProto, *, strict: bool = True) -> None:
+        """Types of the node's outputs; with `strict` they must be complete."""
+        found = self.inferred(node)
+        missing = [name for name in node.output if name and not is_fixed(found.get(name))]
+        if missing and strict:
+            found.update(probe_types(node, self.types, self.constants, self.model.opset_import))
+            self.notes.append(f"{node.op_type} {node.name!r}: shapes taken from a trial run")
+        for name, kind in found.items():
+            if is_fixed(kind):
+                self.set_type(name, kind)
+
+    def inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        if any(True for _ in subgraphs(node)) or not defs.has(node.op_type, node.domain):
+            return {}
+        schema = defs.get_schema(node.op_type, self.opset(node.domain), node.domain)
+        types = {name: self.types[name] for name in node.input if name}
+        values = {name: self.constants[name] for name in node.input if name in self.constants}
+        try:
+            return dict(
+                shape_inference.infer_node_outputs(
+                    schema, node, types, values, opset_imports=list(self.model.opset_import), ir_version=self.model.ir_version
+                )
+            )
+        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+            raise ModelError("invalid node", where=f"{node.op_type} {node.name!r}", why=first_line(error)) from error
+
+    def opset(self, domain: str) -> int:
+        return next((entry.version for entry in self.model.opset_import if entry.domain == domain), 1)
+
+    def set_type(self, name: str, kind: onnx.TypeProto) -> None:
+        fits(name, [dim.dim_value for dim in kind.tensor_type.shape.dim])
+        self.types[name] = kind
+
+    def add_constant(self, name: str, tensor: onnx.TensorProto) -> None:
+        named = onnx.TensorProto()
+        named.CopyFrom(tensor)
+        named.name = name
+        self.constants[name] = named
+        self.set_type(name, type_of(named))
+
+    def inline(self, node: onnx.NodeProto) -> None:
+        """Walk the branch that the known condition takes, under names prefixed with the If node's."""
+        condition = bool(numpy_helper.to_array(self.constants[node.input[0]]))
+        wanted = "then_branch" if condition else "else_branch"
+        branch = next(item.g for item in node.attribute if item.name == wanted)
+        outputs = dict(zip((value.name for value in branch.output), node.output, strict=True))
+        renamed = _renamed(branch, f"{node.name}/", outputs)
+        for tensor in renamed.initializer:
+            self.add_constant(tensor.name, tensor)
+        self.walk(renamed.node)
+
+    def finish(self) -> onnx.ModelProto:
+        """The model made of the nodes that are left, without what nobody reads."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        graph = model.graph
+        nodes = _needed(self.nodes, [value.name for value in graph.output])
+        reads = {name for node in nodes for name in node_reads(node)} | {value.name for value in graph.output}
+        inputs = [value for value in graph.input if value.name not in {tensor.name for tensor in graph.initializer}]
+        made = [name for node in nodes for name in node.output if name]
+        outputs = [self.value_info(value.name) for value in graph.output]
+        names = {value.name for value in graph.output}
+        _replace(graph.node, nodes)
+        _replace(graph.input, inputs)
+        _replace(graph.initializer, [tensor for name, tensor in self.constants.items() if name in reads])
+        _replace(graph.value_info, [self.value_info(name) for name in made if name not in names])
+        _replace(graph.output, outputs)
+        return model
+
+    def value_info(self, name: str) -> onnx.ValueInfoProto:
+        if name not in self.types:
+            raise ModelError("no fixed shape", where=f"tensor {name!r}", hint="fix the input shapes with --shape, or cut the model before it")
+        value = onnx.ValueInfoProto(name=name)
+        value.type.CopyFrom(self.types[name])
+        return value
+
+
+def is_fixed(kind: onnx.TypeProto | None) -> bool:
+    """Whether a type is a tensor of known element type whose every dimension has a value."""
+    if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.elem_type or not kind.tensor_type.HasField("shape"):
+        return False
+    return all(dim.HasField("dim_value") for dim in kind.tensor_type.shape.dim)
+
+
+def _elements(kind: onnx.TypeProto) -> int:
+    return prod(dim.dim_value for dim in kind.tensor_type.shape.dim)
+
+
+def _needed(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodeProto]:
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node_reads(node))
+    return kept[::-1]
+
+
+def _replace(field_: object, values: list) -> None:  # type: ignore[type-arg]
+    copies = [type(value).FromString(value.SerializeToString()) for value in values]
+    del field_[:]  # type: ignore[attr-defined]
+    field_.extend(copies)  # type: ignore[attr-defined]
+
+
+def _renamed(graph: onnx.GraphProto, prefix: str, outputs: Mapping[str, str]) -> onnx.GraphProto:
+    """A copy whose own tensors and nodes carry `prefix`; names of the surrounding graph stay, outputs get their outer names."""
+    copy = onnx.GraphProto()
+    copy.CopyFrom(graph)
+    made = [name for node in graph.node for name in node.output if name] + [tensor.name for tensor in graph.initializer]
+    names = {name: outputs.get(name, prefix + name) for name in made}
+    passed = [(inner, outer) for inner, outer in outputs.items() if inner not in names]
+    _rename(copy, names, prefix)
+    copy.node.extend(helper.make_node("Identity", [inner], [outer], name=f"{prefix}{outer}") for inner, outer in passed)
+    return copy
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str], prefix: str) -> None:
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.name = prefix + (node.name or node.output[0])
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for inner in subgraphs(node):
+            outer = set(captured(inner))
+            _rename(inner, {name: new for name, new in names.items() if name in outer}, prefix)
+            for value in inner.output:
+                value.name = names.get(value.name, value.name) if value.name in outer else value.name
