@@ -1,0 +1,214 @@
+"""The PrimFunc behind convolutions and fully connected layers: an implicit int8 matrix product.
+
+For each task (a block of output pixels, a share of the weight panels):
+    copy the input rows of the block into scratch with their padding, where there is any;
+    for each panel of weights: widen it to int8 in scratch, where it is stored narrower;
+        for each register tile of the block: accumulate, requantize, store.
+So a panel stays in L1 for the whole block, and the block's input in L1 or L2 for all panels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from mpqc.lowering.kernels import requant as requantization
+from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, flat, load, scratch, splat, store
+from mpqc.lowering.kernels.kernel import Isa
+from mpqc.lowering.kernels.micro import Operand, Reduction
+from mpqc.lowering.kernels.requant import Requant
+from mpqc.lowering.kernels.tiling import Blocks, Tile, Window
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The padded copy of the input rows that a block reads; sizes in bytes except where said."""
+
+    rows: int
+    """Input rows of a block"""
+    step: int
+    """Input rows between two output rows"""
+    height: int
+    """Rows of the image"""
+    top: int
+    """Rows of padding above it"""
+    source_pitch: int
+    left: int
+    middle: int
+    right: int
+    pitch: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the copy, with room for the last vector to reach past its end."""
+        return self.rows * self.pitch + 16
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """All that the code depends on. Constants (weights, bias, multipliers, zero points) are parameters of the code."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    images: int
+    image_bytes: int
+    groups: int
+    group_depth: int
+    """Input channels of a group"""
+    group_channels: int
+    """Output channels of a group"""
+    window: Window
+    strip: Strip | None
+    tile: Tile
+    blocks: Blocks
+    weight_bits: int
+    panel_bytes: int
+    """Stored bytes of a panel"""
+    requant: Requant
+    isa: Isa
+
+    @property
+    def panels(self) -> int:
+        """Panels of one group."""
+        return ceil(self.group_channels / self.tile.channels)
+
+    @property
+    def output_channels(self) -> int:
+        """Output channels of all groups."""
+        return self.groups * self.group_channels
+
+
+@lru_cache(maxsize=512)
+def primfunc(c: Contraction) -> tirx.PrimFunc:
+    """(x, weights [panels, bytes] int8, start [panels, width] int32, scale [panels, width] float32, scalars [8] int32, out)."""
+    panels, width = c.groups * c.panels, c.tile.channels
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name(c.name)
+            T.func_attr({"global_symbol": c.name, "tirx.noalias": True, "op_pattern": 8})
+            x = T.arg("x", T.buffer(c.input_shape, "int8"))
+            weights = T.arg("weights", T.buffer((panels, c.panel_bytes), "int8"))
+            start = T.arg("start", T.buffer((panels, width), "int32"))
+            scale = T.arg("scale", T.buffer((panels, width), "float32"))
+            scalars = T.arg("scalars", T.buffer((8,), "int32"))
+            out = T.arg("out", T.buffer(c.output_shape, "int8"))
+            _Emitter(c, flat(x), flat(weights), flat(start), flat(scale), scalars, flat(out)).tasks()
+        return builder.get()
+
+
+@dataclass(frozen=True)
+class _Emitter:
+    c: Contraction
+    x: Buffer
+    weights: Buffer
+    start: Buffer
+    scale: Buffer
+    scalars: Buffer
+    out: Buffer
+
+    def tasks(self) -> None:
+        blocks = self.c.blocks
+        with T.parallel(self.c.images * blocks.count * blocks.splits) as task:
+            image = tirx.floordiv(task, blocks.count * blocks.splits)
+            block = tirx.floormod(tirx.floordiv(task, blocks.splits), blocks.count)
+            row, column = self._corner(block)
+            source = self._source(image, row, column)
+            target = (image * self.c.window.rows + row) * self.c.window.columns + column
+            self._panels(tirx.floormod(task, blocks.splits), source, target)
+
+    def _corner(self, block: Expr) -> tuple[Expr, Expr]:
+        """First output row and column of a block; the last block reaches back."""
+        window, blocks = self.c.window, self.c.blocks
+        if blocks.rows < window.rows:
+            return T.min(block * blocks.rows, window.rows - blocks.rows), 0
+        return 0, T.min(block * blocks.columns, window.columns - blocks.columns)
+
+    def _source(self, image: Expr, row: Expr, column: Expr) -> Operand:
+        """Where the first pixel of a block begins, after its padded copy has been made if it needs one."""
+        window, strip = self.c.window, self.c.strip
+        if strip is None:
+            return Operand(self.x, image * self.c.image_bytes + row * window.row_pitch + column * window.column_pitch)
+        padded = scratch(strip.size, "int8")
+        self._copy_rows(strip, padded, image * self.c.image_bytes, row * strip.step - strip.top)
+        return Operand(padded, column * window.column_pitch)
+
+    def _copy_rows(self, strip: Strip, padded: Buffer, image: Expr, first: Expr) -> None:
+        zero = T.cast(self.scalars[0], "int8")
+        with T.serial(strip.rows) as r:
+            at, y = r * strip.pitch, first + r
+            if strip.top == 0 and strip.rows <= strip.height - self._last_row(strip):
+                self._copy_row(strip, padded, at, image + y * strip.source_pitch, zero)
+                return
+            with T.If(tirx.all(y >= 0, y < strip.height)):
+                with T.Then():
+                    self._copy_row(strip, padded, at, image + y * strip.source_pitch, zero)
+                with T.Else():
+                    fill(padded, at, zero, strip.left + strip.middle + strip.right)
+
+    def _last_row(self, strip: Strip) -> int:
+        """First input row of the lowest block."""
+        return (self.c.window.rows - self.c.blocks.rows) * strip.step - strip.top
+
+    def _copy_row(self, strip: Strip, padded: Buffer, at: Expr, source: Expr, zero: Expr) -> None:
+        fill(padded, at, zero, strip.left)
+        copy(padded, at + strip.left, self.x, source, strip.middle)
+        fill(padded, at + strip.left + strip.middle, zero, strip.right)
+
+    def _panels(self, split: Expr, source: Operand, target: Expr) -> None:
+        """A share of all panels: unpack, then every tile of the block."""
+        c = self.c
+        total = c.groups * c.panels
+        share = ceil(total / c.blocks.splits)
+        with T.serial(T.min(share, total - split * share) if total % share else share) as p:
+            panel = split * share + p
+            group, within = tirx.floordiv(panel, c.panels), tirx.floormod(panel, c.panels)
+            first = T.min(within * c.tile.channels, max(0, c.group_channels - c.tile.channels))
+            w = self._panel(panel)
+            with T.grid(ceil(c.blocks.rows / c.tile.rows), ceil(c.blocks.columns / c.tile.columns)) as (ty, tx):
+                y = T.min(ty * c.tile.rows, c.blocks.rows - c.tile.rows)
+                x = T.min(tx * c.tile.columns, c.blocks.columns - c.tile.columns)
+                pixel = source.at + group * c.group_depth + y * c.window.row_pitch + x * c.window.column_pitch
+                out = (target + y * c.window.columns + x) * c.output_channels + group * c.group_channels + first
+                self._tile(panel, Operand(source.buffer, pixel), w, out)
+
+    def _panel(self, panel: Expr) -> Operand:
+        """Int8 weights of a panel: as stored, or widened into scratch."""
+        bits, stored = self.c.weight_bits, self.c.panel_bytes
+        if bits == 8:
+            return Operand(self.weights, panel * stored)
+        fields = 8 // bits
+        wide = scratch(stored * fields, "int8")
+        with T.serial(stored // 16) as word:
+            packed = load(self.weights, panel * stored + word * 16, 16)
+            for field in range(fields):
+                raised = T.shift_left(packed, splat(T.int8(8 - bits * (field + 1)), 16)) if field < fields - 1 else packed
+                store(wide, (word * fields + field) * 16, 16, T.shift_right(raised, splat(T.int8(8 - bits), 16)))
+        return Operand(wide, 0)
+
+    def _tile(self, panel: Expr, x: Operand, w: Operand, out: Expr) -> None:
+        c, width = self.c, self.c.tile.channels
+        acc = scratch(c.tile.pixels * width, "int32")
+        lanes = 4 if c.isa == "dotprod" else width
+        with T.unroll(c.tile.pixels) as i, T.unroll(width // lanes) as j:
+            store(acc, i * width + j * lanes, lanes, load(self.start, panel * width + j * lanes, lanes))
+        Reduction(c.window, c.tile, c.isa, c.strip is not None).accumulate(acc, x, w)
+        with T.unroll(c.tile.pixels) as i:
+            codes = requantization.emit(c.requant, acc, i * width, width, (self.scale, panel * width), self.scalars)
+            pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)
+            self._store(out + pixel * c.output_channels, codes)
+
+    def _store(self, at: Expr, codes: Expr) -> None:
+        width, channels = self.c.tile.channels, self.c.group_channels
+        if channels >= width:
+            store(self.out, at, width, codes)
+            return
+        few = scratch(width, "int8")
+        store(few, 0, width, codes)
+        for channel in range(channels):
+            T.buffer_store(self.out, few[channel], [at + channel])

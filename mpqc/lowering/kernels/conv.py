@@ -1,0 +1,190 @@
+"""Convolutions: any kernel, stride, padding, dilation and groups, weights of 8, 4 or 2 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil, prod
+
+import numpy as np
+
+from mpqc.lowering.kernels import requant as requantization
+from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.packing import pack, split_segments, take_panels
+from mpqc.lowering.kernels.requant import Requant
+from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
+from mpqc.program import Conv
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """The shape of a convolution, NHWC."""
+
+    input_shape: tuple[int, int, int, int]
+    channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """top, left, bottom, right"""
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    weight_bits: int = 8
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Output rows and columns."""
+        _, height, width, _ = self.input_shape
+        top, left, bottom, right = self.pads
+        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        return (height + top + bottom - reach[0]) // self.strides[0] + 1, (width + left + right - reach[1]) // self.strides[1] + 1
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """NHWC."""
+        return (self.input_shape[0], *self.output_size, self.channels)
+
+    @property
+    def depth(self) -> int:
+        """Input channels of a group."""
+        return self.input_shape[3] // self.groups
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, padding included."""
+        return prod(self.output_shape) * self.depth * prod(self.kernel)
+
+    @property
+    def pointwise(self) -> bool:
+        """Every output pixel is one input pixel: the image is one row of pixels, and so is a batch."""
+        return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
+
+    @property
+    def name(self) -> str:
+        """Legal in a symbol; says all the numbers."""
+        sizes = ["x".join(map(str, self.input_shape)), str(self.channels)]
+        parts = [f"conv{self.kernel[0]}x{self.kernel[1]}", *sizes, f"s{self.strides[0]}x{self.strides[1]}", "p" + "x".join(map(str, self.pads))]
+        return "_".join([*parts, f"d{self.dilations[0]}x{self.dilations[1]}", f"g{self.groups}", f"w{self.weight_bits}"])
+
+
+def spec_of(op: Conv, input_shape: tuple[int, int, int, int]) -> ConvSpec:
+    """The spec of a program's convolution on an NHWC input."""
+    channels, _, *kernel = op.weight.shape
+    return ConvSpec(input_shape, channels, (kernel[0], kernel[1]), op.strides, op.pads, op.dilations, op.groups, op.weight_bits)
+
+
+def conv2d(op: Conv, input_shape: tuple[int, int, int, int], input_zero_point: int, output_zero_point: int, target: KernelTarget) -> Kernel:
+    """Convolution of int8 NHWC codes to int8 NHWC codes; op's weight is int8 [O, I/groups, kh, kw] with codes of op.weight_bits.
+
+    acc = op.bias + sum(x * w), padding reads the input zero point; out = requantize(acc, op.multiplier, output_zero_point, op.low, op.high).
+    """
+    spec = spec_of(op, input_shape)
+    matrix = op.weight.transpose(0, 2, 3, 1).reshape(spec.channels, -1)
+    requant = requantization.choose(matrix, op.bias, op.multiplier, output_zero_point, op.low, op.high, target.isa)
+    contraction = plan(spec, requant, target)
+    constants = _constants(contraction, matrix, op, requantization.scalars(output_zero_point, op.low, op.high, input_zero_point))
+    return Kernel(contraction.name, primfunc(contraction), constants, spec.output_shape, "int8", spec.macs)
+
+
+def _constants(c: Contraction, matrix: np.ndarray, op: Conv, scalars: np.ndarray) -> tuple[np.ndarray, ...]:
+    width = c.tile.channels
+    quads = split_segments(matrix, c.window.length)
+    starts = requantization.start_values(op.bias, c.requant)
+    groups = [slice(g * c.group_channels, (g + 1) * c.group_channels) for g in range(c.groups)]
+    weights = np.concatenate([pack(quads[group], width, c.weight_bits, c.isa) for group in groups])
+    start = np.concatenate([take_panels(starts[group], width) for group in groups])
+    scale = np.concatenate([take_panels(op.multiplier.astype(np.float32)[group], width) for group in groups])
+    return weights, start, scale, scalars
+
+
+def plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction:
+    """How the convolution is computed on `target`."""
+    direct = _direct_window(spec)
+    padded = any(spec.pads) or not _readable(direct.length)
+    window = _window(spec, _strip_pitch(spec)) if padded else direct
+    tile = choose_tile(window, spec.channels // spec.groups, target)
+    panels = ceil(spec.channels // spec.groups / tile.channels)
+    wide = window.quads * 4 * tile.channels
+    stored = ceil(wide * spec.weight_bits / 128) * 16
+    blocks = choose_blocks(window, tile, stored * panels * spec.groups, panels * spec.groups, target.cores)
+    strip = _strip(spec, blocks.rows) if padded else None
+    _, height, width, depth = spec.input_shape
+    images = 1 if spec.pointwise and not padded else spec.input_shape[0]
+    return Contraction(
+        name=f"{spec.name}_{requant.key}_{target.isa}{target.cores}",
+        input_shape=spec.input_shape,
+        output_shape=spec.output_shape,
+        images=images,
+        image_bytes=height * width * depth,
+        groups=spec.groups,
+        group_depth=spec.depth,
+        group_channels=spec.channels // spec.groups,
+        window=window,
+        strip=strip,
+        tile=tile,
+        blocks=blocks,
+        weight_bits=spec.weight_bits,
+        panel_bytes=stored,
+        requant=requant,
+        isa=target.isa,
+    )
+
+
+def _readable(length: int) -> bool:
+    """Segments can be read in vectors without touching a byte after the last one."""
+    return length % 4 == 0 and length >= 16
+
+
+def _direct_window(spec: ConvSpec) -> Window:
+    """The window over the input itself; pointwise ones see one row of pixels, whole kernel rows that touch become one."""
+    images, _, width, channels = spec.input_shape
+    window = _window(spec, width * channels)
+    if spec.pointwise:
+        return replace(window, rows=1, columns=window.rows * window.columns * images)
+    if window.segments_x == 1 and window.segment_y_pitch == window.length:
+        return replace(window, segments_y=1, length=window.length * window.segments_y)
+    return window
+
+
+def _window(spec: ConvSpec, pitch: int) -> Window:
+    """The window over an image whose rows are `pitch` bytes apart."""
+    rows, columns = spec.output_size
+    channels = spec.input_shape[3]
+    joined = spec.groups == 1 and spec.dilations[1] == 1
+    return Window(
+        rows=rows,
+        columns=columns,
+        row_pitch=spec.strides[0] * pitch,
+        column_pitch=spec.strides[1] * channels,
+        segments_y=spec.kernel[0],
+        segments_x=1 if joined else spec.kernel[1],
+        segment_y_pitch=spec.dilations[0] * pitch,
+        segment_x_pitch=spec.dilations[1] * channels,
+        length=spec.depth * (spec.kernel[1] if joined else 1),
+    )
+
+
+def _needed_columns(spec: ConvSpec) -> int:
+    """Columns of the padded image that any output pixel reads."""
+    return (spec.output_size[1] - 1) * spec.strides[1] + (spec.kernel[1] - 1) * spec.dilations[1] + 1
+
+
+def _strip_pitch(spec: ConvSpec) -> int:
+    return ceil(_needed_columns(spec) * spec.input_shape[3] / 16) * 16
+
+
+def _strip(spec: ConvSpec, block_rows: int) -> Strip:
+    _, height, width, channels = spec.input_shape
+    top, left, _, _ = spec.pads
+    needed = _needed_columns(spec)
+    copied = max(0, min(width, needed - left))
+    return Strip(
+        rows=(block_rows - 1) * spec.strides[0] + (spec.kernel[0] - 1) * spec.dilations[0] + 1,
+        step=spec.strides[0],
+        height=height,
+        top=top,
+        source_pitch=width * channels,
+        left=min(left, needed) * channels,
+        middle=copied * channels,
+        right=(needed - min(left, needed) - copied) * channels,
+        pitch=_strip_pitch(spec),
+    )

@@ -1,0 +1,96 @@
+"""Small pieces of TIR that every kernel uses: vectors, copies, and the AArch64 instructions LLVM has to be told by name.
+
+All of it is called inside a TVM IRBuilder; buffers are flat, offsets are expressions in elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+Expr = Any
+"""A tirx expression or a Python int"""
+Buffer = Any
+
+
+def ramp(start: Expr, lanes: int) -> Expr:
+    """The index of `lanes` neighbours from `start`."""
+    return start if lanes == 1 else tirx.Ramp(tirx.convert(start), tirx.IntImm("int32", 1), lanes)
+
+
+def load(buffer: Buffer, start: Expr, lanes: int) -> Expr:
+    """`lanes` neighbouring elements as one vector."""
+    return buffer[ramp(start, lanes)]
+
+
+def store(buffer: Buffer, start: Expr, lanes: int, value: Expr) -> None:
+    """Writes one vector to neighbouring elements."""
+    T.buffer_store(buffer, value, [ramp(start, lanes)])
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """A vector of equal lanes."""
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+def bits(value: Expr, dtype: str) -> Expr:
+    """The same bits as another type."""
+    return T.reinterpret(dtype, value)
+
+
+def joined(parts: Sequence[Expr], lanes: int) -> Expr:
+    """Vectors of `lanes` each, end to end."""
+    return parts[0] if len(parts) == 1 else tirx.Shuffle(list(parts), list(range(lanes * len(parts))))
+
+
+def neon(name: str, dtype: str, *operands: Expr) -> Expr:
+    """A pure AArch64 vector instruction by its LLVM name, e.g. `sqxtn.v8i8`."""
+    return T.call_llvm_pure_intrin(dtype, f"llvm.aarch64.neon.{name}", *operands)
+
+
+def scratch(size: int, dtype: str, align: int = 64) -> Buffer:
+    """A temporary: registers or stack when small and indexed by constants, else workspace memory."""
+    return T.alloc_buffer((size,), dtype, align=align)
+
+
+def copy(target: Buffer, target_at: Expr, source: Buffer, source_at: Expr, count: int) -> None:
+    """`count` bytes from one int8 buffer to another; never touches a byte outside."""
+    vectors = count // 16
+    if vectors:
+        with T.serial(vectors) as v:
+            store(target, target_at + v * 16, 16, load(source, source_at + v * 16, 16))
+    _rest(count, lambda at, lanes: store(target, target_at + at, lanes, load(source, source_at + at, lanes)))
+
+
+def fill(target: Buffer, target_at: Expr, value: Expr, count: int) -> None:
+    """`count` bytes of an int8 buffer set to the scalar `value`."""
+    vectors = count // 16
+    if vectors:
+        with T.serial(vectors) as v:
+            store(target, target_at + v * 16, 16, splat(value, 16))
+    _rest(count, lambda at, lanes: store(target, target_at + at, lanes, splat(value, lanes)))
+
+
+def _rest(count: int, move: Any) -> None:
+    """The bytes after the last whole vector: one more vector that overlaps, or single bytes where there is no whole one."""
+    if count % 16 == 0:
+        return
+    if count > 16:
+        move(count - 16, 16)
+        return
+    at = 0
+    for lanes in (8, 4, 2, 1):
+        if count & lanes:
+            move(at, lanes)
+            at += lanes
+
+
+def flat(buffer: Buffer) -> Buffer:
+    """The same memory with one index."""
+    size = 1
+    for extent in buffer.shape:
+        size *= int(extent)
+    return T.decl_buffer((size,), buffer.dtype, data=buffer.data)

@@ -1,0 +1,80 @@
+"""The inner loops: one register tile of output pixels x channels over the whole reduction.
+
+dotprod: SDOT by lane. 16 input bytes of each pixel are four quads; each quad is broadcast by the instruction itself
+(third operand) against 16 weights of four channels. 8 pixels x 8 channels: 64 SDOT, 16 loads, 32 cycles.
+The accumulators are a buffer of under 1 KiB with constant indices, which LLVM turns into registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from mpqc.lowering.kernels.emit import Buffer, Expr, bits, load, neon, scratch, splat, store
+from mpqc.lowering.kernels.kernel import Isa
+from mpqc.lowering.kernels.tiling import Tile, Window
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A flat buffer and the offset where its part begins."""
+
+    buffer: Buffer
+    at: Expr
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One register tile's sum: which window, which tile, and whether bytes after the input may be read."""
+
+    window: Window
+    tile: Tile
+    isa: Isa
+    slack: bool
+    """16 bytes past the last input byte are readable (scratch); otherwise the last vector of a segment reaches back"""
+
+    def accumulate(self, acc: Buffer, x: Operand, w: Operand) -> None:
+        """Adds the whole reduction to `acc` [pixels, channels]. `x` is at the tile's first pixel, `w` at the panel's first byte."""
+        step = self.tile.channels * 4
+        quads = -(-self.window.length // 4)
+        vectors = self.window.length // 16
+        with T.grid(self.window.segments_y, self.window.segments_x) as (sy, sx):
+            x_at = x.at + sy * self.window.segment_y_pitch + sx * self.window.segment_x_pitch
+            w_at = w.at + (sy * self.window.segments_x + sx) * (quads * step)
+            if vectors:
+                with T.serial(vectors) as v:
+                    self._vector(acc, Operand(x.buffer, x_at + v * 16), Operand(w.buffer, w_at + v * (4 * step)), 0, 4)
+            rest = quads - vectors * 4
+            if rest:
+                back = 0 if self.slack else 16 - rest * 4
+                tail = Operand(x.buffer, x_at + (vectors * 16 - back))
+                self._vector(acc, tail, Operand(w.buffer, w_at + vectors * (4 * step)), back // 4, rest)
+
+    def _pixel(self, i: Expr) -> Expr:
+        """Offset of the tile's pixel i in the input."""
+        return tirx.floordiv(i, self.tile.columns) * self.window.row_pitch + tirx.floormod(i, self.tile.columns) * self.window.column_pitch
+
+    def _vector(self, acc: Buffer, x: Operand, w: Operand, first: int, count: int) -> None:
+        """`count` reduction steps of four: quads `first`... of the 16 input bytes at x, weights from w."""
+        if self.isa == "generic":
+            self._portable(acc, x, w, first, count)
+            return
+        pixels, vectors = self.tile.pixels, self.tile.channels // 4
+        quad = scratch(pixels * 4, "int32")
+        with T.unroll(pixels) as i:
+            store(quad, i * 4, 4, bits(load(x.buffer, x.at + self._pixel(i), 16), "int32x4"))
+        with T.unroll(count) as k, T.unroll(vectors) as j, T.unroll(pixels) as i:
+            at = (i * vectors + j) * 4
+            weights = load(w.buffer, w.at + (k * vectors + j) * 16, 16)
+            lane = bits(splat(quad[i * 4 + k + first], 4), "int8x16")
+            store(acc, at, 4, neon("sdot.v4i32.v16i8", "int32x4", load(acc, at, 4), weights, lane))
+
+    def _portable(self, acc: Buffer, x: Operand, w: Operand, first: int, count: int) -> None:
+        """The same sum by widening multiplies, channels side by side."""
+        width = self.tile.channels
+        with T.serial(count * 4) as k, T.unroll(self.tile.pixels) as i:
+            weights = T.cast(load(w.buffer, w.at + k * width, width), f"int32x{width}")
+            pixel = splat(T.cast(x.buffer[x.at + self._pixel(i) + k + first * 4], "int32"), width)
+            store(acc, i * width, width, load(acc, i * width, width) + weights * pixel)

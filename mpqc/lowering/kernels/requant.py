@@ -1,0 +1,120 @@
+"""Requantization inside a kernel: int32 accumulators to int8 codes, bit for bit numerics.requantize.
+
+Three forms, the cheapest one that is exact for the accumulators that the weights and bias allow (Cortex-A76 costs: scvtf and
+fcvtns issue every second cycle on one pipe, the rest twice a cycle):
+
+exact: scvtf, fmul, fcvtns, saturating narrowing. Any accumulator.
+round: scvtf, fmul, then adding 1.5 * 2^23 leaves the rounded product in the low half of the float's bits. Needs |acc * m| < 32000.
+float: as round, but the accumulator starts at 0x4B400000 (1.5 * 2^23 as bits), so that subtracting 1.5 * 2^23 makes it a float.
+    Needs |acc| < 2^22 as well.
+
+The zero point is added with the rounding constant where it is even; an odd one would turn ties the other way, so its last
+bit is added afterwards. fmulx, not fmul: the compiler would fuse fmul and fadd, which rounds once instead of twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from tvm.tirx.script.builder import ir as T
+
+from mpqc.lowering.kernels.emit import Buffer, Expr, bits, joined, load, neon, splat
+from mpqc.lowering.kernels.kernel import Isa
+
+MAGIC = 12582912.0
+"""1.5 * 2^23: floats near it have steps of one"""
+MAGIC_BITS = 0x4B400000
+
+Form = Literal["exact", "round", "float", "portable"]
+
+
+@dataclass(frozen=True)
+class Requant:
+    """How a kernel requantizes. Equal values mean equal code."""
+
+    form: Form
+    odd: bool = False
+    """The zero point is odd"""
+    clamp: bool = False
+    """Codes are bounded more tightly than int8"""
+
+    @property
+    def key(self) -> str:
+        """For kernel names: `float_odd_clamp`."""
+        return self.form + "_odd" * self.odd + "_clamp" * self.clamp
+
+
+def accumulator_range(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest accumulator of each output channel for any int8 input. weight [O, K] int8, bias int32 [O]; int64 [O] each."""
+    positive = np.where(weight > 0, weight, 0).sum(axis=1, dtype=np.int64)
+    negative = np.where(weight < 0, weight, 0).sum(axis=1, dtype=np.int64)
+    start = bias.astype(np.int64)
+    return start - 128 * positive + 127 * negative, start + 127 * positive - 128 * negative
+
+
+def choose(weight: np.ndarray, bias: np.ndarray, multiplier: np.ndarray, zero_point: int, low: int, high: int, isa: Isa) -> Requant:
+    """The cheapest exact form for these constants. weight [O, K] int8, bias int32 [O], multiplier float32 [O]."""
+    clamp = low > -128 or high < 127
+    if isa == "generic":
+        return Requant("portable")
+    least, most = accumulator_range(weight, bias)
+    largest = np.maximum(np.abs(least), np.abs(most)).astype(np.float64)
+    odd = zero_point % 2 == 1
+    if np.max(largest * np.abs(multiplier.astype(np.float64)), initial=0.0) >= 32000:
+        return Requant("exact", clamp=clamp)
+    return Requant("float" if np.max(largest, initial=0.0) < 2**22 else "round", odd, clamp)
+
+
+def start_values(bias: np.ndarray, requant: Requant) -> np.ndarray:
+    """What the accumulators start at: the bias, offset by MAGIC_BITS in the float form (int32 arithmetic wraps)."""
+    if requant.form != "float":
+        return bias.astype(np.int32)
+    return (bias.astype(np.int64) + MAGIC_BITS).astype(np.int32)
+
+
+def scalars(zero_point: int, low: int, high: int, fill: int) -> np.ndarray:
+    """int32 [8]: input zero point, output zero point, low, high, rounding constant, last bit of the zero point, float bounds low - z, high - z."""
+    floats = np.array([MAGIC + (zero_point - zero_point % 2), low - zero_point, high - zero_point], np.float32).view(np.int32)
+    return np.array([fill, zero_point, low, high, floats[0], zero_point % 2, floats[1], floats[2]], np.int32)
+
+
+def emit(requant: Requant, acc: Buffer, at: Expr, lanes: int, scale: tuple[Buffer, Expr], constants: Buffer) -> Expr:
+    """int8 codes of `lanes` (a multiple of 8; of 4 in the portable form) accumulators from `at`, as one vector."""
+    if requant.form == "portable":
+        return _portable(load(acc, at, lanes), load(scale[0], scale[1], lanes), constants, lanes)
+    codes = joined([_eight(requant, acc, at + i, scale[0], scale[1] + i, constants) for i in range(0, lanes, 8)], 8)
+    if not requant.clamp:
+        return codes
+    bound = [splat(T.cast(constants[i], "int8"), lanes) for i in (2, 3)]
+    return T.max(T.min(codes, bound[1]), bound[0])
+
+
+def _eight(requant: Requant, acc: Buffer, at: Expr, scale: Buffer, scale_at: Expr, constants: Buffer) -> Expr:
+    steps = [_steps(requant, load(acc, at + i, 4), load(scale, scale_at + i, 4), constants) for i in (0, 4)]
+    if requant.form == "exact":
+        narrow = joined([neon("sqxtn.v4i16", "int16x4", part) for part in steps], 4)
+        narrow = neon("sqadd.v8i16", "int16x8", narrow, splat(T.cast(constants[1], "int16"), 8))
+    else:
+        narrow = T.cast(joined(steps, 4), "int16x8")
+    if requant.odd:
+        narrow = narrow + splat(T.cast(constants[5], "int16"), 8)
+    return neon("sqxtn.v8i8", "int8x8", narrow)
+
+
+def _steps(requant: Requant, acc: Expr, scale: Expr, constants: Buffer) -> Expr:
+    """Four rounded products as int32; in the rounding forms only the low 16 bits count, with the even part of the zero point added."""
+    if requant.form == "exact":
+        return neon("fcvtns.v4i32.v4f32", "int32x4", T.cast(acc, "float32x4") * scale)
+    real = T.cast(acc, "float32x4") if requant.form == "round" else bits(acc, "float32x4") - splat(T.float32(MAGIC), 4)
+    product = neon("fmulx.v4f32", "float32x4", real, scale)
+    return bits(product + splat(bits(constants[4], "float32"), 4), "int32x4")
+
+
+def _portable(acc: Expr, scale: Expr, constants: Buffer, lanes: int) -> Expr:
+    """Bounds before rounding (they are whole numbers, so this changes nothing), which also keeps multiply and add from being fused."""
+    product = T.cast(acc, f"float32x{lanes}") * scale
+    bounded = T.max(T.min(product, splat(bits(constants[7], "float32"), lanes)), splat(bits(constants[6], "float32"), lanes))
+    rounded = bits(bounded + splat(T.float32(MAGIC), lanes), f"int32x{lanes}") - splat(T.int32(MAGIC_BITS), lanes)
+    return T.cast(rounded + splat(constants[1], lanes), f"int8x{lanes}")

@@ -1,0 +1,109 @@
+"""How a convolution is cut: register tiles, blocks that fit a cache, and tasks for the cores.
+
+Everything is decided from the shape alone, so that equal shapes give equal code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from mpqc.lowering.kernels.kernel import KernelTarget
+
+L1_BYTES = 24 * 1024
+"""Input bytes of a block that stays in L1 beside a panel of weights"""
+L2_BYTES = 160 * 1024
+"""Input bytes of a block when the weights are too large to be read often"""
+LARGE_WEIGHTS = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Window:
+    """A convolution over one image, or one group of it, after padding has been resolved: sizes in elements.
+
+    Reads `segments_y * segments_x` runs of `length` neighbouring input bytes for every output pixel.
+    """
+
+    rows: int
+    """Output rows"""
+    columns: int
+    row_pitch: int
+    """Distance in the input between two output rows"""
+    column_pitch: int
+    segments_y: int
+    segments_x: int
+    segment_y_pitch: int
+    segment_x_pitch: int
+    length: int
+
+    @property
+    def quads(self) -> int:
+        """Reduction steps of four, each segment rounded up."""
+        return self.segments_y * self.segments_x * ceil(self.length / 4)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Output pixels and channels whose accumulators live in registers."""
+
+    rows: int
+    columns: int
+    channels: int
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of the tile."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The work in tasks: `count` blocks of output rows (or of columns where there is one row), times `splits` of the panels."""
+
+    count: int
+    rows: int
+    """Output rows of a block; the last one may reach back into the one before it"""
+    columns: int
+    splits: int
+
+
+def choose_tile(window: Window, channels: int, target: KernelTarget) -> Tile:
+    """The register tile with the least work for the image, counting what its edges compute twice."""
+    most = 8 if target.isa == "dotprod" else 4
+    shapes = [(r, c) for r in range(1, most + 1) for c in range(1, most // r + 1) if r <= window.rows and c <= window.columns]
+    rows, columns = min(shapes, key=lambda shape: (_work(window, *shape), shape[0]))
+    return Tile(rows, columns, _panel_width(rows * columns, channels, target))
+
+
+def _work(window: Window, rows: int, columns: int) -> float:
+    tiles = ceil(window.rows / rows) * ceil(window.columns / columns)
+    return tiles * (rows * columns + 0.7)
+
+
+def _panel_width(pixels: int, channels: int, target: KernelTarget) -> int:
+    if target.isa == "generic" or channels <= 8 or pixels > 4:
+        return 8
+    return 32 if pixels == 1 and channels >= 32 else 16
+
+
+def choose_blocks(window: Window, tile: Tile, weight_bytes: int, panels: int, cores: int) -> Blocks:
+    """Blocks whose input fits L1, or L2 where reading the weights again would cost more; enough tasks for the cores."""
+    budget = L2_BYTES if weight_bytes > LARGE_WEIGHTS else L1_BYTES
+    if window.rows == 1:
+        columns, count = _cut(window.columns, tile.columns, window.column_pitch, budget)
+        blocks = Blocks(count, 1, columns, 1)
+    else:
+        rows, count = _cut(window.rows, tile.rows, window.row_pitch, budget)
+        blocks = Blocks(count, rows, window.columns, 1)
+    if blocks.count >= cores or panels == 1:
+        return blocks
+    splits = min(panels, ceil(cores / blocks.count))
+    return Blocks(blocks.count, blocks.rows, blocks.columns, splits)
+
+
+def _cut(extent: int, step: int, pitch: int, budget: int) -> tuple[int, int]:
+    """Length of equal blocks (a multiple of `step`, at most `extent`) and how many there are."""
+    fit = max(1, budget // (pitch * step))
+    steps = ceil(extent / step)
+    length = min(extent, ceil(steps / ceil(steps / fit)) * step)
+    return length, ceil(extent / length)
