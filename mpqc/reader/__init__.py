@@ -1,0 +1,1 @@
+"""Reading QDQ ONNX files: the parts behind mpqc.program_reader.read_qdq."""

@@ -1,0 +1,130 @@
+"""Conv, Gemm and MatMul with constant quantized weights: constants folded, multipliers and the overflow proof."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from mpqc import numerics
+from mpqc.program import Conv, Gemm, Op
+from mpqc.reader.builder import Builder, Codes, Target
+from mpqc.reader.geometry import explicit_pads, pair
+from mpqc.reader.quantizers import Weight, weight
+from mpqc.reader.source import DEQUANTIZE, Source, attribute
+
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Folded:
+    bias: np.ndarray
+    multiplier: np.ndarray
+
+
+def match_conv(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
+    """Conv over quantized input and constant weight as one Conv op, or the reason why not."""
+    found = _operands(builder, node, channel_axis=0)
+    if isinstance(found, str):
+        return found
+    x, w = found
+    if w.codes.ndim not in (3, 4):
+        return f"{w.codes.ndim - 2}-D convolution has no integer kernel"
+    folded = _fold(builder.source, x, w, node.input[2] if len(node.input) > 2 else "", target)
+    if isinstance(folded, str):
+        return folded
+    codes = w.codes if w.codes.ndim == 4 else w.codes[:, :, None, :]
+    strides, dilations = pair(attribute(node, "strides", [1])), pair(attribute(node, "dilations", [1]))
+    pads = explicit_pads(node, x.shape, builder.source.shapes[node.output[0]], (codes.shape[2], codes.shape[3]), strides, dilations)
+    groups = int(attribute(node, "group", 1))
+    constants = (codes, w.bits, folded.bias, folded.multiplier)
+    return [Conv(node.name, (x.name,), (target.name,), *constants, strides, pads, dilations, groups, target.low, target.high)]
+
+
+def match_gemm(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
+    """Gemm with alpha = beta = 1 and no transA as one Gemm op, or the reason why not."""
+    if attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1 or (len(node.input) > 2 and attribute(node, "beta", 1.0) != 1):
+        return "Gemm with transA, alpha or beta has no integer kernel"
+    transposed = bool(attribute(node, "transB", 0))
+    return _gemm(builder, node, target, transposed, node.input[2] if len(node.input) > 2 else "")
+
+
+def match_matmul(builder: Builder, node: NodeProto, target: Target, bias: str = "") -> list[Op] | str:
+    """MatMul by a constant [K, N] matrix as one Gemm op, or the reason why not."""
+    return _gemm(builder, node, target, False, bias)
+
+
+def _gemm(builder: Builder, node: NodeProto, target: Target, transposed: bool, bias: str) -> list[Op] | str:
+    if node.input[0] in builder.codes and node.input[1] in builder.codes:
+        return "both operands are activations"
+    found = _operands(builder, node, channel_axis=0 if transposed else 1)
+    if isinstance(found, str):
+        return found
+    x, w = found
+    if w.codes.ndim != 2:
+        return "weight is not a matrix"
+    rows = Weight(w.codes if transposed else np.ascontiguousarray(w.codes.T), w.scale, 0)
+    folded = _fold(builder.source, x, rows, bias, target)
+    if isinstance(folded, str):
+        return folded
+    return [Gemm(node.name, (x.name,), (target.name,), rows.codes, rows.bits, folded.bias, folded.multiplier, target.low, target.high)]
+
+
+def _operands(builder: Builder, node: NodeProto, channel_axis: int) -> tuple[Codes, Weight] | str:
+    x = builder.codes.get(node.input[0])
+    if x is None:
+        return "input is not quantized"
+    w = weight(builder.source, node.input[1])
+    if isinstance(w, str):
+        return w
+    if w.scale.ndim and w.axis != channel_axis:
+        return "weight scales do not run along the output channels"
+    return x, w
+
+
+def _fold(source: Source, x: Codes, w: Weight, bias: str, target: Target) -> _Folded | str:
+    scale = (np.float32(x.qparams.scale) * w.scale).astype(np.float32)
+    codes = _bias_codes(source, bias, scale, w.codes.shape[0])
+    if isinstance(codes, str):
+        return codes
+    wide = w.codes.astype(np.int64).reshape(w.codes.shape[0], -1)
+    folded = codes - int(x.qparams.zero_point) * wide.sum(axis=1)
+    if not _fits(folded, wide, x):
+        return f"{wide.shape[1]} products of the input and the weight may overflow int32"
+    multiplier = numerics.multiplier(x.qparams.scale, w.scale, target.qparams.scale)
+    return _Folded(folded.astype(np.int32), np.broadcast_to(multiplier, (w.codes.shape[0],)).astype(np.float32).copy())
+
+
+def _fits(bias: np.ndarray, weights: np.ndarray, x: Codes) -> bool:
+    """|bias[o]| + max|q_x| * sum|w[o]| < 2^31 for every channel: no partial sum in any order leaves int32."""
+    largest = max(abs(x.qparams.qtype.qmin), abs(x.qparams.qtype.qmax))
+    return bool((np.abs(bias) + largest * np.abs(weights).sum(axis=1) <= INT32_MAX).all())
+
+
+def _bias_codes(source: Source, name: str, scale: np.ndarray, channels: int) -> np.ndarray | str:
+    """int64 [channels] in units of `scale`: the file's own codes where it uses these units, rounded from real values elsewhere."""
+    if not name:
+        return np.zeros(channels, dtype=np.int64)
+    real = source.real(name)
+    if real is None:
+        return "bias is not constant"
+    if real.size not in (1, channels):
+        return "bias is not one value for each output channel"
+    stored = _stored_bias(source, name, scale)
+    codes = stored if stored is not None else np.rint(real.astype(np.float64).reshape(-1) / scale.astype(np.float64))
+    if not (np.abs(codes) <= INT32_MAX).all():
+        return "bias does not fit int32"
+    return np.broadcast_to(codes.reshape(-1).astype(np.int64), (channels,))
+
+
+def _stored_bias(source: Source, name: str, scale: np.ndarray) -> np.ndarray | None:
+    """int32 codes of a bias whose DQ has scale s_x * s_w to float32 accuracy and zero point 0: runtimes use them as they are."""
+    node = source.producers.get(name)
+    if node is None or node.op_type != DEQUANTIZE or source.constants[node.input[0]].dtype != np.int32:
+        return None
+    zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1)
+    same = source.constants[node.input[1]].reshape(-1)
+    if zero.any() or not np.allclose(same, scale.reshape(-1), rtol=1e-5, atol=0):
+        return None
+    return source.constants[node.input[0]].astype(np.int64)
