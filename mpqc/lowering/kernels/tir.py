@@ -50,7 +50,7 @@ def function(name: str, params: Sequence[Param], body: Callable[..., None]) -> t
         with T.prim_func(is_private=False, s_tir=True):
             T.func_name(name)
             T.func_attr({"global_symbol": name, "tir.noalias": True})
-            buffers = [T.arg(p.name, T.buffer(p.shape, p.dtype)) for p in params]
+            buffers = [T.arg(p.name, T.buffer(p.shape, p.dtype, align=1)) for p in params]
             with T.sblock("kernel"):
                 T.reads()
                 T.writes()
@@ -193,13 +193,21 @@ class Nest:
             return Nest((1,), tuple((0,) for _ in self.strides))
         return Nest(tuple(sizes), tuple(zip(*columns, strict=True)))
 
-    def emit(self, body: Callable[..., None], prepare: Callable[[], Any] = lambda: None, widths: Sequence[int] = (16, 8, 4, 2, 1)) -> None:
+    def emit(
+        self,
+        body: Callable[..., None],
+        prepare: Callable[[], Any] = lambda: None,
+        *,
+        widths: Sequence[int] = (16, 8, 4, 2, 1),
+        threads: bool = True,
+    ) -> None:
         """Emits the loops; `body(width, offsets, steps, prepared)` handles `width` elements of the innermost loop from `offsets`, `steps` apart.
 
         `prepare` emits what comes before each innermost loop (constants bound to registers); its result is `prepared`.
+        The outermost of several loops runs on all threads where that pays, unless `threads` is False.
         """
-        nest = self.merged.chunked
-        nest._outer(0, [0] * len(self.strides), body, prepare, widths)
+        nest = self.merged.chunked if threads else self.merged
+        nest._outer(0, [0] * len(self.strides), lambda offsets: nest._inner(offsets, body, prepare(), widths), threads)
 
     @property
     def chunked(self) -> Nest:
@@ -211,13 +219,13 @@ class Nest:
             return self
         return Nest((self.sizes[0] // size, size), tuple((s[0] * size, s[0]) for s in self.strides))
 
-    def _outer(self, axis: int, offsets: list[Expr], body: Callable[..., None], prepare: Callable[[], Any], widths: Sequence[int]) -> None:
+    def _outer(self, axis: int, offsets: list[Expr], inner: Callable[[list[Expr]], None], threads: bool) -> None:
         if axis == len(self.sizes) - 1:
-            self._inner(offsets, body, prepare(), widths)
+            inner(offsets)
             return
         work = int(np.prod(self.sizes[axis + 1 :]))
-        with loop(self.sizes[axis], work) if axis == 0 else T.serial(0, self.sizes[axis]) as i:
-            self._outer(axis + 1, [o + i * s[axis] for o, s in zip(offsets, self.strides, strict=True)], body, prepare, widths)
+        with loop(self.sizes[axis], work) if threads and axis == 0 else T.serial(0, self.sizes[axis]) as i:
+            self._outer(axis + 1, [o + i * s[axis] for o, s in zip(offsets, self.strides, strict=True)], inner, threads)
 
     def _inner(self, offsets: list[Expr], body: Callable[..., None], prepared: Any, widths: Sequence[int]) -> None:
         steps = [s[-1] for s in self.strides]

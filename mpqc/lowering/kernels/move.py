@@ -1,0 +1,170 @@
+"""Data movement: any fixed permutation or selection of elements, concatenation and padding, for every element type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.layout import order, physical_shape, reordered, strides
+from mpqc.lowering.kernels.tir import Expr, Nest, Param, bind, function, load, loop, param, splat, store, symbol
+from mpqc.program import Concat, Move, Pad, Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """A list of positions as a table of starts and affine loops inside: positions = starts[...] + sum(i_k * steps[k])."""
+
+    starts: np.ndarray
+    sizes: tuple[int, ...]
+    """Outermost first"""
+    steps: tuple[int, ...]
+
+
+def walk(positions: np.ndarray) -> Walk:
+    """The shortest table for `positions` (int64 [n]): affine loops are peeled off from the inside while they fit."""
+    sizes: list[int] = []
+    steps: list[int] = []
+    while positions.size > 1 and (size := _run(positions)) > 1:
+        steps.insert(0, int(positions[1] - positions[0]))
+        sizes.insert(0, size)
+        positions = positions[::size]
+    return Walk(positions, tuple(sizes), tuple(steps))
+
+
+def _run(positions: np.ndarray) -> int:
+    """Largest size that divides `positions` into runs of one common step."""
+    differences = np.diff(positions)
+    breaks = np.flatnonzero(differences != differences[0])
+    longest = int(breaks[0]) + 1 if breaks.size else positions.size
+    for size in range(longest, 1, -1):
+        if positions.size % size == 0 and (np.diff(positions.reshape(-1, size), axis=1) == differences[0]).all():
+            return size
+    return 1
+
+
+def positions(tensor: Tensor) -> np.ndarray:
+    """Offset in memory of every element, in ONNX order: int64 of the tensor's shape."""
+    grids = np.ix_(*(np.arange(size, dtype=np.int64) * step for size, step in zip(tensor.shape, strides(tensor), strict=True)))
+    return np.asarray(sum(grids, np.zeros(tensor.shape, np.int64)))
+
+
+def source_of(op: Move, x: Tensor, y: Tensor) -> np.ndarray:
+    """For each element of `y` as it lies in memory, the offset in `x` that it comes from: int64 [elements]."""
+    index = np.arange(int(np.prod(y.shape)), dtype=np.int64) if op.index is None else op.index.reshape(-1)
+    return positions(x).reshape(-1)[index].reshape(y.shape).transpose(order(y)).reshape(-1)
+
+
+def is_view(op: Move, x: Tensor, y: Tensor) -> bool:
+    """Whether `op` leaves the bytes as they are, so that no kernel is needed."""
+    source = source_of(op, x, y)
+    return int(np.prod(x.shape)) == source.size and bool((source == np.arange(source.size)).all())
+
+
+def move(op: Move, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
+    """out.flat = in.flat[index] in ONNX order, between the memory layouts of `x` and `y`."""
+    return _gather(symbol("move", x.dtype, physical_shape(x), physical_shape(y)), walk(source_of(op, x, y)), x, y)
+
+
+def relayout(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
+    """The same values in another memory layout: `x` and `y` have one shape and type, one of them NHWC."""
+    return move(Move("relayout", (x.name,), (y.name,), "Identity"), x, y, target)
+
+
+def _gather(name: str, path: Walk, x: Tensor, y: Tensor) -> Kernel:
+    """Copies runs of elements; the output is written in order."""
+    sizes, inner = path.sizes or (1,), int(np.prod(path.sizes, dtype=np.int64))
+    written = tuple(int(np.prod(sizes[i + 1 :], dtype=np.int64)) for i in range(len(sizes)))
+    nest = Nest(sizes, (written, path.steps or (0,)))
+    table = path.starts.astype(np.int32)
+    affine = table.size == 1
+
+    def body(source: Expr, *rest: Expr) -> None:
+        def runs(base: Expr, start: Expr, threads: bool) -> None:
+            def copy(width: int, at: list[Expr], by: list[int], _: None) -> None:
+                store(rest[-1], at[0] + base, load(source, at[1] + start, width, by[1]), width, by[0])
+
+            nest.emit(copy, widths=_widths(x.dtype), threads=threads)
+
+        if affine:
+            runs(0, int(table[0]), True)
+            return
+        with loop(table.size, inner) as i:
+            runs(i * inner, bind(rest[0][i]), False)
+
+    constants = () if affine else (table,)
+    name = symbol(name, path.sizes, path.steps, int(table[0]) if affine else f"table{table.size}")
+    params = [Param("x", physical_shape(x), x.dtype), *(param("starts", c) for c in constants), Param("y", physical_shape(y), y.dtype)]
+    return Kernel(name, function(name, params, body), constants, physical_shape(y), y.dtype, 0)
+
+
+def _widths(dtype: str) -> tuple[int, ...]:
+    """Vector widths for copies: at most 16 bytes; bool, which LLVM packs, one by one."""
+    size = np.dtype(dtype).itemsize
+    return (1,) if dtype == "bool" else tuple(w for w in (16, 8, 4, 2, 1) if w * size <= 16)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A box of one tensor copied to a box of another: sizes, strides and offsets in memory order of the output."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[tuple[int, ...], tuple[int, ...]]
+    """Of the output, of the input"""
+    starts: tuple[int, int]
+
+    def emit(self, out: Expr, source: Expr, dtype: str) -> None:
+        """Emits the copy."""
+
+        def copy(width: int, at: list[Expr], by: list[int], _: None) -> None:
+            value = load(source, at[1] + self.starts[1], width, by[1])
+            store(out, at[0] + self.starts[0], value, width, by[0])
+
+        if all(self.sizes):
+            Nest(self.sizes, self.strides).emit(copy, widths=_widths(dtype))
+
+
+def _part(shape: Sequence[int], y: Tensor, x: Tensor, to: Sequence[int], come: Sequence[int]) -> Part:
+    """The box of `shape` at `come` in `x`, put at `to` in `y` (all in ONNX order)."""
+    starts = [sum(i * step for i, step in zip(corner, strides(t), strict=True)) for corner, t in ((to, y), (come, x))]
+    return Part(reordered(tuple(shape), y), (reordered(strides(y), y), reordered(strides(x), y)), (starts[0], starts[1]))
+
+
+def concat(op: Concat, xs: Sequence[Tensor], y: Tensor, target: KernelTarget) -> Kernel:
+    """`xs` one after the other along `op.axis`; all of one type and layout."""
+    axis = op.axis % len(y.shape)
+    parts, at = [], 0
+    for x in xs:
+        corner = tuple(at if i == axis else 0 for i in range(len(y.shape)))
+        parts.append(_part(x.shape, y, x, corner, (0,) * len(y.shape)))
+        at += x.shape[axis]
+
+    def body(*buffers: Expr) -> None:
+        for part, source in zip(parts, buffers, strict=False):
+            part.emit(buffers[-1], source, y.dtype)
+
+    params = [*(Param(f"x{i}", physical_shape(x), x.dtype) for i, x in enumerate(xs)), Param("y", physical_shape(y), y.dtype)]
+    name = symbol("concat", y.dtype, physical_shape(y), order(y).index(axis), *(x.shape[axis] for x in xs))
+    return Kernel(name, function(name, params, body), (), physical_shape(y), y.dtype, 0)
+
+
+def pad(op: Pad, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
+    """`x` inside a box of `op.value`; negative pads crop."""
+    rank = len(x.shape)
+    begins, value = op.pads[:rank], np.array([op.value], y.dtype)
+    come, to = tuple(max(-b, 0) for b in begins), tuple(max(b, 0) for b in begins)
+    sizes = [max(0, min(x.shape[i] - come[i], y.shape[i] - to[i])) for i in range(rank)]
+    part = _part(sizes, y, x, to, come)
+
+    def body(source: Expr, v: Expr, out: Expr) -> None:
+        def fill(width: int, at: list[Expr], by: list[int], _: None) -> None:
+            store(out, at[0], splat(v[0], width), width)
+
+        Nest((int(np.prod(y.shape)),), ((1,),)).emit(fill, widths=_widths(y.dtype))
+        part.emit(out, source, y.dtype)
+
+    params = [Param("x", physical_shape(x), x.dtype), param("value", value), Param("y", physical_shape(y), y.dtype)]
+    name = symbol("pad", y.dtype, physical_shape(x), op.pads)
+    return Kernel(name, function(name, params, body), (value,), physical_shape(y), y.dtype, 0)

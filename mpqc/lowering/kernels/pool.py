@@ -1,0 +1,153 @@
+"""Max and average pooling over the spatial axes, global pooling included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.layout import physical_shape, strides
+from mpqc.lowering.kernels.tir import (
+    Expr,
+    Param,
+    T,
+    bind,
+    cast,
+    codes,
+    function,
+    load,
+    loop,
+    output_bounds,
+    param,
+    pieces,
+    registers,
+    splat,
+    store,
+    symbol,
+)
+from mpqc.program import Pool, Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """How output positions along one axis see the input."""
+
+    size: int
+    """Input positions"""
+    outputs: int
+    kernel: int
+    stride: int
+    pad: int
+    dilation: int
+
+    def taps(self, position: Expr) -> tuple[Expr, Expr]:
+        """First tap and one past the last tap that read inside the input at output `position`."""
+        start = position * self.stride - self.pad
+        reach = (self.outputs - 1) * self.stride - self.pad + (self.kernel - 1) * self.dilation
+        first = 0 if self.pad == 0 else T.max(0, T.floordiv(self.dilation - 1 - start, self.dilation))
+        last = self.kernel if reach < self.size else T.min(self.kernel, T.floordiv(self.size - start + self.dilation - 1, self.dilation))
+        return first, last
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A tensor seen as N, C, H, W (H is 1 for rank 3): sizes and element strides."""
+
+    sizes: tuple[int, int, int, int]
+    steps: tuple[int, int, int, int]
+
+
+def grid(tensor: Tensor) -> Grid:
+    """`tensor` of rank 3 (N, C, W) or 4."""
+    sizes, steps = list(tensor.shape), list(strides(tensor))
+    if len(sizes) == 3:
+        sizes.insert(2, 1)
+        steps.insert(2, 0)
+    return Grid(tuple(sizes), tuple(steps))  # type: ignore[arg-type]
+
+
+def pool(op: Pool, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
+    """`op` on the codes of `x`; see program.Pool, numerics.max_pool and numerics.average_pool."""
+    source, result = grid(x), grid(y)
+    rows, columns = (_window(op, source, result, axis) for axis in (0, 1))
+    average = op.kind == "average"
+    scalars = np.array(output_bounds(y.zero_point if average else 0, op.low, op.high), np.float32)
+    multiplier = np.asarray(op.multiplier, np.float32).reshape(-1)
+    zeros = np.array([x.zero_point, y.zero_point], np.int32)
+    bounds = np.array([op.low, op.high, y.zero_point], np.int8)
+    constants = (scalars, multiplier, zeros, bounds) if average else (bounds,)
+    emit = _Average(multiplier.size > 1) if average else _Max()
+
+    def body(a: Expr, *rest: Expr) -> None:
+        with loop(result.sizes[0] * result.sizes[2], x.shape[1] * columns.outputs * rows.kernel * columns.kernel) as i:
+            n, oy = T.floordiv(i, result.sizes[2]), T.floormod(i, result.sizes[2])
+            with T.serial(0, columns.outputs) as ox:
+                for first, repeats, width in pieces(result.sizes[1]) if source.steps[1] == 1 == result.steps[1] else [(0, result.sizes[1], 1)]:
+                    with T.serial(0, repeats) as block:
+                        c = first + block * width
+                        start = n * source.steps[0] + c * source.steps[1]
+                        value = emit(a, start, (rows, columns), (oy, ox), (source.steps[2], source.steps[3]), width, rest[:-1])
+                        at = n * result.steps[0] + c * result.steps[1] + oy * result.steps[2] + ox * result.steps[3]
+                        store(rest[-1], at, value, width)
+
+    names = [f"c{i}" for i in range(len(constants))]
+    params = [Param("x", physical_shape(x), "int8"), *map(param, names, constants), Param("y", physical_shape(y), "int8")]
+    name = symbol(op.kind, "pool", physical_shape(x), op.kernel, op.strides, op.pads, op.dilations, multiplier.size)
+    return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", 0)
+
+
+def _window(op: Pool, source: Grid, result: Grid, axis: int) -> Window:
+    return Window(source.sizes[2 + axis], result.sizes[2 + axis], op.kernel[axis], op.strides[axis], op.pads[axis], op.dilations[axis])
+
+
+class _Max:
+    """Emits the largest code of one window, clamped."""
+
+    def __call__(
+        self, a: Expr, start: Expr, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int], width: int, rest: tuple[Expr, ...]
+    ) -> Expr:
+        largest = registers(width, "int8")
+        store(largest, 0, splat(T.int8(-128), width), width)
+        with _taps(axes, at, steps) as offset:
+            store(largest, 0, T.max(load(largest, 0, width), load(a, start + offset, width)), width)
+        return T.min(T.max(load(largest, 0, width), splat(rest[0][0], width)), splat(rest[0][1], width))
+
+
+@dataclass(frozen=True)
+class _Average:
+    """Emits the requantized sum of one window."""
+
+    per_position: bool
+
+    def __call__(
+        self, a: Expr, start: Expr, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int], width: int, rest: tuple[Expr, ...]
+    ) -> Expr:
+        scalars, multiplier, zeros, bounds = rest
+        total = registers(width, "int32")
+        (y0, y1), (x0, x1) = axes[0].taps(at[0]), axes[1].taps(at[1])
+        store(total, 0, splat(bind(T.int32(0) - zeros[0] * ((y1 - y0) * (x1 - x0))), width), width)
+        with _taps(axes, at, steps) as offset:
+            store(total, 0, load(total, 0, width) + cast(load(a, start + offset, width), "int32", width), width)
+        m = multiplier[at[0] * axes[1].outputs + at[1]] if self.per_position else multiplier[0]
+        return codes(cast(load(total, 0, width), "float32", width) * splat(m, width), scalars[0], scalars[1], bounds[2], width)
+
+
+class _taps:
+    """Loops over the taps that lie inside the input; enters with the element offset of the tap."""
+
+    def __init__(self, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int]) -> None:
+        self.axes, self.at, self.steps = axes, at, steps
+
+    def __enter__(self) -> Expr:
+        offsets, self.frames = [], []
+        for axis, position, step in zip(self.axes, self.at, self.steps, strict=True):
+            frame = T.serial(*axis.taps(position))
+            tap = frame.__enter__()
+            self.frames.append(frame)
+            offsets.append((position * axis.stride - axis.pad + tap * axis.dilation) * step)
+        return offsets[0] + offsets[1]
+
+    def __exit__(self, *error: object) -> None:
+        for frame in reversed(self.frames):
+            frame.__exit__(*error)

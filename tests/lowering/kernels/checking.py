@@ -1,0 +1,63 @@
+"""Compares kernels with the results they must give, bit for bit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tvm_ffi
+from harness import A76, HOST, Case, run
+
+from mpqc.lowering.kernels.kernel import Isa, Kernel, KernelTarget
+from mpqc.lowering.kernels.layout import to_physical
+from mpqc.program import Tensor
+from mpqc.qtype import QParams, QType
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """A kernel, its inputs as they lie in memory and the output that it must give."""
+
+    kernel: Kernel
+    inputs: tuple[np.ndarray, ...]
+    output: np.ndarray
+    label: str = ""
+
+
+def quantized(shape: Sequence[int], zero_point: int = 0, scale: float = 0.04, bits: int = 8) -> Tensor:
+    """An int8 tensor of the program."""
+    return Tensor("t", tuple(shape), "int8", QParams(QType(bits), np.float32(scale), np.int32(zero_point)))
+
+
+def plain(shape: Sequence[int], dtype: str = "float32") -> Tensor:
+    """A tensor without qparams."""
+    return Tensor("t", tuple(shape), dtype)
+
+
+def expected(kernel: Kernel, inputs: Sequence[tuple[np.ndarray, Tensor]], output: tuple[np.ndarray, Tensor], label: str = "") -> Expected:
+    """From arrays in ONNX order and their tensors."""
+    return Expected(kernel, tuple(to_physical(*pair) for pair in inputs), to_physical(output[0].astype(kernel.output_dtype), output[1]), label)
+
+
+def check(cases: Sequence[Expected], isa: Isa, *, threads: int = 1) -> None:
+    """Fails unless every kernel gives exactly its output, under the emulator for dotprod and on this machine for generic."""
+    _names_mean_one_code([case.kernel for case in cases])
+    with tempfile.TemporaryDirectory() as folder:
+        got = run([Case(case.kernel, case.inputs, threads) for case in cases], A76 if isa == "dotprod" else HOST, Path(folder))
+    for case, array in zip(cases, got, strict=True):
+        np.testing.assert_array_equal(array, case.output, err_msg=f"{case.kernel.name} {case.label} ({isa}, {threads} threads)", strict=True)
+
+
+def _names_mean_one_code(kernels: Sequence[Kernel]) -> None:
+    first: dict[str, Kernel] = {}
+    for kernel in kernels:
+        other = first.setdefault(kernel.name, kernel)
+        assert other is kernel or tvm_ffi.structural_equal(other.func, kernel.func), f"two different kernels are called {kernel.name}"
+
+
+def targets() -> tuple[KernelTarget, ...]:
+    """One of each ISA."""
+    return KernelTarget("dotprod"), KernelTarget("generic")
