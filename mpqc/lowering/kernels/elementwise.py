@@ -32,7 +32,9 @@ from mpqc.qtype import QParams, QType
 def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTarget) -> Kernel:
     """`op` on codes of `a` and `b` (None where the second operand is `op.constant`), broadcast to `y`; see program.Binary."""
     second = _constant(op) if b is None else b
-    nest = Nest(reordered(y.shape, y), tuple(reordered(s, y) for s in (strides(y), broadcast_strides(a, y.shape), broadcast_strides(second, y.shape))))
+    nest = Nest(
+        reordered(y.shape, y), tuple(reordered(s, y) for s in (strides(y), broadcast_strides(a, y.shape), broadcast_strides(second, y.shape)))
+    )
     scalars = np.array([*output_bounds(y.zero_point, op.low, op.high), op.m_a, op.m_b], np.float32)
     zeros = np.array([a.zero_point, second.zero_point], np.int32)
     zero = np.array([y.zero_point], np.int8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -109,7 +110,7 @@ class _Max:
     ) -> Expr:
         largest = registers(width, "int8")
         store(largest, 0, splat(T.int8(-128), width), width)
-        with _taps(axes, at, steps) as offset:
+        with Taps(axes, at, steps) as offset:
             store(largest, 0, T.max(load(largest, 0, width), load(a, start + offset, width)), width)
         return T.min(T.max(load(largest, 0, width), splat(rest[0][0], width)), splat(rest[0][1], width))
 
@@ -127,24 +128,27 @@ class _Average:
         total = registers(width, "int32")
         (y0, y1), (x0, x1) = axes[0].taps(at[0]), axes[1].taps(at[1])
         store(total, 0, splat(bind(T.int32(0) - zeros[0] * ((y1 - y0) * (x1 - x0))), width), width)
-        with _taps(axes, at, steps) as offset:
+        with Taps(axes, at, steps) as offset:
             store(total, 0, load(total, 0, width) + cast(load(a, start + offset, width), "int32", width), width)
         m = multiplier[at[0] * axes[1].outputs + at[1]] if self.per_position else multiplier[0]
         return codes(cast(load(total, 0, width), "float32", width) * splat(m, width), scalars[0], scalars[1], bounds[2], width)
 
 
-class _taps:
+class Taps:
     """Loops over the taps that lie inside the input; enters with the element offset of the tap."""
 
     def __init__(self, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int]) -> None:
         self.axes, self.at, self.steps = axes, at, steps
+        self.frames: list[Any] = []
+        self.taps: list[Expr] = []
 
     def __enter__(self) -> Expr:
-        offsets, self.frames = [], []
+        offsets: list[Expr] = []
         for axis, position, step in zip(self.axes, self.at, self.steps, strict=True):
             frame = T.serial(*axis.taps(position))
             tap = frame.__enter__()
             self.frames.append(frame)
+            self.taps.append(tap)
             offsets.append((position * axis.stride - axis.pad + tap * axis.dilation) * step)
         return offsets[0] + offsets[1]
 

@@ -112,6 +112,11 @@ def reinterpret(value: Expr, dtype: str, lanes: int) -> Expr:
     return T.reinterpret(value, dtype=typed(dtype, lanes))
 
 
+def joined(parts: Sequence[Expr], lanes: int) -> Expr:
+    """Vectors of `lanes` elements, end to end."""
+    return T.Shuffle(list(parts), [tirx.IntImm("int32", i) for i in range(lanes * len(parts))])
+
+
 def intrinsic(name: str, dtype: str, *args: Expr) -> Expr:
     """A call of the LLVM intrinsic `name`."""
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(name), *args, dtype=dtype)

@@ -1,0 +1,116 @@
+"""Depthwise convolution with the requantization fused: every output channel reads one input channel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.layout import physical_shape
+from mpqc.lowering.kernels.pool import Taps, Window, grid
+from mpqc.lowering.kernels.tir import (
+    Expr,
+    Param,
+    T,
+    bind,
+    cast,
+    codes,
+    function,
+    joined,
+    load,
+    loop,
+    output_bounds,
+    param,
+    pieces,
+    registers,
+    splat,
+    store,
+    symbol,
+)
+from mpqc.program import Conv, Tensor
+
+BLOCK = 16
+"""Channels a vector holds; weights are padded to a multiple of it"""
+
+
+def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
+    """`op`, whose groups are the channels of `x`, with any number of outputs a channel; see program.Conv."""
+    return _portable(op, x, y)
+
+
+def macs(op: Conv, y: Tensor) -> int:
+    """Multiply-accumulates: one a tap and output element."""
+    return int(np.prod(y.shape)) * op.weight.shape[2] * op.weight.shape[3]
+
+
+def packed_weights(op: Conv) -> np.ndarray:
+    """Codes as int8 [taps, blocks, 2 * weight_bits]: 16 channels take 16, 8 or 4 bytes.
+
+    Byte j of 16 channels holds the codes of channels j, j + 8 (4 bits) or j, j + 4, j + 8, j + 12 (2 bits), lowest bits first.
+    """
+    channels, taps = op.weight.shape[0], op.weight.shape[2] * op.weight.shape[3]
+    blocks = -(-channels // BLOCK)
+    wide = np.zeros((taps, blocks * BLOCK), np.int64)
+    wide[:, :channels] = op.weight.reshape(channels, taps).T
+    fields = 8 // op.weight_bits
+    parts = wide.reshape(taps, blocks, fields, BLOCK // fields) & ((1 << op.weight_bits) - 1)
+    shifts = np.arange(fields).reshape(1, 1, fields, 1) * op.weight_bits
+    return (parts << shifts).sum(axis=2).astype(np.uint8).view(np.int8)
+
+
+def unpacked(packed: Expr, block: Expr, bits: int) -> Expr:
+    """The 16 codes of one block (`block` counts blocks of all taps) as int8x16."""
+    fields = 8 // bits
+    lanes = BLOCK // fields
+    vector = load(packed, block * lanes, lanes)
+    if fields == 1:
+        return vector
+    parts = [(vector << splat(T.int8(8 - bits * (i + 1)), lanes)) >> splat(T.int8(8 - bits), lanes) for i in range(fields)]
+    return joined(parts, lanes)
+
+
+def _portable(op: Conv, x: Tensor, y: Tensor) -> Kernel:
+    """Loops that any CPU runs: vectors along channels, taps outside the input skipped."""
+    source, result = grid(x), grid(y)
+    outputs, per_input = result.sizes[1], result.sizes[1] // source.sizes[1]
+    axes = tuple(Window(source.sizes[2 + i], result.sizes[2 + i], op.weight.shape[2 + i], op.strides[i], op.pads[i], op.dilations[i]) for i in (0, 1))
+    rows, columns = axes
+    weights = packed_weights(op)
+    taps, blocks = weights.shape[:2]
+    bias = (op.bias.astype(np.int64) + x.zero_point * op.weight.astype(np.int64).sum(axis=(1, 2, 3))).astype(np.int32)
+    constants = (
+        weights,
+        bias,
+        op.multiplier.astype(np.float32).reshape(-1),
+        np.array(output_bounds(y.zero_point, op.low, op.high), np.float32),
+        np.array([x.zero_point], np.int32),
+        np.array([y.zero_point], np.int8),
+    )
+    vector = per_input == 1 and source.steps[1] == 1 == result.steps[1]
+
+    def body(a: Expr, w: Expr, b: Expr, m: Expr, bounds: Expr, zx: Expr, zy: Expr, out: Expr) -> None:
+        wide = T.alloc_buffer((taps * blocks * BLOCK,), "int8")
+        with T.serial(0, taps * blocks) as i:
+            store(wide, i * BLOCK, unpacked(w, i, op.weight_bits), BLOCK)
+        with loop(result.sizes[0] * rows.outputs, outputs * columns.outputs * taps) as i:
+            n, oy = T.floordiv(i, rows.outputs), T.floormod(i, rows.outputs)
+            with T.serial(0, columns.outputs) as ox:
+                for first, repeats, lanes in pieces(outputs) if vector else [(0, outputs, 1)]:
+                    with T.serial(0, repeats) as block:
+                        c = first + block * lanes
+                        total = registers(lanes, "int32")
+                        store(total, 0, load(b, c, lanes), lanes)
+                        start = n * source.steps[0] + (c if per_input == 1 else T.floordiv(c, per_input)) * source.steps[1]
+                        taps_inside = Taps(axes, (oy, ox), (source.steps[2], source.steps[3]))
+                        with taps_inside as offset:
+                            ky, kx = taps_inside.taps
+                            value = cast(load(a, start + offset, lanes), "int32", lanes) - splat(zx[0], lanes)
+                            weight = load(wide, (ky * columns.kernel + kx) * (blocks * BLOCK) + c, lanes)
+                            store(total, 0, load(total, 0, lanes) + value * cast(weight, "int32", lanes), lanes)
+                        steps = cast(load(total, 0, lanes), "float32", lanes) * load(m, c, lanes)
+                        at = n * result.steps[0] + c * result.steps[1] + oy * result.steps[2] + ox * result.steps[3]
+                        store(out, at, codes(steps, bounds[0], bounds[1], zy[0], lanes), lanes)
+
+    names = ("weights", "bias", "multiplier", "bounds", "zero_x", "zero_y")
+    params = [Param("x", physical_shape(x), "int8"), *map(param, names, constants), Param("y", physical_shape(y), "int8")]
+    name = symbol("depthwise", f"w{op.weight_bits}", physical_shape(x), physical_shape(y), op.weight.shape[2:], op.strides, op.pads, op.dilations)
+    return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", macs(op, y))
