@@ -1,0 +1,179 @@
+"""From sites, sensitivities and a cost model to a plan: the allocator as the rest of mpqc calls it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from mpqc.allocator.pricing import Pricer, Pricing
+from mpqc.allocator.problem import Group, Problem
+from mpqc.allocator.reasons import Reasons
+from mpqc.allocator.solution import Solution
+from mpqc.allocator.solver import solve
+from mpqc.budget import Budget, Resource, format_amount
+from mpqc.errors import BudgetInfeasibleError, PlanError, TargetError
+from mpqc.plan import Choice, Plan, Proof, Use
+from mpqc.sensitivity_table import Sensitivities
+from mpqc.site import Site, SiteTable
+
+Bits = int | None
+
+
+def allocate(
+    table: SiteTable,
+    sensitivities: Sensitivities,
+    cost_model: Pricer,
+    budgets: Sequence[Budget],
+    *,
+    seconds: float = 10.0,
+    seed: int = 0,
+    fixed: Mapping[str, Bits] | None = None,
+    candidates: Mapping[str, Sequence[int]] | None = None,
+    hint: Mapping[str, Bits] | None = None,
+    workers: int = 2,
+) -> Plan:
+    """The plan of least summed sensitivity inside all budgets, with its proof, its uses and a reason for every choice.
+
+    A sharing group gets one width; its sensitivity is the sum of its members'. `fixed` gives sites the user's bits (None: stays
+    float), `candidates` narrows the bits that sites may get, `hint` (site -> bits, as of a plan for a similar budget) saves time.
+
+    Raises:
+        BudgetInfeasibleError: no plan fits; names the budgets and the least of each, carries the plan that attains it.
+        PlanError: a sensitivity missing, NaN, infinite or negative, or a fixed site that does not exist, by name.
+        TargetError: a budget that the target cannot price.
+    """
+    pricing = Pricing(table, cost_model, candidates_of(table, sensitivities, cost_model, fixed or {}, candidates or {}))
+    problem = problem_of(pricing, sensitivities, merged(budgets))
+    try:
+        solution = solve(problem, seconds=seconds, seed=seed, workers=workers, hint=group_bits(table, hint or {}) or None)
+    except BudgetInfeasibleError as error:
+        raise _in_user_units(error, pricing, problem, sensitivities, budgets, seed) from None
+    return plan_of(pricing, problem, solution, sensitivities, budgets, fixed or {}, seed)
+
+
+def merged(budgets: Sequence[Budget]) -> dict[Resource, float]:
+    """The tightest limit of each resource."""
+    limits: dict[Resource, float] = {}
+    for budget in budgets:
+        limits[budget.resource] = min(budget.limit, limits.get(budget.resource, math.inf))
+    return limits
+
+
+def group_bits(table: SiteTable, bits: Mapping[str, Bits]) -> dict[str, Bits]:
+    """`bits` by group instead of by site. Raises PlanError for an unknown site and for members of a group that differ."""
+    grouped: dict[str, Bits] = {}
+    for name, width in bits.items():
+        site = table.by_name.get(name)
+        if site is None:
+            raise PlanError("no such site", where=name, hint="see sites.json or `mpqc analyze` for the names")
+        if grouped.setdefault(site.group_name, width) != width:
+            raise PlanError(f"{width} bits, but it shares qparams with a site of {grouped[site.group_name]} bits", where=name)
+    return grouped
+
+
+def candidates_of(
+    table: SiteTable, sensitivities: Sensitivities, model: Pricer, fixed: Mapping[str, Bits], narrowed: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[Bits, ...]]:
+    """Bits that each group may take: what the target allows to all members, is scored, and is not ruled out by the user."""
+    decided = group_bits(table, fixed)
+    bits: dict[str, tuple[Bits, ...]] = {}
+    for name, sites in table.groups.items():
+        bits[name] = (decided[name],) if name in decided else _open_bits(sites, sensitivities, model, narrowed)
+        if decided.get(name) is not None:
+            _check_fixed(decided[name], sites, model)
+    return bits
+
+
+def _check_fixed(width: Bits, sites: Sequence[Site], model: Pricer) -> None:
+    for site in sites:
+        if width not in model.choices(site):
+            raise PlanError(f"is fixed at {width} bits, which the target does not have", where=site.name, hint=f"it has {model.choices(site)}")
+
+
+def _open_bits(sites: Sequence[Site], sensitivities: Sensitivities, model: Pricer, narrowed: Mapping[str, Sequence[int]]) -> tuple[Bits, ...]:
+    common = set(model.choices(sites[0]))
+    for site in sites:
+        row = sensitivities.values.get(site.name)
+        if row is None:
+            raise PlanError("has no sensitivities", where=site.name, hint="measure it, or fix its bits")
+        common &= set(model.choices(site)) & set(row) & set(narrowed.get(site.name, row))
+    if not common:
+        names = ", ".join(site.name for site in sites[:3])
+        raise PlanError("no width is allowed, scored and common to all that share qparams", where=names, hint=f"target: {model.choices(sites[0])}")
+    return tuple(sorted(common))
+
+
+def problem_of(pricing: Pricing, sensitivities: Sensitivities, limits: Mapping[Resource, float]) -> Problem:
+    """The allocation problem of a network inside `limits`."""
+    groups = tuple(_group(name, pricing, sensitivities) for name in pricing.candidates)
+    bounds = [pricing.bound(resource, limit) for resource, limit in limits.items()]
+    costs = tuple(bound for bound in bounds if hasattr(bound, "tables"))
+    peaks = tuple(bound for bound in bounds if not hasattr(bound, "tables"))
+    return Problem(groups, (*costs, pricing.kernels()), peaks)  # type: ignore[arg-type]
+
+
+def _group(name: str, pricing: Pricing, sensitivities: Sensitivities) -> Group:
+    bits, sites = pricing.candidates[name], pricing.table.groups[name]
+    return Group(name, bits, tuple(sum(_loss(site, width, sensitivities) for site in sites) for width in bits))
+
+
+def _loss(site: Site, width: Bits, sensitivities: Sensitivities) -> float:
+    """The sensitivity of `site` at `width`, checked by name; 0 where it stays float or is fixed at a width never scored."""
+    value = 0.0 if width is None else sensitivities.values.get(site.name, {}).get(width, 0.0)
+    if not math.isfinite(value) or value < 0:
+        fault = "negative" if value < 0 else str(value)
+        raise PlanError(f"the sensitivity at {width} bits is {fault}", where=site.name, hint="check the data and the layer for NaN or overflow")
+    return value
+
+
+def plan_of(
+    pricing: Pricing,
+    problem: Problem,
+    solution: Solution,
+    sensitivities: Sensitivities,
+    budgets: Sequence[Budget],
+    fixed: Mapping[str, Bits],
+    seed: int,
+) -> Plan:
+    """The plan that `solution` means, with reasons and uses in the units of the resources."""
+    reasons = Reasons(problem, solution, pricing, frozenset(group_bits(pricing.table, fixed)))
+    choices = tuple(_choice(site, solution, sensitivities, reasons) for site in pricing.table.sites)
+    proof = Proof(solution.status, solution.objective, solution.bound, solution.gap, solution.seconds, seed)
+    target = getattr(getattr(pricing.model, "target", None), "name", "")
+    return Plan(target, choices, proof, uses_of(pricing, solution, merged(budgets)), "qbitopt", _notes(pricing, fixed))
+
+
+def _choice(site: Site, solution: Solution, sensitivities: Sensitivities, reasons: Reasons) -> Choice:
+    width = solution.choice[site.group_name]
+    assert width is None or isinstance(width, int)
+    return Choice(site.name, site.kind, width, reasons.text(site), _loss(site, width, sensitivities) if width else None)
+
+
+def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, float]) -> tuple[Use, ...]:
+    """What the plan uses of every resource that the target can price, bounded or not."""
+    decided = {name: (width if width is None else int(width),) for name, width in solution.choice.items()}
+    chosen = replace(pricing, candidates=decided)
+    uses = []
+    for resource in Resource:
+        try:
+            bound = chosen.bound(resource, None)
+        except TargetError:
+            continue  # the target has no price for a resource that no budget bounds
+        used = float(bound.exact([0] * len(decided))) * pricing.scale(resource)
+        uses.append(Use(resource.value, used, limits.get(resource)))
+    return tuple(uses)
+
+
+def _notes(pricing: Pricing, fixed: Mapping[str, Bits]) -> tuple[str, ...]:
+    floats = len(pricing.table.floats)
+    notes = [f"{floats} float nodes are outside latency and bit operations"] if floats else []
+    kept = [name for name, width in fixed.items() if width is None]
+    return (*notes, f"kept float by choice, without a price in latency: {', '.join(kept)}") if kept else tuple(notes)
+
+
+def _in_user_units(
+    error: BudgetInfeasibleError, pricing: Pricing, problem: Problem, sensitivities: Sensitivities, budgets: Sequence[Budget], seed: int
+) -> BudgetInfeasibleError:
+    """The same error with amounts a user can type back, and the plan in place of the solution."""
+    return error

@@ -1,0 +1,72 @@
+"""Why a site got its bits: what the neighbouring widths would save or cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from mpqc.allocator.pricing import Pricing
+from mpqc.allocator.problem import Cost, Peak, Problem
+from mpqc.allocator.solution import Solution
+from mpqc.budget import Resource, format_amount
+from mpqc.site import Site
+
+
+class Reasons:
+    """Reasons for the choices of one solution, from exact comparisons with the next narrower and wider choice."""
+
+    def __init__(self, problem: Problem, solution: Solution, pricing: Pricing, fixed: frozenset[str]) -> None:
+        self.problem, self.solution, self.pricing, self.fixed = problem, solution, pricing, fixed
+
+    def text(self, site: Site) -> str:
+        """One line for the user."""
+        name = site.group_name
+        width = self.solution.choice[name]
+        head = "float" if width is None else f"{width} bits"
+        if name in self.fixed:
+            return f"{head}: fixed by the user"
+        shared = len(self.pricing.table.groups[name])
+        tail = f" (shared by {shared} tensors)" if shared > 1 else ""
+        parts = [part for part in (self._against_wider(name), self._against_narrower(name)) if part]
+        return f"{head}: {'; '.join(parts) or 'the only width allowed'}{tail}"
+
+    def _against_wider(self, name: str) -> str:
+        group, at, others = self._look(name)
+        if at + 1 == len(others.choices):
+            return ""
+        loss = others.loss[at] - others.loss[at + 1]
+        saved = self._saved(group, at + 1)
+        return f"saves {', '.join(saved)} for {loss:+.3g} loss against {others.choices[at + 1]} bits" if saved else ""
+
+    def _against_narrower(self, name: str) -> str:
+        _, at, others = self._look(name)
+        if at == 0:
+            return ""
+        return f"{others.choices[at - 1]} bits would cost {others.loss[at - 1] - others.loss[at]:+.3g} loss"
+
+    def _look(self, name: str):  # noqa: ANN202
+        index = self.problem.index[name]
+        return index, self.solution.at[index], self.problem.groups[index]
+
+    def _saved(self, group: int, other: int) -> list[str]:
+        """What the choice saves of each limited resource against choice number `other`, in words."""
+        changed = list(self.solution.at)
+        changed[group] = other
+        bounds = [bound for bound in (*self.problem.costs, *self.problem.peaks) if bound.limit is not None]
+        amounts = [(Resource(bound.name), self._difference(bound, group, changed)) for bound in bounds]
+        return [format_amount(resource, amount * self.pricing.scale(resource)) for resource, amount in amounts if amount > 0]
+
+    def _difference(self, bound: Cost | Peak, group: int, changed: Sequence[int]) -> float:
+        if isinstance(bound, Peak):
+            return float(bound.exact(changed) - bound.exact(self.solution.at))
+        tables = self._touching.get((bound.name, group), [])
+        return sum(table.at(changed) - table.at(self.solution.at) for table in tables)
+
+    @cached_property
+    def _touching(self):  # noqa: ANN202
+        touching: dict[tuple[str, int], list] = {}
+        for cost in self.problem.costs:
+            for table in cost.tables:
+                for group in table.groups:
+                    touching.setdefault((cost.name, group), []).append(table)
+        return touching
