@@ -1,0 +1,30 @@
+"""Lowering: integer program -> Relax module of mpqc's kernels -> shared library. The only part, with runtime/, that needs TVM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpqc.lowering.lowered import Lowered
+    from mpqc.program import Program
+    from mpqc.targets import Target
+
+__all__ = ["build", "lower"]
+
+
+def lower(program: Program, target: Target) -> Lowered:
+    """`program` as one Relax module for `target`: one memory layout, one kernel a step, constants at their real width.
+
+    Raises LoweringError naming the op where there is no kernel, TargetError for a target without code, ToolMissingError without TVM.
+    """
+    from mpqc.lowering.lower import lower_program
+
+    return lower_program(program, target)
+
+
+def build(lowered: Lowered, path: str | Path) -> Path:
+    """Writes the module's shared library to `path`. Raises LoweringError or ToolMissingError."""
+    from mpqc.lowering.binary import build as build_binary
+
+    return build_binary(lowered, path)

@@ -1,0 +1,56 @@
+"""Float stretches: ONNX models that TVM's own frontend takes and its own passes turn into loops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpqc.errors import LoweringError
+
+if TYPE_CHECKING:
+    from tvm import IRModule
+
+    from mpqc.program import Float
+
+
+def import_float(op: Float) -> IRModule:
+    """The region as a Relax module: `main`, its parameters in the order of `op.inputs`, made of call_tir only.
+
+    Raises LoweringError naming the region's node and op types where the frontend does not take it.
+    """
+    try:
+        return _legalized(_imported(op))
+    except LoweringError:
+        raise
+    except Exception as error:  # the frontend raises whatever its Python code happens to raise
+        kinds = ", ".join(sorted(set(op.op_types)))
+        why = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        hint = f"kept in float because: {op.reason}"
+        raise LoweringError(f"TVM's ONNX frontend does not take this float region ({kinds})", where=op.name, why=why, hint=hint) from error
+
+
+def _imported(op: Float) -> IRModule:
+    import onnx
+    from tvm.relax.frontend.onnx import from_onnx
+
+    model = onnx.load_model_from_string(op.model)
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input}
+    dtypes = {value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name for value in model.graph.input}
+    return from_onnx(model, shapes, dtypes, keep_params_in_input=False)
+
+
+def _legalized(module: IRModule) -> IRModule:
+    import tvm
+    from tvm.relax import transform
+
+    passes = [
+        transform.DecomposeOpsForInference(),
+        transform.CanonicalizeBindings(),
+        transform.FoldConstant(),
+        transform.LegalizeOps(),
+        transform.AnnotateTIROpPattern(),
+        transform.FoldConstant(),
+        transform.DeadCodeElimination(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+    ]
+    return tvm.transform.Sequential(passes)(module)

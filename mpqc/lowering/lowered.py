@@ -1,0 +1,86 @@
+"""What lowering hands to the builder: the Relax module and everything a person or the runner needs to know of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpqc.lowering.steps import Call, Step
+
+if TYPE_CHECKING:
+    from tvm import IRModule
+
+    from mpqc.lowering.emit import Called
+    from mpqc.lowering.layout import Layout
+    from mpqc.program import Program
+    from mpqc.targets import Target
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A stretch that stays float."""
+
+    op: str
+    op_types: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A program as one Relax module for one target. `description` is also inside the module (function `describe`)."""
+
+    module: IRModule
+    target: Target
+    steps: tuple[Step, ...]
+    layout: Layout
+    calls: tuple[Called, ...]
+    floats: tuple[Kept, ...]
+    description: str
+    """JSON: inputs, outputs (name, file, shape, dtype) and the kernel calls in order"""
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of all weights, tables and other constants of the integer kernels, as stored."""
+        unique = {id(values): values.nbytes for step in self.steps if isinstance(step, Call) for values in step.kernel.constants}
+        return sum(unique.values())
+
+    @property
+    def conversions(self) -> tuple[Call, ...]:
+        """Calls that only change the layout of a tensor (the ONNX file has no node for them)."""
+        return tuple(step for step in self.steps if isinstance(step, Call) and step.op.startswith("layout of "))
+
+
+def describe(program: Program, calls: tuple[Called, ...], target: Target) -> str:
+    """The description of a module, as JSON."""
+    files = file_names((*program.inputs, *program.outputs))
+    values = {
+        "schema_version": SCHEMA_VERSION,
+        "name": program.name,
+        "target": target.name,
+        "inputs": [_value(program, name, files) for name in program.inputs],
+        "outputs": [_value(program, name, files) for name in program.outputs],
+        "ops": [{"name": call.op, "kernel": call.kernel, "macs": call.macs} for call in calls],
+    }
+    return json.dumps(values)
+
+
+def _value(program: Program, name: str, files: dict[str, str]) -> dict[str, object]:
+    tensor = program.tensors[name]
+    return {"name": name, "file": files[name], "shape": list(tensor.shape), "dtype": tensor.dtype}
+
+
+def file_names(names: tuple[str, ...]) -> dict[str, str]:
+    """A distinct `.npy` file name for every tensor name, legal everywhere."""
+    files: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "tensor"
+        candidates = (stem, *(f"{stem}_{number}" for number in range(2, len(names) + 2)))
+        free = next(candidate for candidate in candidates if candidate.lower() not in taken)
+        taken.add(free.lower())
+        files[name] = f"{free}.npy"
+    return files

@@ -1,0 +1,184 @@
+"""Which kernel does what: every op of the program, on tensors that lie as the layout says, as a list of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from mpqc.errors import LoweringError
+from mpqc.lowering.kernels.elementwise import binary, table
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.layout import physical_shape
+from mpqc.lowering.kernels.move import is_view, move
+from mpqc.lowering.kernels.pool import pool
+from mpqc.lowering.kernels.quantize import dequantize, quantize
+from mpqc.lowering.layout import Layout, Placement
+from mpqc.lowering.present import present, present_axis, present_constant, present_pads
+from mpqc.lowering.steps import Call, Region, Step, View
+from mpqc.program import (
+    Binary,
+    Concat,
+    Conv,
+    Dequantize,
+    Float,
+    Gemm,
+    Move,
+    Op,
+    Pad,
+    Pool,
+    Program,
+    Quantize,
+    Resize,
+    Table,
+    Tensor,
+)
+
+
+def plan_steps(program: Program, layout: Layout, target: KernelTarget) -> tuple[Step, ...]:
+    """The steps of `program` in its order. Raises LoweringError naming the op that has no kernel."""
+    planner = Planner(program, layout, target)
+    for op in program.ops:
+        planner.add(op)
+    return tuple(planner.steps)
+
+
+@dataclass
+class Planner:
+    """Collects steps; knows how every value lies."""
+
+    program: Program
+    layout: Layout
+    target: KernelTarget
+    steps: list[Step] = field(default_factory=list)
+
+    def add(self, op: Op) -> None:
+        """Appends the steps of one op."""
+        if isinstance(op, Float):
+            self.steps.append(Region(op, op.inputs, op.outputs))
+        elif isinstance(op, Move):
+            self._move(op)
+        else:
+            self._kernel(op)
+
+    def _move(self, op: Move) -> None:
+        x, y = self._tensor(op.inputs[0]), self._tensor(op.outputs[0])
+        self._moved(op, op.name, x, y, op.inputs[0], op.outputs[0])
+
+    def _moved(self, op: Move, name: str, x: Tensor, y: Tensor, source: str, output: str) -> None:
+        if is_view(op, x, y):
+            self.steps.append(View(name, source, output))
+        else:
+            self.steps.append(Call(name, move(op, x, y, self.target), (source,), output))
+
+    def _kernel(self, op: Op) -> None:
+        make = MAKERS.get(type(op))
+        if make is None:
+            raise LoweringError(f"{type(op).__name__} has no kernel", where=op.name)
+        output = op.outputs[0]
+        names, tensors = zip(*(self._input(op, name) for name in op.inputs), strict=True)
+        placement = self._demanded(op, output) or self.layout[output]
+        made = output if placement == self.layout[output] else f"{output} as computed"
+        result = present(self.program.tensors[output], placement)
+        self.steps.append(Call(op.name, make(op, tensors, result, placement, self.target), names, made))
+        if made != output:
+            self._relayout(output, result, self._tensor(output), made, output)
+
+    def _demanded(self, op: Op, name: str) -> Placement | None:
+        """The layout in which the kernel of `op` insists to have the tensor `name`; None: any."""
+        shape = self.program.tensors[name].shape
+        if isinstance(op, (Conv, Pool, Resize)):
+            return Placement.channels_last(shape)
+        if isinstance(op, Gemm):
+            return Placement.plain(shape)
+        result = self.layout[op.outputs[0]]
+        alike = isinstance(op, (Binary, Concat, Pad, Table)) and len(result.order) == len(shape)
+        return Placement.like(shape, result) if alike else None
+
+    def _input(self, op: Op, name: str) -> tuple[str, Tensor]:
+        """The value `name` as `op` demands it (a copy where it lies otherwise), and the tensor that says so."""
+        tensor, placement = self.program.tensors[name], self.layout[name]
+        demanded = self._demanded(op, name) or placement
+        if demanded == placement:
+            return name, present(tensor, placement)
+        changed, copied = present(tensor, demanded), f"{name} as {demanded.order}"
+        if not any(getattr(step, "output", None) == copied for step in self.steps):
+            self._relayout(name, present(tensor, placement), changed, name, copied)
+        return copied, changed
+
+    def _relayout(self, name: str, x: Tensor, y: Tensor, source: str, output: str) -> None:
+        self._moved(Move("layout", (source,), (output,), "Identity"), f"layout of {name}", x, y, source, output)
+
+    def _tensor(self, name: str) -> Tensor:
+        return present(self.program.tensors[name], self.layout[name])
+
+
+Maker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget], Kernel]
+
+
+def _conv(op: Conv, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    from mpqc.lowering.kernels.conv import conv2d
+
+    shape = physical_shape(x[0])
+    assert len(shape) == 4
+    return conv2d(op, shape, x[0].zero_point, y.zero_point, target)
+
+
+def _gemm(op: Gemm, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    from mpqc.lowering.kernels.gemm import gemm
+
+    rows = int(np.prod(x[0].shape[:-1], dtype=np.int64))
+    return gemm(op, rows, x[0].zero_point, y.zero_point, target)
+
+
+def _binary(op: Binary, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    if op.constant is not None:
+        op = replace(op, constant=present_constant(op.constant, placement))
+    return binary(op, x[0], x[1] if len(x) > 1 else None, y, target)
+
+
+def _concat(op: Concat, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    from mpqc.lowering.kernels.concat import concat
+
+    return concat(replace(op, axis=present_axis(op.axis, placement)), x, y, target)
+
+
+def _pad(op: Pad, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    from mpqc.lowering.kernels.pad import pad
+
+    return pad(replace(op, pads=present_pads(op.pads, placement)), x[0], y, target)
+
+
+def _resize(op: Resize, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    from mpqc.lowering.kernels.resize import resize
+
+    return resize(op, x[0], y, target)
+
+
+def _simple(make: Callable[..., Kernel]) -> Maker:
+    """A maker for kernels that take op, one input and the output."""
+    return lambda op, x, y, placement, target: make(op, x[0], y, target)
+
+
+def _quantize(op: Quantize, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    return quantize(replace(x[0], shape=y.shape), y, target)
+
+
+def _dequantize(op: Dequantize, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    return dequantize(x[0], replace(y, shape=x[0].shape), target)
+
+
+MAKERS: dict[type[Op], Maker] = {
+    Binary: _binary,
+    Concat: _concat,
+    Conv: _conv,
+    Dequantize: _dequantize,
+    Gemm: _gemm,
+    Pad: _pad,
+    Pool: _simple(pool),
+    Quantize: _quantize,
+    Resize: _resize,
+    Table: _simple(table),
+}

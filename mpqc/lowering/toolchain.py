@@ -1,0 +1,38 @@
+"""The compiler that links for every target: zig, a PyPI dependency, so that no system compiler is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from mpqc.errors import LoweringError, ToolMissingError
+
+GLIBC = "2.28"
+"""Oldest C library that the files run with: that of the TVM wheels (manylinux_2_28), Debian 10 and later."""
+
+
+def zig(tool: str, triple: str, arguments: Sequence[str | Path]) -> None:
+    """Runs `zig cc` or `zig c++` for the target `triple` (LLVM's spelling).
+
+    Raises ToolMissingError where the ziglang package is absent, LoweringError with the first line of the compiler's message where it fails.
+    """
+    if find_spec("ziglang") is None:
+        raise ToolMissingError("zig is missing", why="it links the module", hint="pip install ziglang")
+    command = [sys.executable, "-m", "ziglang", tool, "-target", zig_triple(triple), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LoweringError(f"zig {tool} failed", where=str(arguments[-1]), why=_first_error(done.stderr), hint=f"exit code {done.returncode}")
+
+
+def zig_triple(triple: str) -> str:
+    """LLVM's `aarch64-linux-gnu` as zig writes it, with the C library's version."""
+    machine = triple.split("-")[0]
+    return f"{machine}-linux-gnu.{GLIBC}"
+
+
+def _first_error(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")

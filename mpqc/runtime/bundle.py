@@ -1,0 +1,95 @@
+"""The bundle: a folder to copy to the board. Runner, libraries, module, inputs, expected outputs, run.sh, README.txt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpqc.errors import RunError
+from mpqc.runtime.description import Description, Value
+from mpqc.runtime.libraries import TRIPLE, libraries, runner
+
+if TYPE_CHECKING:
+    from mpqc.lowering.lowered import Lowered
+
+SOURCES = Path(__file__).parent
+
+
+def write_bundle(
+    folder: str | Path,
+    lowered: Lowered,
+    module: str | Path,
+    *,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    expected: Mapping[str, np.ndarray] | None = None,
+) -> Path:
+    """Writes the bundle of `module` (model.so, built from `lowered` for AArch64) into `folder` and returns it.
+
+    `inputs` and `expected` are arrays by tensor name; stacked samples are allowed. run.sh compares with `expected` bit for bit
+    where the network has no float regions, within 1e-4 otherwise.
+    Raises RunError where the module is for another machine or a file cannot be written, ToolMissingError without libraries or zig.
+    """
+    machine = str(lowered.target.llvm_target.get("mtriple", ""))
+    if not machine.startswith("aarch64"):
+        raise RunError("a bundle is for an AArch64 target", where=lowered.target.name, why=f"this module is for {machine}")
+    description = Description.parse(lowered.description)
+    if inputs:
+        description.check(inputs)
+    try:
+        return _write(Path(folder), lowered, Path(module), description, inputs or {}, expected or {})
+    except OSError as error:
+        raise RunError("cannot write the bundle", where=str(folder), why=error.strerror or str(error)) from error
+
+
+def _write(
+    root: Path, lowered: Lowered, module: Path, description: Description, inputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> Path:
+    for name in ("bin", "lib"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    _copy(runner(), root / "bin" / "mpqc-runner")
+    for library in libraries():
+        _copy(library, root / "lib" / library.name)
+    if module.resolve() != (root / "model.so").resolve():
+        _copy(module, root / "model.so")
+    (root / "model.json").write_text(lowered.description + "\n", encoding="utf-8")
+    _arrays(root / "inputs", description.inputs, inputs)
+    _arrays(root / "expected", description.outputs, expected)
+    tolerance = "1e-4" if lowered.floats else "0"
+    _script(root / "run.sh", tolerance)
+    (root / "README.txt").write_text(_readme(lowered, description), encoding="utf-8")
+    return root
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    os.chmod(target, 0o755)
+
+
+def _arrays(folder: Path, values: tuple[Value, ...], arrays: Mapping[str, np.ndarray]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if not arrays:
+        return
+    folder.mkdir(parents=True)
+    for value in values:
+        np.save(folder / value.file, np.ascontiguousarray(arrays[value.name]), allow_pickle=False)
+
+
+def _script(path: Path, tolerance: str) -> None:
+    text = (SOURCES / "run.sh").read_text(encoding="utf-8")
+    path.write_text(text.replace("@TOLERANCE@", tolerance), encoding="utf-8")
+    os.chmod(path, 0o755)
+
+
+def _readme(lowered: Lowered, description: Description) -> str:
+    rows = [f"  {kind:<7} {value.name}: {value.dtype} {list(value.shape)} ({value.file})" for kind, value in _listed(description)]
+    text = (SOURCES / "README.txt").read_text(encoding="utf-8")
+    return text.replace("@TARGET@", lowered.target.name).replace("@TRIPLE@", TRIPLE).replace("@VALUES@", "\n".join(rows))
+
+
+def _listed(description: Description) -> list[tuple[str, Value]]:
+    return [("input", value) for value in description.inputs] + [("output", value) for value in description.outputs]

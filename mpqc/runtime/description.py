@@ -1,0 +1,75 @@
+"""What a module says of itself, and inputs checked against it before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpqc.errors import DataError, RunError
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or output of a module. `shape` is that of one call; `file` its name in a bundle's folders."""
+
+    name: str
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """Inputs and outputs of a module."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+    @classmethod
+    def parse(cls, text: str, where: str = "model.json") -> Description:
+        """Reads what the module's function `describe` returned. Raises RunError for anything else."""
+        try:
+            values = json.loads(text)
+            return cls(*(tuple(_value(row) for row in values[key]) for key in ("inputs", "outputs")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError("is not the description of an mpqc module", where=where, why=str(error)) from error
+
+    def check(self, inputs: Mapping[str, np.ndarray]) -> int:
+        """How many samples `inputs` hold: 1, or n where every array stacks n along its first dimension.
+
+        Raises DataError for unknown or missing names, other shapes or dtypes, NaN and infinity.
+        """
+        unknown = sorted(set(inputs) - {value.name for value in self.inputs})
+        if unknown:
+            raise DataError("the model has no such input", where=unknown[0], hint=f"its inputs are {', '.join(value.name for value in self.inputs)}")
+        counts = {value.name: _samples(value, inputs) for value in self.inputs}
+        several = {name: count for name, count in counts.items() if count != 1}
+        if len(set(several.values())) > 1:
+            raise DataError(f"inputs hold different numbers of samples: {several}", where=next(iter(several)))
+        return next(iter(several.values()), 1)
+
+
+def _value(row: Mapping[str, object]) -> Value:
+    shape = row["shape"]
+    if not isinstance(shape, list):
+        raise TypeError("shape is not a list")
+    return Value(str(row["name"]), str(row["file"]), tuple(int(extent) for extent in shape), str(row["dtype"]))
+
+
+def _samples(value: Value, inputs: Mapping[str, np.ndarray]) -> int:
+    if value.name not in inputs:
+        raise DataError("no array for this input", where=value.name)
+    array = inputs[value.name]
+    if array.dtype.name != value.dtype:
+        raise DataError(f"is {array.dtype.name}, the model takes {value.dtype}", where=value.name)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError("holds NaN or infinity", where=value.name)
+    if array.shape == value.shape:
+        return 1
+    fits = array.ndim == len(value.shape) > 0 and array.shape[1:] == value.shape[1:] and array.shape[0] > 0 and array.shape[0] % value.shape[0] == 0
+    if not fits:
+        raise DataError(f"has shape {list(array.shape)}, the model takes {list(value.shape)}", where=value.name)
+    return array.shape[0] // value.shape[0]

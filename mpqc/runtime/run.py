@@ -1,0 +1,124 @@
+"""Runs compiled modules: on this machine inside this process, or as a bundle in the AArch64 emulator."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mpqc.errors import RunError, ToolMissingError
+from mpqc.runtime.description import Description
+
+SYSROOT = Path("/usr/aarch64-linux-gnu")
+APT = "apt-get install qemu-user libc6-arm64-cross libstdc++6-arm64-cross"
+
+
+def run_host(module: str | Path, inputs: Mapping[str, np.ndarray], *, threads: int = 1) -> dict[str, np.ndarray]:
+    """Outputs of a module built for this machine, by tensor name; stacked samples run one after another.
+
+    Raises RunError (no such file, built for another machine, not an mpqc module) or DataError (inputs that do not fit).
+    """
+    import tvm
+    from tvm import relax
+
+    path = Path(module).resolve()  # a name without a slash would be looked up as a system library
+    if not path.is_file():
+        raise RunError("no such file", where=str(path))
+    try:
+        machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+        text = machine["describe"]().numpy().tobytes().decode()
+    except (RuntimeError, OSError, AttributeError, ValueError) as error:
+        raise RunError("is not an mpqc module for this machine", where=str(path), why=str(error).splitlines()[-1]) from error
+    description = Description.parse(text, str(path))
+    samples = description.check(inputs)
+    tvm.get_global_func("runtime.config_threadpool")(1, threads)
+    rows = [_call(machine, _sample(description, inputs, samples, index)) for index in range(samples)]
+    return {value.name: _stack([row[at] for row in rows]) for at, value in enumerate(description.outputs)}
+
+
+def run_emulated(
+    bundle: str | Path, inputs: Mapping[str, np.ndarray], *, cpu: str = "cortex-a76", threads: int = 1, seconds: float | None = None
+) -> dict[str, np.ndarray]:
+    """Outputs of a bundle's model under qemu-aarch64, by tensor name; stacked samples run in one emulator process.
+
+    Raises ToolMissingError (no emulator or AArch64 C library), RunError (crash, timeout after `seconds`) or DataError (inputs that do not fit).
+    """
+    root = Path(bundle)
+    description = read_description(root)
+    description.check(inputs)
+    with tempfile.TemporaryDirectory(prefix="mpqc-run-") as name:
+        given, made = Path(name) / "inputs", Path(name) / "outputs"
+        given.mkdir()
+        for value in description.inputs:
+            np.save(given / value.file, np.ascontiguousarray(inputs[value.name]), allow_pickle=False)
+        arguments = ["--input", given, "--output", made, "--repeat", 1, "--warmup", 0, "--threads", threads, "--json"]
+        emulate(root, arguments, cpu=cpu, seconds=seconds)
+        return {value.name: np.load(made / value.file, allow_pickle=False) for value in description.outputs}
+
+
+def emulate(bundle: Path, arguments: Sequence[object], *, cpu: str = "cortex-a76", seconds: float | None = None) -> str:
+    """Standard output of the bundle's runner under qemu-aarch64. Raises ToolMissingError or RunError."""
+    command = [*emulator(cpu), str(bundle / "bin" / "mpqc-runner"), "--model", str(bundle / "model.so"), *map(str, arguments)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        raise RunError(f"did not finish within {seconds:g} s in the emulator", where=str(bundle)) from error
+    if done.returncode:
+        raise RunError("failed in the emulator", where=str(bundle), why=_reason(done.returncode, done.stderr))
+    return done.stdout
+
+
+def emulator(cpu: str) -> list[str]:
+    """The command that runs AArch64 programs as `cpu`. Raises ToolMissingError with what to install."""
+    program = shutil.which("qemu-aarch64")
+    if program is None:
+        raise ToolMissingError("qemu-aarch64 is missing", why="it runs AArch64 programs on this machine", hint=APT)
+    if not (SYSROOT / "lib" / "libstdc++.so.6").exists():
+        raise ToolMissingError("the AArch64 C and C++ libraries are missing", where=str(SYSROOT), hint=APT)
+    return [program, "-cpu", cpu, "-L", str(SYSROOT)]
+
+
+def read_description(bundle: Path) -> Description:
+    """What the bundle's model takes and gives. Raises RunError where the folder is not a bundle."""
+    path = bundle / "model.json"
+    if not path.is_file() or not (bundle / "bin" / "mpqc-runner").is_file():
+        why = "model.json or bin/mpqc-runner is missing"
+        raise RunError("is not a bundle", where=str(bundle), why=why, hint="give the folder `bundle` of a compile")
+    return Description.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def _reason(code: int, stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    if code == -signal.SIGILL:
+        return "the emulated CPU lacks an instruction of this target"
+    number = -code if code < 0 else code - 128
+    if code < 0 or code > 128:
+        return f"killed by {signal.Signals(number).name}" if number in set(signal.Signals) else f"exit code {code}"
+    return lines[-1].removeprefix("mpqc-runner: ") if lines else f"exit code {code}"
+
+
+def _sample(description: Description, inputs: Mapping[str, np.ndarray], samples: int, index: int) -> list[np.ndarray]:
+    rows = []
+    for value in description.inputs:
+        array = np.ascontiguousarray(inputs[value.name])
+        rows.append(array if samples == 1 or array.shape == value.shape else array.reshape(samples, *value.shape)[index])
+    return rows
+
+
+def _call(machine: object, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    import tvm
+
+    results = machine["main"](*(tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays))  # type: ignore[index]
+    single = isinstance(results, tvm.runtime.Tensor)
+    return [result.numpy() for result in ([results] if single else results)]
+
+
+def _stack(arrays: list[np.ndarray]) -> np.ndarray:
+    if len(arrays) == 1:
+        return arrays[0]
+    return np.concatenate(arrays) if arrays[0].ndim else np.stack(arrays)

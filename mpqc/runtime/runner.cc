@@ -1,0 +1,434 @@
+// mpqc-runner: runs a compiled model (model.so) on a board, without Python. See --help.
+//
+// Only the C interface of libtvm_ffi and its header-only wrappers are used: an exception must not cross from the board's
+// libstdc++ (inside libtvm_runtime) into the libc++ that this program is linked with.
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/map.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/json.h>
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+
+#include "npy.h"
+
+namespace ffi = tvm::ffi;
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+const char* kHelp =
+    "usage: mpqc-runner --model model.so [options]\n"
+    "  --input FILE|NAME=FILE|DIR  .npy inputs (repeatable); a DIR holds one file per input; without it: noise from a fixed seed\n"
+    "                              a first dimension that is a multiple of the model's runs every sample in turn\n"
+    "  --output FILE|DIR           writes the outputs as .npy (DIR: one file per output)\n"
+    "  --expected DIR              compares the outputs with DIR/*.npy; a difference is exit code 1\n"
+    "  --tolerance X               largest absolute difference that --expected allows (0)\n"
+    "  --repeat N (10)  --warmup N (1)  --threads N (1)\n"
+    "  --profile                   time of every op\n"
+    "  --json                      results as JSON on stdout\n";
+
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Options {
+  std::string model, output, expected;
+  std::vector<std::string> inputs;
+  int repeat = 10, warmup = 1, threads = 1;
+  double tolerance = 0;
+  bool profile = false, json = false;
+};
+
+int Number(const std::string& option, const std::string& text, int least) {
+  char* end = nullptr;
+  long value = std::strtol(text.c_str(), &end, 10);
+  if (text.empty() || *end || value < least || value > 1000000000) throw UsageError(option + ": " + text + " is not a number of at least " + std::to_string(least));
+  return static_cast<int>(value);
+}
+
+Options Parse(int argc, char** argv) {
+  Options o;
+  for (int i = 1; i < argc; i++) {
+    std::string name = argv[i];
+    auto value = [&] {
+      if (i + 1 == argc) throw UsageError(name + " needs a value");
+      return std::string(argv[++i]);
+    };
+    if (name == "--profile") o.profile = true;
+    else if (name == "--json") o.json = true;
+    else if (name == "--model") o.model = value();
+    else if (name == "--input") o.inputs.push_back(value());
+    else if (name == "--output") o.output = value();
+    else if (name == "--expected") o.expected = value();
+    else if (name == "--tolerance") o.tolerance = std::atof(value().c_str());
+    else if (name == "--repeat") o.repeat = Number(name, value(), 1);
+    else if (name == "--warmup") o.warmup = Number(name, value(), 0);
+    else if (name == "--threads") o.threads = Number(name, value(), 1);
+    else throw UsageError("unknown option " + name + " (see --help)");
+  }
+  if (o.model.empty()) throw UsageError("--model is missing (see --help)");
+  return o;
+}
+
+struct Allocator {
+  void AllocData(DLTensor* t) {
+    size_t bytes = (t->dtype.bits + 7) / 8;
+    for (int i = 0; i < t->ndim; i++) bytes *= static_cast<size_t>(t->shape[i]);
+    t->data = std::aligned_alloc(64, (bytes + 127) / 64 * 64);
+  }
+  void FreeData(DLTensor* t) { std::free(t->data); }
+};
+
+struct Spec {
+  std::string name, file, dtype;
+  std::vector<int64_t> shape;
+
+  size_t bytes() const {
+    size_t n = npy::ItemSize(dtype);
+    for (int64_t d : shape) n *= static_cast<size_t>(d);
+    return n;
+  }
+};
+
+// The compiled module: its functions and what it says of itself.
+class Model {
+ public:
+  explicit Model(const std::string& path) {
+    std::error_code error;
+    if (!fs::is_regular_file(path, error)) throw std::runtime_error(path + ": no such file");
+    // A path without a slash would be looked up as a library name.
+    lib_ = Global("ffi.ModuleLoadFromFile")(ffi::String(fs::absolute(path).string())).cast<ffi::Module>();
+    vm_ = Member(lib_.value(), "vm_load_executable")().cast<ffi::Module>();
+    const int pooled = 2;
+    Get("vm_initialization")(static_cast<int>(kDLCPU), 0, pooled, static_cast<int>(kDLCPU), 0, pooled);
+    main_ = Get("main");
+    auto text = Get("describe")().cast<ffi::Tensor>();
+    ffi::String error_text;
+    std::string json(static_cast<const char*>(text.data_ptr()), static_cast<size_t>(text.numel()));
+    about_ = ffi::json::Parse(json, &error_text).cast<ffi::json::Object>();
+    inputs = Specs("inputs");
+    outputs = Specs("outputs");
+    for (const ffi::Any& op : about_["ops"].cast<ffi::json::Array>()) ops.push_back(op.cast<ffi::json::Object>());
+  }
+
+  ffi::Function Get(const char* name) { return Member(vm_.value(), name); }
+
+  std::vector<ffi::Tensor> Run(const std::vector<ffi::AnyView>& arguments) {
+    ffi::Any result;
+    main_.CallPacked(arguments.data(), static_cast<int32_t>(arguments.size()), &result);
+    if (auto one = result.try_cast<ffi::Tensor>()) return {*one};
+    std::vector<ffi::Tensor> all;
+    for (const ffi::Any& item : result.cast<ffi::Array<ffi::Any>>()) all.push_back(item.cast<ffi::Tensor>());
+    return all;
+  }
+
+  std::vector<Spec> inputs, outputs;
+  std::vector<ffi::json::Object> ops;
+
+ private:
+  static ffi::Function Global(const char* name) {
+    auto f = ffi::Function::GetGlobal(std::string_view(name));
+    if (!f) throw std::runtime_error(std::string("libtvm_ffi has no function ") + name);
+    return *f;
+  }
+
+  static ffi::Function Member(const ffi::Module& module, const char* name) {
+    auto f = Global("ffi.ModuleGetFunction")(module, ffi::String(name), true).try_cast<ffi::Function>();
+    if (!f) throw std::runtime_error(std::string("the model has no function ") + name + ": it was not made by mpqc");
+    return *f;
+  }
+
+  std::vector<Spec> Specs(const char* key) {
+    std::vector<Spec> specs;
+    for (const ffi::Any& any : about_[key].cast<ffi::json::Array>()) {
+      auto o = any.cast<ffi::json::Object>();
+      Spec spec{o["name"].cast<std::string>(), o["file"].cast<std::string>(), o["dtype"].cast<std::string>(), {}};
+      for (const ffi::Any& d : o["shape"].cast<ffi::json::Array>()) spec.shape.push_back(d.cast<int64_t>());
+      specs.push_back(spec);
+    }
+    return specs;
+  }
+
+  ffi::Optional<ffi::Module> lib_, vm_;
+  ffi::Function main_{nullptr};
+  ffi::json::Object about_;
+};
+
+void CheckFinite(const npy::Array& array, const std::string& path) {
+  if (array.dtype != "float32") return;
+  auto* values = reinterpret_cast<const float*>(array.data.data());
+  for (int64_t i = 0; i < array.count(); i++)
+    if (!std::isfinite(values[i])) throw std::runtime_error(path + ": value " + std::to_string(i) + " is NaN or infinite");
+}
+
+// Fixed noise in [-1, 1) or [0, 8), so that a timing needs no files.
+npy::Array Noise(const Spec& spec) {
+  npy::Array array{spec.dtype, spec.shape, std::vector<char>(spec.bytes())};
+  uint32_t state = 12345;
+  auto next = [&] { return (state = state * 1664525u + 1013904223u) >> 8; };
+  if (spec.dtype == "float32")
+    for (int64_t i = 0; i < array.count(); i++) reinterpret_cast<float*>(array.data.data())[i] = static_cast<float>(next()) / 8388608.0f - 1.0f;
+  else if (spec.dtype != "bool")
+    for (int64_t i = 0; i < array.count(); i++) array.data[static_cast<size_t>(i) * npy::ItemSize(spec.dtype)] = static_cast<char>(next() % 8);
+  return array;
+}
+
+std::string PathOf(const Options& o, const Spec& spec, size_t count) {
+  std::string found;
+  for (const std::string& given : o.inputs) {
+    size_t equal = given.find('=');
+    if (equal != std::string::npos && given.substr(0, equal) == spec.name) found = given.substr(equal + 1);
+    else if (fs::is_directory(given)) found = (fs::path(given) / spec.file).string();
+    else if (count == 1 && o.inputs.size() == 1) found = given;
+  }
+  if (found.empty()) throw UsageError("no --input for " + spec.name + " (write --input " + spec.name + "=FILE, or a folder with " + spec.file + ")");
+  return found;
+}
+
+void CheckNames(const Options& o, const std::vector<Spec>& specs) {
+  for (const std::string& given : o.inputs) {
+    size_t equal = given.find('=');
+    bool known = equal == std::string::npos || fs::exists(given);
+    for (const Spec& spec : specs) known = known || given.substr(0, equal) == spec.name;
+    if (!known) throw UsageError("the model has no input " + given.substr(0, equal));
+  }
+}
+
+// One array per input, and how many samples (multiples of the model's first dimension) they hold.
+std::vector<npy::Array> ReadInputs(const Options& o, const std::vector<Spec>& specs, int64_t* samples) {
+  std::vector<npy::Array> arrays;
+  *samples = 1;
+  CheckNames(o, specs);
+  for (const Spec& spec : specs) {
+    if (o.inputs.empty()) {
+      arrays.push_back(Noise(spec));
+      continue;
+    }
+    std::string path = PathOf(o, spec, specs.size());
+    npy::Array array = npy::Read(path);
+    if (array.dtype != spec.dtype) throw std::runtime_error(path + ": is " + array.dtype + ", the model's " + spec.name + " is " + spec.dtype);
+    std::vector<int64_t> one = array.shape;
+    bool stacked = !one.empty() && !spec.shape.empty() && spec.shape[0] > 0 && one[0] > 0 && one[0] % spec.shape[0] == 0;
+    int64_t times = stacked ? one[0] / spec.shape[0] : 1;
+    if (stacked) one[0] = spec.shape[0];
+    if (one != spec.shape) throw std::runtime_error(path + ": has shape " + npy::ShapeText(array.shape) + ", the model's " + spec.name + " is " + npy::ShapeText(spec.shape));
+    if (times != 1 && *samples != 1 && times != *samples) throw std::runtime_error(path + ": holds " + std::to_string(times) + " samples, another input " + std::to_string(*samples));
+    *samples = std::max(*samples, times);
+    CheckFinite(array, path);
+    arrays.push_back(std::move(array));
+  }
+  return arrays;
+}
+
+void WriteOutputs(const Options& o, const std::vector<Spec>& specs, const std::vector<npy::Array>& arrays) {
+  bool file = o.output.size() > 4 && o.output.substr(o.output.size() - 4) == ".npy" && !fs::is_directory(o.output);
+  if (file && specs.size() != 1) throw UsageError("--output must be a folder: the model has " + std::to_string(specs.size()) + " outputs");
+  if (!file) fs::create_directories(o.output);
+  for (size_t i = 0; i < specs.size(); i++) npy::Write(file ? o.output : (fs::path(o.output) / specs[i].file).string(), arrays[i]);
+}
+
+double Largest(const npy::Array& a, const npy::Array& b) {
+  double largest = 0;
+  if (a.data == b.data) return 0;
+  if (a.dtype != "float32") {
+    for (size_t i = 0; i < a.data.size(); i++) largest = std::max(largest, std::abs(double(a.data[i]) - double(b.data[i])));
+    return largest;
+  }
+  for (int64_t i = 0; i < a.count(); i++) {
+    double d = std::abs(double(reinterpret_cast<const float*>(a.data.data())[i]) - double(reinterpret_cast<const float*>(b.data.data())[i]));
+    largest = std::isnan(d) ? INFINITY : std::max(largest, d);
+  }
+  return largest;
+}
+
+ffi::json::Object Compare(const Options& o, const std::vector<Spec>& specs, const std::vector<npy::Array>& arrays, bool* good) {
+  ffi::json::Object result;
+  for (size_t i = 0; i < specs.size(); i++) {
+    std::string path = (fs::path(o.expected) / specs[i].file).string();
+    npy::Array want = npy::Read(path);
+    if (want.dtype != arrays[i].dtype || want.shape != arrays[i].shape) throw std::runtime_error(path + ": has another shape or dtype than the output " + npy::ShapeText(arrays[i].shape));
+    double largest = Largest(arrays[i], want);
+    *good = *good && largest <= o.tolerance;
+    result.Set(ffi::String(specs[i].name), largest);
+  }
+  return result;
+}
+
+double Quantile(const std::vector<double>& sorted, double q) { return sorted[std::min(sorted.size() - 1, static_cast<size_t>(q * double(sorted.size())))]; }
+
+ffi::json::Object Summary(std::vector<double> us) {
+  std::sort(us.begin(), us.end());
+  double sum = 0;
+  for (double v : us) sum += v;
+  size_t middle = us.size() / 2;
+  ffi::json::Object o;
+  o.Set(ffi::String("min"), us.front());
+  o.Set(ffi::String("median"), us.size() % 2 ? us[middle] : (us[middle - 1] + us[middle]) / 2);
+  o.Set(ffi::String("p90"), Quantile(us, 0.9));
+  o.Set(ffi::String("mean"), sum / double(us.size()));
+  o.Set(ffi::String("runs"), static_cast<int64_t>(us.size()));
+  return o;
+}
+
+double Microseconds(Clock::time_point from) { return std::chrono::duration<double, std::micro>(Clock::now() - from).count(); }
+
+// Mean time of every kernel call, in call order.
+class Profiler {
+ public:
+  void Attach(Model& model) {
+    auto hook = [this](ffi::PackedArgs args, ffi::Any* result) {
+      *result = 0;  // 0: go on with the call
+      std::string symbol = args[1].cast<std::string>();
+      if (symbol.rfind("vm.builtin", 0) == 0) return;
+      if (args[2].cast<bool>()) {
+        start_ = Clock::now();
+        return;
+      }
+      double us = Microseconds(start_);
+      if (at_ == calls_.size()) calls_.push_back({symbol, 0});
+      calls_[at_++].second += us;
+    };
+    model.Get("set_instrument")(ffi::Function::FromPacked(hook));
+  }
+
+  void Rewind() { at_ = 0; }
+
+  ffi::json::Array Table(const Model& model, int runs) const {
+    ffi::json::Array table;
+    bool named = model.ops.size() == calls_.size();
+    for (size_t i = 0; i < calls_.size(); i++) {
+      ffi::json::Object row;
+      row.Set(ffi::String("kernel"), ffi::String(calls_[i].first));
+      row.Set(ffi::String("us"), calls_[i].second / runs);
+      if (named) row.Set(ffi::String("op"), ffi::json::Object(model.ops[i])["name"]);
+      if (named) row.Set(ffi::String("macs"), ffi::json::Object(model.ops[i])["macs"]);
+      table.push_back(row);
+    }
+    return table;
+  }
+
+ private:
+  Clock::time_point start_;
+  size_t at_ = 0;
+  std::vector<std::pair<std::string, double>> calls_;
+};
+
+std::string Line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  while (!line.empty() && (line.back() == '\0' || line.back() == ' ')) line.pop_back();
+  return line;
+}
+
+ffi::json::Object Machine() {
+  ffi::json::Object o;
+  const std::string cpu = "/sys/devices/system/cpu/cpu0/cpufreq/";
+  for (const auto& [key, path] : std::vector<std::pair<std::string, std::string>>{{"board", "/proc/device-tree/model"},
+                                                                                  {"governor", cpu + "scaling_governor"},
+                                                                                  {"max_khz", cpu + "scaling_max_freq"},
+                                                                                  {"khz", cpu + "scaling_cur_freq"},
+                                                                                  {"temperature_mc", "/sys/class/thermal/thermal_zone0/temp"}}) {
+    std::string line = Line(path);
+    if (!line.empty()) o.Set(ffi::String(key), ffi::String(line));
+  }
+  return o;
+}
+
+int Main(const Options& o) {
+  setenv("TVM_NUM_THREADS", std::to_string(o.threads).c_str(), 1);
+  Model model(o.model);
+  int64_t samples = 1;
+  std::vector<npy::Array> given = ReadInputs(o, model.inputs, &samples);
+
+  std::vector<ffi::Tensor> tensors;
+  for (const Spec& s : model.inputs) tensors.push_back(ffi::Tensor::FromNDAlloc(Allocator(), ffi::Shape(s.shape.begin(), s.shape.end()), ffi::StringToDLDataType(s.dtype), DLDevice{kDLCPU, 0}));
+  std::vector<ffi::AnyView> arguments(tensors.begin(), tensors.end());
+  auto load = [&](int64_t sample) {
+    for (size_t i = 0; i < tensors.size(); i++) {
+      size_t bytes = model.inputs[i].bytes(), offset = given[i].data.size() == bytes ? 0 : bytes * static_cast<size_t>(sample);
+      std::memcpy(tensors[i].data_ptr(), given[i].data.data() + offset, bytes);
+    }
+  };
+
+  std::vector<npy::Array> results;
+  for (const Spec& s : model.outputs) {
+    results.push_back({s.dtype, s.shape, std::vector<char>(s.bytes() * static_cast<size_t>(samples))});
+    if (samples > 1 && !s.shape.empty()) results.back().shape[0] *= samples;
+    else if (samples > 1) results.back().shape = {samples};
+  }
+  std::vector<double> us;
+  load(0);
+  for (int i = 0; i < o.warmup && samples == 1; i++) model.Run(arguments);
+  for (int64_t sample = 0; sample < samples; sample++) {
+    load(sample);
+    std::vector<ffi::Tensor> out;
+    for (int i = 0; i < (samples == 1 ? o.repeat : 1); i++) {
+      auto start = Clock::now();
+      out = model.Run(arguments);
+      us.push_back(Microseconds(start));
+    }
+    for (size_t i = 0; i < out.size(); i++) std::memcpy(results[i].data.data() + model.outputs[i].bytes() * static_cast<size_t>(sample), out[i].data_ptr(), model.outputs[i].bytes());
+  }
+
+  ffi::json::Object report;
+  report.Set(ffi::String("schema_version"), 1);
+  report.Set(ffi::String("threads"), o.threads);
+  report.Set(ffi::String("samples"), samples);
+  report.Set(ffi::String("microseconds"), Summary(us));
+  report.Set(ffi::String("machine"), Machine());
+  Profiler profiler;
+  if (o.profile) {
+    profiler.Attach(model);
+    for (int i = 0; i < o.repeat; i++) {
+      profiler.Rewind();
+      model.Run(arguments);
+    }
+    report.Set(ffi::String("profile"), profiler.Table(model, o.repeat));
+  }
+  bool good = true;
+  if (!o.output.empty()) WriteOutputs(o, model.outputs, results);
+  if (!o.expected.empty()) report.Set(ffi::String("difference"), Compare(o, model.outputs, results, &good));
+  report.Set(ffi::String("as_expected"), good);
+  if (o.json) {
+    std::cout << std::string(ffi::json::Stringify(report, 2)) << std::endl;
+    return good ? 0 : 1;
+  }
+  auto summary = report["microseconds"].cast<ffi::json::Object>();
+  for (const char* key : {"min", "median", "p90", "mean"}) std::printf("%-7s %10.1f us\n", key, summary[key].cast<double>());
+  if (o.profile)
+    for (const ffi::Any& any : report["profile"].cast<ffi::json::Array>()) {
+      auto row = any.cast<ffi::json::Object>();
+      std::printf("%10.1f us  %s  %s\n", row["us"].cast<double>(), row["kernel"].cast<std::string>().c_str(), row.count("op") ? row["op"].cast<std::string>().c_str() : "");
+    }
+  if (!good) std::cerr << "mpqc-runner: the outputs differ from " << o.expected << " by more than " << o.tolerance << "\n";
+  return good ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "--help") {
+    std::cout << kHelp;
+    return 0;
+  }
+  try {
+    return Main(Parse(argc, argv));
+  } catch (const UsageError& error) {
+    std::cerr << "mpqc-runner: " << error.what() << "\n";
+    return 2;
+  } catch (const ffi::Error& error) {
+    std::cerr << "mpqc-runner: " << error.message() << "\n";
+  } catch (const std::exception& error) {
+    std::cerr << "mpqc-runner: " << error.what() << "\n";
+  }
+  return 1;
+}
