@@ -11,14 +11,18 @@ from mpqc import numerics
 from mpqc.program import Conv, Gemm, Op
 from mpqc.reader.builder import Builder, Codes, Target
 from mpqc.reader.geometry import explicit_pads, pair
-from mpqc.reader.quantizers import Weight, weight
+from mpqc.reader.quantizers import Weight, code_bits, weight
 from mpqc.reader.source import DEQUANTIZE, Source, attribute
 
-INT32_MAX = 2**31 - 1
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+_NOTHING = 0.49
+"""Accumulators below this many output steps round to 0 whatever the input: such channels (pruned, or quantized from zeros with a
+tiny scale) get weight and bias 0, which changes no output and keeps their accumulators small."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Folded:
+    codes: np.ndarray
     bias: np.ndarray
     multiplier: np.ndarray
 
@@ -34,11 +38,11 @@ def match_conv(builder: Builder, node: NodeProto, target: Target) -> list[Op] | 
     folded = _fold(builder.source, x, w, node.input[2] if len(node.input) > 2 else "", target)
     if isinstance(folded, str):
         return folded
-    codes = w.codes if w.codes.ndim == 4 else w.codes[:, :, None, :]
+    codes = folded.codes if folded.codes.ndim == 4 else folded.codes[:, :, None, :]
     strides, dilations = pair(attribute(node, "strides", [1])), pair(attribute(node, "dilations", [1]))
     pads = explicit_pads(node, x.shape, builder.source.shapes[node.output[0]], (codes.shape[2], codes.shape[3]), strides, dilations)
     groups = int(attribute(node, "group", 1))
-    constants = (codes, w.bits, folded.bias, folded.multiplier)
+    constants = (codes, code_bits(codes), folded.bias, folded.multiplier)
     return [Conv(node.name, (x.name,), (target.name,), *constants, strides, pads, dilations, groups, target.low, target.high)]
 
 
@@ -68,7 +72,9 @@ def _gemm(builder: Builder, node: NodeProto, target: Target, transposed: bool, b
     folded = _fold(builder.source, x, rows, bias, target)
     if isinstance(folded, str):
         return folded
-    return [Gemm(node.name, (x.name,), (target.name,), rows.codes, rows.bits, folded.bias, folded.multiplier, target.low, target.high)]
+    return [
+        Gemm(node.name, (x.name,), (target.name,), folded.codes, code_bits(folded.codes), folded.bias, folded.multiplier, target.low, target.high)
+    ]
 
 
 def _operands(builder: Builder, node: NodeProto, channel_axis: int) -> tuple[Codes, Weight] | str:
@@ -85,21 +91,23 @@ def _operands(builder: Builder, node: NodeProto, channel_axis: int) -> tuple[Cod
 
 def _fold(source: Source, x: Codes, w: Weight, bias: str, target: Target) -> _Folded | str:
     scale = (np.float32(x.qparams.scale) * w.scale).astype(np.float32)
-    codes = _bias_codes(source, bias, scale, w.codes.shape[0])
-    if isinstance(codes, str):
-        return codes
+    stored = _bias_codes(source, bias, scale, w.codes.shape[0])
+    if isinstance(stored, str):
+        return stored
+    multiplier = np.broadcast_to(numerics.multiplier(x.qparams.scale, w.scale, target.qparams.scale), (w.codes.shape[0],)).astype(np.float32)
     wide = w.codes.astype(np.int64).reshape(w.codes.shape[0], -1)
-    folded = codes - int(x.qparams.zero_point) * wide.sum(axis=1)
-    if not _fits(folded, wide, x):
+    folded = stored - int(x.qparams.zero_point) * wide.sum(axis=1)
+    reach = max(abs(x.qparams.qtype.qmin), abs(x.qparams.qtype.qmax)) * np.abs(wide).sum(axis=1)
+    kept = ~((np.abs(folded) + reach) * multiplier.astype(np.float64) < _NOTHING)
+    if not _fits(folded, reach)[kept].all():
         return f"{wide.shape[1]} products of the input and the weight may overflow int32"
-    multiplier = numerics.multiplier(x.qparams.scale, w.scale, target.qparams.scale)
-    return _Folded(folded.astype(np.int32), np.broadcast_to(multiplier, (w.codes.shape[0],)).astype(np.float32).copy())
+    codes = np.where(kept[:, None], wide, 0).reshape(w.codes.shape).astype(np.int8)
+    return _Folded(codes, np.where(kept, folded, 0).astype(np.int32), multiplier)
 
 
-def _fits(bias: np.ndarray, weights: np.ndarray, x: Codes) -> bool:
-    """|bias[o]| + max|q_x| * sum|w[o]| < 2^31 for every channel: no partial sum in any order leaves int32."""
-    largest = max(abs(x.qparams.qtype.qmin), abs(x.qparams.qtype.qmax))
-    return bool((np.abs(bias) + largest * np.abs(weights).sum(axis=1) <= INT32_MAX).all())
+def _fits(bias: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """For every channel: bias +- max|q_x| * sum|w| lies in int32, so no partial sum in any order leaves it."""
+    return (bias - reach >= INT32_MIN) & (bias + reach <= INT32_MAX)
 
 
 def _bias_codes(source: Source, name: str, scale: np.ndarray, channels: int) -> np.ndarray | str:
@@ -113,7 +121,7 @@ def _bias_codes(source: Source, name: str, scale: np.ndarray, channels: int) -> 
         return "bias is not one value for each output channel"
     stored = _stored_bias(source, name, scale)
     codes = stored if stored is not None else np.rint(real.astype(np.float64).reshape(-1) / scale.astype(np.float64))
-    if not (np.abs(codes) <= INT32_MAX).all():
+    if not ((codes >= INT32_MIN) & (codes <= INT32_MAX)).all():
         return "bias does not fit int32"
     return np.broadcast_to(codes.reshape(-1).astype(np.int64), (channels,))
 

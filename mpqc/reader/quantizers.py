@@ -48,11 +48,6 @@ class Weight:
     scale: np.ndarray
     axis: int
 
-    @property
-    def bits(self) -> int:
-        """2, 4 or 8: the narrowest container that holds every code."""
-        return next(bits for bits in (2, 4, 8) if (self.codes >= QType(bits).qmin).all() and (self.codes <= QType(bits).qmax).all())
-
 
 @dataclass(frozen=True, eq=False)
 class Constant:
@@ -61,6 +56,11 @@ class Constant:
     codes: np.ndarray
     scale: np.float32
     zero_point: int
+
+
+def code_bits(codes: np.ndarray) -> int:
+    """2, 4 or 8: the narrowest container that holds every one of the int8 `codes`."""
+    return next(bits for bits in (2, 4, 8) if (codes >= QType(bits).qmin).all() and (codes <= QType(bits).qmax).all())
 
 
 def is_standard(node: NodeProto) -> bool:
