@@ -17,10 +17,26 @@ from mpqc.frontend.shapes import Shapes, fix_inputs
 from mpqc.graph import Network, TensorSpec
 from mpqc.passes.base import OnnxPass, PassResult, run_passes, verify
 from mpqc.passes.explicit_windows import ExplicitWindows
+from mpqc.passes.fold_batch_norm import FoldBatchNorm
+from mpqc.passes.fold_channel_affine import FoldChannelAffine
 from mpqc.passes.fold_constants import FoldConstants
+from mpqc.passes.matmul_to_gemm import MatMulToGemm
 from mpqc.passes.name_nodes import NameNodes
+from mpqc.passes.normalize_activations import NormalizeActivations
+from mpqc.passes.remove_no_ops import RemoveNoOps
 
-PASSES: tuple[OnnxPass, ...] = (FoldConstants(), ExplicitWindows())
+PASSES: tuple[OnnxPass, ...] = (
+    FoldConstants(),
+    ExplicitWindows(),
+    RemoveNoOps(),
+    NormalizeActivations(),
+    MatMulToGemm(),
+    FoldChannelAffine(),
+    FoldBatchNorm(),
+    FoldChannelAffine(),
+    RemoveNoOps(),
+    FoldConstants(),
+)
 """What every model goes through before import, in this order."""
 
 
