@@ -16,6 +16,7 @@ from mpqc.targets.rows import RUNTIME_KERNELS, CostRow, Shape, read_rows, write_
 from mpqc.targets.schema import WEIGHTED, OpKind, Target
 
 __all__ = [
+    "FOLDER",
     "RUNTIME_KERNELS",
     "WEIGHTED",
     "CostRow",

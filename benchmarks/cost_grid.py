@@ -1,0 +1,234 @@
+"""The grid of kernel runs that cost rows are taken at: layers of ResNet, MobileNet and small networks, and odd sizes between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.layout import plan_layout
+from mpqc.lowering.select import plan_steps
+from mpqc.lowering.steps import Call
+from mpqc.program import Binary, Concat, Conv, Dequantize, Gemm, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
+from mpqc.qtype import QParams, QType
+from mpqc.targets import Shape
+
+WIDTHS = (8, 4, 2)
+SPREAD = 40.0
+"""Standard deviation of input codes that scales are chosen for"""
+
+# input size (height, width), input channels, output channels, kernel, stride
+CONVS = (
+    ((32, 32), 3, 16, 3, 1), ((32, 32), 16, 16, 3, 1), ((32, 32), 16, 32, 3, 2), ((16, 16), 32, 32, 3, 1), ((16, 16), 32, 64, 3, 2),
+    ((8, 8), 64, 64, 3, 1), ((32, 32), 16, 32, 1, 2), ((112, 112), 3, 64, 7, 2), ((56, 56), 64, 64, 3, 1), ((56, 56), 64, 128, 3, 2),
+    ((28, 28), 128, 128, 3, 1), ((14, 14), 256, 256, 3, 1), ((7, 7), 512, 512, 3, 1), ((56, 56), 64, 256, 1, 1), ((28, 28), 512, 128, 1, 1),
+    ((7, 7), 2048, 512, 1, 1), ((224, 224), 3, 32, 3, 2), ((112, 112), 32, 16, 1, 1), ((112, 112), 16, 96, 1, 1), ((56, 56), 96, 24, 1, 1),
+    ((56, 56), 24, 144, 1, 1), ((28, 28), 144, 32, 1, 1), ((28, 28), 32, 192, 1, 1), ((14, 14), 192, 64, 1, 1), ((14, 14), 64, 384, 1, 1),
+    ((14, 14), 384, 96, 1, 1), ((14, 14), 96, 576, 1, 1), ((7, 7), 576, 160, 1, 1), ((7, 7), 160, 960, 1, 1), ((7, 7), 960, 320, 1, 1),
+    ((7, 7), 320, 1280, 1, 1), ((25, 5), 64, 64, 1, 1), ((49, 10), 1, 64, 10, 2), ((48, 48), 8, 16, 1, 1), ((3, 3), 256, 256, 1, 1),
+    ((20, 20), 13, 27, 3, 1), ((12, 12), 24, 10, 1, 1), ((5, 5), 40, 40, 3, 1), ((16, 16), 48, 48, 5, 1), ((1, 128), 64, 64, 3, 1),
+    ((40, 40), 64, 64, 3, 1), ((128, 128), 16, 16, 3, 1), ((1, 1), 960, 240, 1, 1), ((1, 1), 64, 16, 1, 1),
+)  # fmt: skip
+# input size, channels, kernel, stride
+DEPTHWISES = (
+    ((112, 112), 32, 3, 1), ((112, 112), 96, 3, 2), ((56, 56), 144, 3, 1), ((56, 56), 144, 3, 2), ((28, 28), 192, 3, 1), ((28, 28), 192, 3, 2),
+    ((14, 14), 384, 3, 1), ((14, 14), 576, 3, 2), ((7, 7), 960, 3, 1), ((28, 28), 72, 5, 2), ((28, 28), 120, 5, 1), ((14, 14), 240, 5, 1),
+    ((25, 5), 64, 3, 1), ((48, 48), 8, 3, 1), ((32, 32), 16, 3, 1), ((8, 8), 128, 3, 1), ((3, 3), 256, 3, 1), ((20, 20), 27, 3, 1),
+    ((10, 10), 58, 3, 2),
+)  # fmt: skip
+# rows, inputs, outputs
+GEMMS = (
+    (1, 640, 128), (1, 128, 128), (1, 128, 8), (1, 64, 10), (1, 256, 12), (1, 1280, 1001), (1, 2048, 1000), (1, 512, 1000), (1, 1024, 4096),
+    (1, 2048, 4096), (4, 256, 256), (16, 64, 64), (64, 64, 64), (99, 64, 256), (99, 256, 64), (128, 512, 512), (7, 100, 50), (32, 768, 768),
+)  # fmt: skip
+# channels, height, width
+PLANES = ((16, 32, 32), (32, 16, 16), (64, 8, 8), (64, 56, 56), (128, 28, 28), (96, 14, 14), (160, 7, 7), (64, 1, 1), (24, 20, 20), (32, 112, 112))
+# channels, size, kernel, stride, padding
+POOLS = ((64, 112, 3, 2, 1), (16, 32, 2, 2, 0), (32, 56, 2, 2, 0), (64, 28, 3, 1, 1), (48, 26, 3, 2, 1), (24, 20, 5, 1, 2), (128, 14, 2, 2, 0))
+GLOBAL_POOLS = ((1280, 7), (64, 8), (256, 4), (512, 7), (64, 14), (96, 28))
+# channels, input size, factor
+RESIZES = ((64, 20, 2), (96, 10, 2), (24, 64, 2), (16, 40, 4), (256, 7, 2))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel at one shape, as a cost row names it."""
+
+    kind: str
+    shape: Shape
+    weight_bits: int | None
+    kernel: Kernel
+
+
+def cases(kinds: Collection[str], target: KernelTarget) -> Iterator[Case]:
+    """All runs of the grid with kernels of `kinds`, compiled for `target`'s features and number of cores."""
+    for kind in kinds:
+        yield from _CASES[kind](target)
+
+
+def _convs(target: KernelTarget) -> Iterator[Case]:
+    for bits in WIDTHS:
+        for size, inputs, outputs, kernel, stride in CONVS:
+            yield _conv(size, (inputs, outputs), kernel, stride, 1, bits, target)
+
+
+def _depthwises(target: KernelTarget) -> Iterator[Case]:
+    for bits in WIDTHS:
+        for size, channels, kernel, stride in DEPTHWISES:
+            yield _conv(size, (channels, channels), kernel, stride, channels, bits, target)
+
+
+def _gemms(target: KernelTarget) -> Iterator[Case]:
+    for bits in WIDTHS:
+        for rows, inputs, outputs in GEMMS:
+            yield _gemm(rows, inputs, outputs, bits, target)
+
+
+def _codes(name: str, *shape: int) -> Tensor:
+    return Tensor(name, shape, "int8", QParams(QType(8), np.float32(0.05), np.int32(-3)))
+
+
+def _floats(name: str, *shape: int) -> Tensor:
+    return Tensor(name, shape, "float32")
+
+
+def _kernel(op: Op, tensors: list[Tensor], target: KernelTarget) -> Kernel:
+    program = Program((op,), {tensor.name: tensor for tensor in tensors}, op.inputs, op.outputs)
+    calls = [step for step in plan_steps(program, plan_layout(program), target) if isinstance(step, Call) and step.op == op.name]
+    return calls[0].kernel
+
+
+def _weight(bits: int, *shape: int) -> np.ndarray:
+    """Codes that fill their range as trained weights do: a quarter of the range is one standard deviation."""
+    edge = 1 << (bits - 1)
+    return np.clip(np.rint(np.random.default_rng(0).normal(0, edge / 2, shape)), -edge, edge - 1).astype(np.int8)
+
+
+def _multiplier(weight: np.ndarray) -> np.ndarray:
+    """Scales that bring accumulators to the spread of the codes."""
+    deviation = np.sqrt((weight.reshape(weight.shape[0], -1).astype(np.float64) ** 2).sum(axis=1)) + 1.0
+    return (1 / deviation).astype(np.float32)
+
+
+def _conv(size: tuple[int, int], channels: tuple[int, int], kernel: int, stride: int, groups: int, bits: int, target: KernelTarget) -> Case:
+    inputs, outputs = channels
+    height, width = size
+    kernel_h = 1 if height == 1 else kernel
+    weight = _weight(bits, outputs, inputs // groups, kernel_h, kernel)
+    top, left = (kernel_h - 1) // 2, (kernel - 1) // 2
+    pads = (top, left, kernel_h - 1 - top, kernel - 1 - left)
+    out_h, out_w = (height - 1) // stride + 1, (width - 1) // stride + 1
+    bias = np.zeros(outputs, np.int32)
+    op = Conv("op", ("x",), ("y",), weight, bits, bias, _multiplier(weight), (stride, stride), pads, (1, 1), groups, -128, 127)
+    shape = Shape(height, width, inputs, out_h, out_w, outputs, kernel_h, kernel, stride, stride, groups)
+    tensors = [_codes("x", 1, inputs, height, width), _codes("y", 1, outputs, out_h, out_w)]
+    return Case("depthwise" if groups > 1 else "conv", shape, bits, _kernel(op, tensors, target))
+
+
+def _gemm(rows: int, inputs: int, outputs: int, bits: int, target: KernelTarget) -> Case:
+    weight = _weight(bits, outputs, inputs)
+    op = Gemm("op", ("x",), ("y",), weight, bits, np.zeros(outputs, np.int32), _multiplier(weight), -128, 127)
+    shape = Shape(in_h=rows, in_c=inputs, out_h=rows, out_c=outputs)
+    return Case("gemm", shape, bits, _kernel(op, [_codes("x", rows, inputs), _codes("y", rows, outputs)], target))
+
+
+def _planes(make: Callable[[tuple[int, ...]], Op], kind: str, dtypes: tuple[str, ...], target: KernelTarget) -> Iterator[Case]:
+    """Kernels of values in, as many values out: tensors x, (y,) z of `dtypes`."""
+    for channels, height, width in PLANES:
+        shape = (1, channels, height, width)
+        tensors = [(_codes if dtype == "int8" else _floats)(name, *shape) for name, dtype in zip("xyz"[-len(dtypes) :], dtypes, strict=True)]
+        yield Case(kind, Shape(height, width, channels, height, width, channels), None, _kernel(make(shape), tensors, target))
+
+
+def _binaries(target: KernelTarget) -> Iterator[Case]:
+    yield from _planes(lambda _: Binary("op", ("x", "y"), ("z",), "add", 1.0, 0.7, -128, 127), "binary", ("int8",) * 3, target)
+
+
+def _tables(target: KernelTarget) -> Iterator[Case]:
+    lookup = np.arange(-128, 128).astype(np.int8)
+    yield from _planes(lambda _: Table("op", ("y",), ("z",), lookup, "Sigmoid"), "table", ("int8", "int8"), target)
+
+
+def _quantizes(target: KernelTarget) -> Iterator[Case]:
+    yield from _planes(lambda _: Quantize("op", ("y",), ("z",)), "quantize", ("float32", "int8"), target)
+
+
+def _dequantizes(target: KernelTarget) -> Iterator[Case]:
+    yield from _planes(lambda _: Dequantize("op", ("y",), ("z",)), "dequantize", ("int8", "float32"), target)
+
+
+def _moves(target: KernelTarget) -> Iterator[Case]:
+    """Concatenation, padding and slicing by 2."""
+    for channels, height, width in PLANES:
+        x, y = _codes("x", 1, channels, height, width), _codes("y", 1, channels, height, width)
+        joined = _codes("z", 1, 2 * channels, height, width)
+        whole = Shape(height, width, 2 * channels, height, width, 2 * channels)
+        yield Case("move", whole, None, _kernel(Concat("op", ("x", "y"), ("z",), 1), [x, y, joined], target))
+        padded = _codes("z", 1, channels, height + 2, width + 2)
+        larger = Shape(height, width, channels, height + 2, width + 2, channels)
+        yield Case("move", larger, None, _kernel(Pad("op", ("x",), ("z",), (0, 0, 1, 1, 0, 0, 1, 1), -3), [x, padded], target))
+        if height > 1:
+            yield _slice(x, target)
+
+
+def _slice(x: Tensor, target: KernelTarget) -> Case:
+    _, channels, height, width = x.shape
+    index = np.arange(channels * height * width).reshape(x.shape)[:, :, ::2, ::2].reshape(-1)
+    sliced = _codes("z", 1, channels, (height + 1) // 2, (width + 1) // 2)
+    shape = Shape(height, width, channels, (height + 1) // 2, (width + 1) // 2, channels)
+    return Case("move", shape, None, _kernel(Move("op", ("x",), ("z",), "Slice", index), [x, sliced], target))
+
+
+def _max_pools(target: KernelTarget) -> Iterator[Case]:
+    for channels, size, kernel, stride, pad in POOLS:
+        yield _pool("max", channels, size, kernel, stride, pad, target)
+
+
+def _average_pools(target: KernelTarget) -> Iterator[Case]:
+    for channels, size, kernel, stride, pad in POOLS:
+        yield _pool("average", channels, size, kernel, stride, pad, target)
+    for channels, size in GLOBAL_POOLS:
+        yield _pool("average", channels, size, size, size, 0, target)
+
+
+def _resizes(target: KernelTarget) -> Iterator[Case]:
+    for channels, size, factor in RESIZES:
+        yield _resize(channels, size, factor, target)
+
+
+def _pool(kind: str, channels: int, size: int, kernel: int, stride: int, pad: int, target: KernelTarget) -> Case:
+    out = (size + 2 * pad - kernel) // stride + 1
+    multiplier = np.float32(1.0 if kind == "max" else 1 / kernel**2)
+    op = Pool("op", ("x",), ("y",), kind, (kernel, kernel), (stride, stride), (pad,) * 4, (1, 1), np.asarray(multiplier), -128, 127)
+    shape = Shape(size, size, channels, out, out, channels, kernel, kernel, stride, stride)
+    return Case(f"{kind}_pool", shape, None, _kernel(op, [_codes("x", 1, channels, size, size), _codes("y", 1, channels, out, out)], target))
+
+
+def _resize(channels: int, size: int, factor: int, target: KernelTarget) -> Case:
+    """Linear resizing, the dearer kind."""
+    out = size * factor
+    source = np.clip((np.arange(out) + 0.5) / factor - 0.5, 0, size - 1)
+    lower = np.minimum(source.astype(np.int64), size - 2)
+    share = (source - lower).astype(np.float32)
+    op = Resize("op", ("x",), ("y",), "linear", lower, lower, share, share)
+    shape = Shape(size, size, channels, out, out, channels)
+    return Case("resize", shape, None, _kernel(op, [_codes("x", 1, channels, size, size), _codes("y", 1, channels, out, out)], target))
+
+
+_CASES: dict[str, Callable[[KernelTarget], Iterator[Case]]] = {
+    "conv": _convs,
+    "depthwise": _depthwises,
+    "gemm": _gemms,
+    "binary": _binaries,
+    "table": _tables,
+    "max_pool": _max_pools,
+    "average_pool": _average_pools,
+    "resize": _resizes,
+    "move": _moves,
+    "quantize": _quantizes,
+    "dequantize": _dequantizes,
+}
+KINDS = tuple(_CASES)
+"""Kernels of the grid"""

@@ -1,0 +1,72 @@
+"""Writes the cost rows of the Cortex-A76: every kernel of the grid, compiled as mpqc deploys it and priced by a76time.
+
+    python benchmarks/cost_rows.py                       # all kernels, about ten minutes -> targets/cortex-a76.csv
+    python benchmarks/cost_rows.py --only conv gemm      # others keep their rows
+
+Needs ../shared/tools/a76 (or $MPQC_SHARED), qemu-aarch64 with plugins, llvm-mca and zig.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+from cost_grid import KINDS, Case, cases
+from cost_pricing import METHOD, Driver, find_a76time
+
+from mpqc.lowering.kernels.kernel import KernelTarget
+from mpqc.targets import FOLDER, CostRow, load_target, read_rows, write_rows
+
+BATCH = 24
+"""Kernels a program"""
+
+
+def main() -> None:
+    """Price the kernels that were asked for and write the rows, keeping the rows of others."""
+    options = _options()
+    target = load_target(options.target)
+    kernel_target = KernelTarget("dotprod" if target.has_dotprod else "generic", target.cores)
+    todo = list(cases(options.only, kernel_target))
+    kept = read_rows(options.output)[0] if options.output.exists() else ()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for start in range(0, len(todo), BATCH) for row in price(todo[start : start + BATCH], Path(folder) / str(start))]
+    write_rows([*rows, *(row for row in kept if row.kernel not in options.only)], options.output)
+    print(f"{len(rows)} rows written to {options.output}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default="cortex-a76", choices=["cortex-a76"], help="a76time knows this core only")
+    parser.add_argument("--only", nargs="+", default=KINDS, choices=KINDS, metavar="KERNEL", help="price these kernels only")
+    parser.add_argument("--output", type=Path, default=FOLDER / "cortex-a76.csv")
+    return parser.parse_args()
+
+
+def price(todo: list[Case], folder: Path) -> list[CostRow]:
+    """One row for each of `todo`, run in one program built in `folder`."""
+    tool, commit, today = find_a76time(), _commit(), date.today().isoformat()
+    driver = Driver([case.kernel for case in todo], folder)
+    rows = []
+    for index, case in enumerate(todo):
+        cycles = driver.cycles(index, tool)
+        rows.append(CostRow(case.kind, case.shape, case.weight_bits, 8, cycles, "modelled", METHOD, today, commit))
+        rate = case.kernel.macs / cycles if case.kernel.macs else case.shape.outputs / cycles
+        print(f"{case.kernel.name:100s} {cycles:12.0f} cycles {rate:7.2f} a cycle", file=sys.stderr)
+    return rows
+
+
+def _commit() -> str:
+    """The commit of the kernels, with a + where the files differ from it."""
+    kernels = "mpqc/lowering/kernels"
+    root = Path(__file__).resolve().parent.parent
+    changed = subprocess.run(["git", "status", "--porcelain", kernels], cwd=root, capture_output=True, text=True, check=True).stdout
+    head = subprocess.run(["git", "log", "-1", "--format=%h", "--", kernels], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    return f"{head}+" if changed.strip() else head
+
+
+if __name__ == "__main__":
+    main()
