@@ -85,16 +85,14 @@ def compile_command(
 
 def analyze_command(reading: Analyzing, target: str, strategy: str, seed: int, as_json: bool, quiet: bool, force: bool) -> None:
     """`mpqc analyze`."""
-    from mpqc.cost import CostModel
     from mpqc.pipeline import analyze_network
-    from mpqc.targets import load_target
     from mpqc.workspace import open_workspace
 
     if strategy == "uniform":
         raise UsageError("uniform measures nothing", where="--strategy", hint="use fit, distance or roundoff")
     options = replace(reading.options(target, seed, force), strategy=strategy)
-    cost_model, workspace = CostModel(load_target(target)), open_workspace(reading.output, force=force)
-    analysis = analyze_network(reading.model, options, reading.data, workspace, Progress(quiet=quiet), cost_model)
+    workspace = open_workspace(reading.output, force=force)
+    analysis = analyze_network(reading.model, options, reading.data, workspace, Progress(quiet=quiet))
     assert analysis.sensitivities is not None
     if as_json:
         _print_json(json.loads(analysis.sensitivities.to_json()))
@@ -122,7 +120,7 @@ def allocate_command(
 
 def lower_command(model: Path, target: str, output: Path, shapes: Mapping[str, tuple[int, ...]], as_json: bool, quiet: bool, force: bool) -> None:
     """`mpqc lower`."""
-    from mpqc.pipeline import lower_file
+    from mpqc.artifacts import lower_file
 
     summary = lower_file(model, target, output, shapes=shapes, force=force, progress=Progress(quiet=quiet))
     if as_json:
@@ -136,7 +134,7 @@ def lower_command(model: Path, target: str, output: Path, shapes: Mapping[str, t
 
 def run_command(folder: Path, emulate: bool, host: bool, inputs: list[Path], output: Path | None, threads: int, as_json: bool) -> None:
     """`mpqc run`."""
-    from mpqc.pipeline import run_folder
+    from mpqc.artifacts import run_folder
 
     if emulate == host:
         raise UsageError("say where to run", where="mpqc run", hint="add --emulate or --host")
@@ -165,14 +163,16 @@ def targets_list_command(as_json: bool) -> None:
 
 def targets_show_command(name: str, as_json: bool) -> None:
     """`mpqc targets show`."""
-    from mpqc.targets import describe_target, load_target
+    from mpqc.cost import CostModel
+    from mpqc.targets import load_target
 
     target = load_target(name)
+    facts = {**target.model_dump(mode="json", exclude={"rows"}, exclude_none=True), "latency_origin": CostModel(target).origin}
     if as_json:
-        _print_json(describe_target(target))
+        _print_json(facts)
         return
-    for key, value in describe_target(target).items():
-        print(f"{key}: {value}")
+    for key, value in facts.items():
+        print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
 
 
 def targets_check_command(file: Path) -> None:
@@ -232,7 +232,7 @@ def _save(outputs: Mapping[str, np.ndarray], path: Path) -> None:
 
     with Workspace(path.parent).replacing(path.name) as partial, partial.open("wb") as file:
         if path.suffix == ".npz":
-            np.savez(file, **dict(outputs))
+            np.savez(file, allow_pickle=False, **outputs)
         else:
             np.save(file, next(iter(outputs.values())))
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mpqc.budget import Budget, Resource, format_amount
-from mpqc.demo_network import Digits, load_digits, train_network
-from mpqc.pipeline import Compiled, Options, compile_network
+from mpqc.demo_network import HELD_OUT, Digits, load_digits, train_network
+from mpqc.errors import BudgetInfeasibleError
+from mpqc.frontend.reference import Reference
+from mpqc.pipeline import Compiled, Options, analyze_network, choose_plan, compile_network, cost_model_of
+from mpqc.plan import Plan
 from mpqc.progress import Progress
+from mpqc.report.text import print_report
+from mpqc.runtime import run_emulated
+from mpqc.workspace import open_workspace
 
 SHARE = 0.5
 """Where the demo's budget lies between the fastest plan (0) and all int8 (1)."""
@@ -49,3 +54,65 @@ def export_network(digits: Digits, output: Path, seed: int) -> Path:
     example = torch.from_numpy(digits.test[:1])
     torch.onnx.export(network, (example,), path, input_names=["image"], output_names=["logits"], dynamo=True, external_data=False, verbose=False)
     return path
+
+
+def choose_budget(model: Path, digits: Digits, output: Path, seed: int, progress: Progress) -> Budget:
+    """A latency halfway between all int8 and the fastest plan, so that neither is the answer."""
+    wide, fast = latency_span(model, digits, output, seed)
+    budget = Budget(Resource.LATENCY, fast + SHARE * (wide - fast))
+    progress.say(
+        f"predicted on a Cortex-A76: all int8 {format_amount(Resource.LATENCY, wide)}, fastest plan {format_amount(Resource.LATENCY, fast)}; "
+        f"budget halfway: {format_amount(Resource.LATENCY, budget.limit)}"
+    )
+    return budget
+
+
+def latency_span(model: Path, digits: Digits, output: Path, seed: int) -> tuple[float, float]:
+    """Predicted microseconds of the plan with all weights and activations at 8 bits, and of the fastest plan."""
+    options = Options(samples=256, seed=seed, force=True)
+    analysis = analyze_network(model, options, digits.train, open_workspace(output / "out", force=True), Progress(quiet=True))
+    cost_model = cost_model_of(options).for_network(analysis.table)
+    wide = choose_plan(analysis, options, cost_model)
+    impossible = replace(options, budgets=(Budget(Resource.LATENCY, 1e-3),))
+    try:
+        choose_plan(analysis, impossible, cost_model)
+    except BudgetInfeasibleError as error:
+        return latency_of(wide), error.least[Resource.LATENCY.value]
+    raise AssertionError("a budget of a nanosecond was met")
+
+
+def latency_of(plan: Plan) -> float:
+    """Predicted microseconds of `plan`."""
+    return next(use.used for use in plan.uses if use.resource == Resource.LATENCY.value)
+
+
+def report_demo(compiled: Compiled, model: Path, digits: Digits, progress: Progress) -> DemoResult:
+    """Runs float network, interpreter and emulated program on the held-out images, and prints the comparison."""
+    with progress.phase(f"emulate {len(digits.test)} held-out images on a Cortex-A76"):
+        emulated = run_emulated(compiled.output / "bundle", {"image": digits.test})["logits"]
+    expected = compiled.run(digits.test)["logits"]
+    reference = Reference(compiled.analysis.network.model)
+    floats = np.concatenate([reference.run({"image": image[None]})["logits"] for image in digits.test])
+    result = DemoResult(percent(floats, digits), percent(emulated, digits), int(np.sum(emulated != expected)), compiled)
+    print_demo(result, model)
+    return result
+
+
+def percent(logits: np.ndarray, digits: Digits) -> float:
+    """Top-1 accuracy on the held-out images, in percent."""
+    return 100.0 * float(np.mean(logits.argmax(1) == digits.test_labels))
+
+
+def print_demo(result: DemoResult, model: Path) -> None:
+    """The plan, then accuracy, latency and sizes, on stdout."""
+    from rich.console import Console
+
+    console = Console()
+    print_report(result.compiled.report, console if console.is_terminal else Console(width=160))
+    print(
+        f"accuracy on {HELD_OUT} held-out images: float {result.float_percent:.2f} %, mixed precision in the emulator {result.emulated_percent:.2f} %"
+    )
+    print(f"logits that differ from the integer interpreter: {result.differing_logits}")
+    written = [(model, "float ONNX"), *((result.compiled.output / name, name) for name in ("model.qdq.onnx", "model.so"))]
+    print("files: " + ", ".join(f"{label} {path.stat().st_size:,} B" for path, label in written))
+    print(f"report: {result.compiled.output / 'report.html'}")

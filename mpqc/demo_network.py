@@ -44,7 +44,9 @@ def make_network() -> nn.Module:
     """An untrained residual network for [n, 1, 8, 8] images and 10 classes, 2.1 million weights."""
     from torch import nn
 
-    return nn.Sequential(_conv(1, 32), _block(32, 64, 2), _block(64, 256, 2), _block(256, 256, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10))
+    return nn.Sequential(
+        _conv(1, 32), _block(32, 64, 2), _block(64, 256, 2), _block(256, 256, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10)
+    )
 
 
 def train_network(digits: Digits, *, epochs: int = 12, seed: int = 0) -> nn.Module:

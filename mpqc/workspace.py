@@ -14,8 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpqc.errors import MpqcError, UsageError
+
+if TYPE_CHECKING:
+    from mpqc.report.model import Report
 
 MARKER = ".mpqc"
 """Folder inside the output folder that holds checkpoints and marks it as mpqc's own."""
@@ -54,6 +58,13 @@ class Workspace:
             raise MpqcError("cannot write", where=str(final), why=error.strerror or str(error), hint="what was written before is kept") from error
         finally:
             _remove(partial)
+
+    def write_report(self, report: Report) -> None:
+        """Writes report.json and report.html."""
+        from mpqc.report.html import render
+
+        self.write_text("report.json", to_json(report.to_dict()))
+        self.write_text("report.html", render(report))
 
     def checkpoint(self, phase: str, *inputs: str) -> Path:
         """Where the result of `phase` for these inputs is kept: the name changes with any of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -10,19 +11,60 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.budget import Resource
-from mpqc.plan import Plan
+from mpqc.plan import Choice, Plan
 from mpqc.program import Float, Program
-from mpqc.report.model import Accuracy, FloatRow, LayerRow, Quality, Sizes
-from mpqc.site import OpNode, SiteKind, SiteTable
+from mpqc.report.model import Accuracy, FloatRow, LayerRow, Quality, Report, Sizes
+from mpqc.site import OpNode, Site, SiteKind, SiteTable
 
 if TYPE_CHECKING:
+    from mpqc.artifacts import Artifacts
     from mpqc.cost import CostModel
     from mpqc.data import Batches
     from mpqc.graph import Network
+    from mpqc.pipeline import Analysis, Options
 
 PACKAGES = ("mpqc", "onnx", "onnxruntime", "torch", "ortools", "apache-tvm")
 FLOAT_BYTES = 4
 QUALITY_SAMPLES = 16
+
+
+def build_report(
+    analysis: Analysis,
+    plan: Plan,
+    program: Program,
+    artifacts: Artifacts,
+    cost_model: CostModel,
+    options: Options,
+    *,
+    labels: np.ndarray | None,
+    seconds: Mapping[str, float],
+) -> Report:
+    """The report of one compile; runs program and float network on a few samples to compare them (all of them with `labels`)."""
+    table, network = analysis.table, analysis.network
+    latency = next((use.used for use in plan.uses if use.resource == Resource.LATENCY.value), None)
+    files = {"model.so": artifacts.module_bytes, "model.so constants": artifacts.constant_bytes} if artifacts.module_bytes else {}
+    return Report(
+        network=network.name,
+        network_digest=network.digest,
+        target=cost_model.target.name,
+        target_digest=hashlib.sha256(cost_model.target.model_dump_json().encode()).hexdigest(),
+        strategy=plan.strategy,
+        seed=options.seed,
+        data=analysis.batches.origin,
+        budgets=tuple(map(str, options.budgets)),
+        proof=plan.proof,
+        uses=plan.uses,
+        layers=layer_rows(table, plan, program, cost_model),
+        floats=float_rows(program),
+        sizes=count_sizes(table, plan, cost_model, files),
+        latency_us=latency,
+        latency_origin=cost_model.origin,
+        quality=measure_quality(network, program, analysis.batches),
+        accuracy=None if labels is None else measure_accuracy(network, program, analysis.batches, labels),
+        versions=versions(),
+        seconds=dict(seconds),
+        notes=(*network.notes, *analysis.calibration.notes, *plan.notes, *([artifacts.note] if artifacts.note else [])),
+    )
 
 
 def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel) -> tuple[LayerRow, ...]:
@@ -32,7 +74,7 @@ def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostM
     return tuple(_layer(node, table, plan, reasons, floats, cost_model) for node in table.nodes)
 
 
-def _layer(node: OpNode, table: SiteTable, plan: Plan, reasons: Mapping, floats: Mapping[str, str], cost_model: CostModel) -> LayerRow:
+def _layer(node: OpNode, table: SiteTable, plan: Plan, reasons: Mapping[str, Choice], floats: Mapping[str, str], cost_model: CostModel) -> LayerRow:
     weight = table.by_name[node.weight] if node.weight else None
     weight_bits = plan.bits(weight.name) if weight else None
     choice = reasons.get(node.weight or node.output)
@@ -60,8 +102,8 @@ def node_microseconds(node: OpNode, plan: Plan, cost_model: CostModel) -> float 
     return cost_model.microseconds(node, plan.bits(node.weight) if node.weight else None, tuple(known), plan.bits(node.output) or 8)
 
 
-def float_rows(table: SiteTable, program: Program) -> tuple[FloatRow, ...]:
-    """Every float stretch of the program, with the reason that the table or the reader gave."""
+def float_rows(program: Program) -> tuple[FloatRow, ...]:
+    """Every float stretch of the program, with its reason."""
     return tuple(FloatRow(op.name, ", ".join(op.op_types), op.reason) for op in program.ops if isinstance(op, Float))
 
 
@@ -79,7 +121,7 @@ def count_sizes(table: SiteTable, plan: Plan, cost_model: CostModel, files: Mapp
     return Sizes(floats, int8, planned, files)
 
 
-def _stored(site, plan: Plan, cost_model: CostModel) -> int:  # type: ignore[no-untyped-def]
+def _stored(site: Site, plan: Plan, cost_model: CostModel) -> int:
     bits = plan.bits(site.name)
     return FLOAT_BYTES * site.elements if bits is None else cost_model.weight_bytes(site, bits)
 

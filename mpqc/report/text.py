@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpqc.budget import Resource, format_amount
+from mpqc.plan import Choice, Plan, Proof, Use
 from mpqc.report.model import LayerRow, Report
 
 if TYPE_CHECKING:
@@ -42,11 +43,26 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
     return (row.name, row.op, weight, activation, str(row.weight_bytes or UNITLESS), microseconds, row.reason)
 
 
+def plan_lines(plan: Plan) -> list[str]:
+    """One line a site with its reason, then what the plan uses and its proof."""
+    sites = [f"{_bits(choice):>6}  {choice.site}: {choice.reason}" for choice in plan.choices]
+    return [*sites, *_outcome(plan.uses, plan.proof)]
+
+
+def _bits(choice: Choice) -> str:
+    return "float" if choice.bits is None else f"{choice.bits} bit"
+
+
+def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
+    lines = [f"{_resource(use.resource)}: {_amount(use.resource, use.used)}{_limit(use.resource, use.limit)}" for use in uses]
+    if proof.status not in ("optimal", "feasible"):
+        return [*lines, f"plan: {proof.status}"]
+    return [*lines, f"plan: {proof.status}, objective {proof.objective:.6g}, bound {proof.bound:.6g}, gap {100 * proof.gap:.2f} %, {proof.seconds:.2f} s"]
+
+
 def totals(report: Report) -> list[str]:
     """The lines under the table: budgets kept, proof, sizes, latency, closeness to float."""
-    lines = [f"{_resource(use.resource)}: {_amount(use.resource, use.used)}{_limit(use.resource, use.limit)}" for use in report.uses]
-    proof = report.proof
-    lines.append(f"plan: {proof.status}, objective {proof.objective:.6g}, bound {proof.bound:.6g}, gap {100 * proof.gap:.2f} %, {proof.seconds:.2f} s")
+    lines = _outcome(report.uses, report.proof)
     sizes = report.sizes
     lines.append(f"weights: float {sizes.float_bytes:,} B, all int8 {sizes.int8_bytes:,} B, this plan {sizes.plan_bytes:,} B")
     if report.latency_us is not None:

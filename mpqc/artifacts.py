@@ -1,0 +1,164 @@
+"""From an integer program to what runs: module, bundle, and the commands that run them. The pipeline's lower half."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpqc.errors import DataError, RunError, UsageError
+from mpqc.program import Float, Program
+from mpqc.progress import Progress
+from mpqc.workspace import Workspace, file_digest, open_workspace, to_json
+
+if TYPE_CHECKING:
+    from mpqc.data import Batches
+    from mpqc.targets import Target
+
+NO_CODE = "cost-only target: plan and QDQ file, no program"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What was written for a target. `module_bytes` is 0 for a cost-only target."""
+
+    target: str
+    module_bytes: int = 0
+    constant_bytes: int = 0
+    """Weights, tables and other constants inside the module, as stored"""
+    note: str = ""
+
+
+def write_artifacts(program: Program, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:
+    """Writes model.so, and bundle/ for an AArch64 target; nothing for a cost-only one.
+
+    The bundle's inputs are the first sample of `batches`, its expected outputs those of the interpreter.
+    """
+    if target.lowering == "cost-only":
+        return Artifacts(target.name, note=NO_CODE)
+    from mpqc.lowering import build, lower
+
+    lowered = lower(program, target)
+    with workspace.replacing("model.so") as partial:
+        build(lowered, partial)
+    if target.llvm is not None and target.llvm.mtriple.startswith("aarch64"):
+        _write_bundle(program, lowered, workspace, batches)
+    size = workspace.path("model.so").stat().st_size
+    return Artifacts(target.name, size, lowered.constant_bytes)
+
+
+def _write_bundle(program: Program, lowered: Any, workspace: Workspace, batches: Batches | None) -> None:
+    from mpqc.interpreter import interpret
+    from mpqc.runtime import write_bundle
+
+    inputs = sample_inputs(program) if batches is None else next(iter(batches))
+    with workspace.replacing("bundle") as partial:
+        write_bundle(partial, lowered, workspace.path("model.so"), inputs=inputs, expected=interpret(program, inputs))
+
+
+def sample_inputs(program: Program, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded noise for every input of `program`, for bundles made without data."""
+    random = np.random.default_rng(seed)
+    specs = [program.tensors[name] for name in program.inputs]
+    return {spec.name: random.standard_normal(spec.shape).astype(spec.dtype) for spec in specs}
+
+
+def lower_file(
+    model: Path, target: str, output: Path, *, shapes: Mapping[str, tuple[int, ...]], force: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Compiles the QDQ file `model` for `target` into `output`; returns what was written, for printing.
+
+    Raises ModelError for a file that cannot be read or has no Q/DQ at all.
+    """
+    from mpqc.frontend.reader import read_onnx
+    from mpqc.program_reader import read_qdq
+    from mpqc.targets import load_target
+
+    progress, chip = progress or Progress(quiet=True), load_target(target)
+    if chip.lowering == "cost-only":
+        raise UsageError("cannot be lowered to", where=target, why=NO_CODE)
+    workspace = open_workspace(output, force=force)
+    with progress.phase("read"):
+        program = read_qdq(read_onnx(model), shapes=shapes)
+    with progress.phase("lower"):
+        artifacts = write_artifacts(program, chip, workspace)
+    workspace.write_bytes("model.qdq.onnx", model.read_bytes())
+    summary = _summary(program, artifacts, model)
+    workspace.write_text("lowered.json", to_json(summary))
+    return summary
+
+
+def _summary(program: Program, artifacts: Artifacts, model: Path) -> dict[str, Any]:
+    floats = [{"name": op.name, "ops": ", ".join(op.op_types), "reason": op.reason} for op in program.ops if isinstance(op, Float)]
+    return {
+        "schema_version": 1,
+        "model": file_digest(model),
+        "target": artifacts.target,
+        "integer_ops": len(program.ops) - len(floats),
+        "floats": floats,
+        "module_bytes": artifacts.module_bytes,
+        "constant_bytes": artifacts.constant_bytes,
+    }
+
+
+def run_folder(folder: Path, arrays: Sequence[np.ndarray], *, emulate: bool, threads: int = 1) -> dict[str, np.ndarray]:
+    """Runs what a compile or lower wrote to `folder`, in the emulator or built anew for this machine.
+
+    `arrays` are the inputs in order, any number of stacked samples; none: the bundle's own. Raises RunError, DataError.
+    """
+    bundle = folder / "bundle" if (folder / "bundle").is_dir() else folder
+    if not (bundle / "model.json").is_file():
+        raise RunError("holds no bundle", where=str(folder), hint="give the output folder of mpqc compile or mpqc lower for an AArch64 target")
+    names = _input_names(bundle)
+    inputs = _own_inputs(bundle, names) if not arrays else _named(names, arrays)
+    if emulate:
+        from mpqc.runtime import run_emulated
+
+        return run_emulated(bundle, inputs, cpu=_cpu(bundle), threads=threads)
+    return _run_on_host(folder, inputs, threads)
+
+
+def _run_on_host(folder: Path, inputs: Mapping[str, np.ndarray], threads: int) -> dict[str, np.ndarray]:
+    from mpqc.lowering import build, lower
+    from mpqc.program_reader import read_qdq
+    from mpqc.runtime import run_host
+    from mpqc.targets import load_target
+
+    source = folder / "model.qdq.onnx"
+    if not source.is_file():
+        raise RunError("holds no model.qdq.onnx", where=str(folder), hint="give the output folder of mpqc compile or mpqc lower")
+    workspace = Workspace(folder)
+    kept = workspace.checkpoint("host", file_digest(source)).with_suffix(".so")
+    if not kept.is_file():
+        with workspace.replacing(str(kept.relative_to(folder))) as partial:
+            build(lower(read_qdq(source), load_target("host")), partial)
+    return run_host(kept, inputs, threads=threads)
+
+
+def _cpu(bundle: Path) -> str:
+    from mpqc.targets import load_target
+
+    target = load_target(json.loads((bundle / "model.json").read_text(encoding="utf-8"))["target"])
+    return target.qemu_cpu or "max"
+
+
+def _input_names(bundle: Path) -> list[str]:
+    return [value["name"] for value in json.loads((bundle / "model.json").read_text(encoding="utf-8"))["inputs"]]
+
+
+def _own_inputs(bundle: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    values = json.loads((bundle / "model.json").read_text(encoding="utf-8"))["inputs"]
+    missing = [value["file"] for value in values if not (bundle / "inputs" / value["file"]).is_file()]
+    if missing:
+        raise DataError("the bundle has no inputs of its own", where=missing[0], hint="give --input FILE.npy")
+    return {value["name"]: np.load(bundle / "inputs" / value["file"], allow_pickle=False) for value in values}
+
+
+def _named(names: Sequence[str], arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    if len(names) != len(arrays):
+        raise DataError(f"{len(arrays)} inputs given, {len(names)} needed", where=", ".join(names), hint="one --input for each, in this order")
+    return dict(zip(names, arrays, strict=True))

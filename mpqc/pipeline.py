@@ -1,0 +1,260 @@
+"""The whole flow: network -> sites -> calibration -> sensitivities -> plan -> QDQ ONNX -> program -> module -> bundle -> report.
+
+Each step is a public function of its own module; the functions here string them together, keep checkpoints in the
+output folder and resume from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpqc.budget import Budget
+from mpqc.errors import PlanError, UsageError
+from mpqc.plan import Plan, uniform_plan
+from mpqc.progress import Progress
+from mpqc.sensitivity_table import Sensitivities, read_sensitivities
+from mpqc.site import SiteTable
+from mpqc.site_file import read_sites, write_sites
+from mpqc.workspace import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    import onnx
+
+    from mpqc.calibration import Calibration
+    from mpqc.cost import CostModel
+    from mpqc.data import Batches
+    from mpqc.graph import Network
+    from mpqc.program import Program
+    from mpqc.report.model import Report
+
+SCORED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+"""Widths that sensitivities are measured at."""
+SCORED_SAMPLES = 64
+"""Samples that sensitivities are measured on: more change the ranking little."""
+STRATEGIES = ("fit", "distance", "roundoff", "uniform")
+"""How the plan comes about: the first three name a way to measure sensitivities; `uniform` gives every site the same bits."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a compile, apart from the network and the data."""
+
+    target: str = "cortex-a76"
+    budgets: tuple[Budget, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Fixed shapes for inputs with dynamic dimensions."""
+    strategy: str = "fit"
+    uniform_bits: tuple[int, int] = (8, 8)
+    """Weight and activation bits of the strategy `uniform`."""
+    ranges: str = "mse"
+    """mse | minmax | percentile"""
+    samples: int = 256
+    """Calibration samples taken from the data."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    fixed: Mapping[str, int | None] = field(default_factory=dict)
+    """Sites whose bits the user decides; None keeps one float."""
+    plan: Plan | None = None
+    """A plan to obey instead of solving for one."""
+    opset: int | None = None
+    seed: int = 0
+    solver_seconds: float = 20.0
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise UsageError(f"unknown strategy {self.strategy!r}", where="--strategy", hint=f"use one of {', '.join(STRATEGIES)}")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a network before any bits are chosen."""
+
+    network: Network
+    table: SiteTable
+    batches: Batches
+    calibration: Calibration
+    sensitivities: Sensitivities | None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled network and everything that led to it. The files of DESIGN section 7 are in `output`."""
+
+    analysis: Analysis
+    plan: Plan
+    model: onnx.ModelProto
+    """QDQ ONNX"""
+    program: Program
+    report: Report
+    output: Path
+
+    def run(self, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs of the integer program for `inputs` (by name, or one array for the only input), any number of samples."""
+        from mpqc.interpreter import Interpreter
+
+        named = inputs if isinstance(inputs, Mapping) else {self.program.inputs[0]: np.asarray(inputs)}
+        return Interpreter(self.program).run(dict(named))
+
+    def save(self, folder: str | Path) -> Path:
+        """Copies all output files to `folder`, which must not exist."""
+        import shutil
+
+        return Path(shutil.copytree(self.output, folder))
+
+
+def compile_network(
+    source: Any, options: Options, data: Any = None, *, output: Path, labels: np.ndarray | None = None, progress: Progress | None = None
+) -> Compiled:
+    """Compiles `source` (path, ModelProto, Module) inside `options.budgets` and writes all files to `output`.
+
+    `labels` (class indices, one a sample of the data) put top-1 accuracy into the report. Raises the errors of mpqc.errors;
+    what finished phases wrote stays and is picked up by the next run.
+    """
+    from mpqc.artifacts import write_artifacts
+    from mpqc.report.build import build_report
+
+    progress = progress or Progress(quiet=True)
+    cost_model = cost_model_of(options)
+    workspace = open_workspace(output, force=options.force)
+    analysis = analyze_network(source, options, data, workspace, progress)
+    cost_model = cost_model.for_network(analysis.table)
+    with progress.phase("allocate"):
+        plan = choose_plan(analysis, options, cost_model)
+    workspace.write_text("plan.json", plan.to_json())
+    with progress.phase("export"):
+        model, program = export_program(analysis, plan, options)
+    workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
+    with progress.phase("lower"):
+        artifacts = write_artifacts(program, cost_model.target, workspace, batches=analysis.batches)
+    with progress.phase("report"):
+        report = build_report(analysis, plan, program, artifacts, cost_model, options, labels=labels, seconds=progress.seconds)
+    workspace.write_report(report)
+    return Compiled(analysis, plan, model, program, report, workspace.root)
+
+
+def cost_model_of(options: Options) -> CostModel:
+    """The cost model of the target asked for. Raises where the target is unknown or cannot price one of the budgets."""
+    from mpqc.cost import CostModel
+    from mpqc.targets import load_target
+
+    cost_model = CostModel(load_target(options.target))
+    for budget in options.budgets:
+        cost_model.require(budget.resource)
+    return cost_model
+
+
+def analyze_network(source: Any, options: Options, data: Any, workspace: Workspace, progress: Progress) -> Analysis:
+    """Imports the network, finds its sites, calibrates and measures sensitivities (from checkpoints where they are)."""
+    from mpqc.data import open_data
+    from mpqc.frontend import load_network
+    from mpqc.sites import find_sites
+
+    with progress.phase("import"):
+        network = load_network(source, shapes=options.shapes)
+        table = find_sites(network)
+        batches = open_data(data, network.inputs, limit=options.samples, mean=options.mean, std=options.std, seed=options.seed)
+    for note in (*network.notes, *batches.notes):
+        progress.warn(note)
+    key = (network.digest, digest_of(batches), options.ranges)
+    with progress.phase("calibrate"):
+        calibration = _calibrated(network, table, batches, options, workspace, key)
+    with progress.phase("sensitivities"):
+        sensitivities = _measured(network, table, calibration, batches, options, workspace, key)
+    workspace.write_text("sites.json", write_sites(table))
+    return Analysis(network, table, batches, calibration, sensitivities)
+
+
+def digest_of(batches: Batches) -> str:
+    """SHA-256 of all samples, hexadecimal."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name in sorted(batch):
+            digest.update(np.ascontiguousarray(batch[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _calibrated(network: Network, table: SiteTable, batches: Batches, options: Options, workspace: Workspace, key: tuple[str, ...]) -> Calibration:
+    from mpqc.calibration import calibrate, read_calibration
+
+    kept = workspace.checkpoint("calibration", *key).with_suffix(".npz")
+    if not kept.is_file():
+        calibration = calibrate(network, table, batches, method=options.ranges)
+        with workspace.replacing(str(kept.relative_to(workspace.root))) as partial:
+            calibration.save(partial)
+    return read_calibration(kept, network, table)
+
+
+def _measured(
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, options: Options, workspace: Workspace, key: tuple[str, ...]
+) -> Sensitivities | None:
+    """Sensitivities at every width that any target offers; None for plans that need none. Without data, round-off alone."""
+    from mpqc.sensitivity import measure
+
+    if options.strategy == "uniform" or options.plan is not None:
+        return None
+    method = "roundoff" if batches.origin == "noise" else options.strategy
+
+    def make() -> str:
+        few = replace(batches, limit=min(batches.limit, SCORED_SAMPLES))
+        return measure(network, table, calibration, few, method=method, bits=SCORED_BITS, seed=options.seed).to_json()
+
+    text, _ = workspace.resume("sensitivities", (*key, method, str(options.seed)), make)
+    return read_sensitivities(workspace.write_text("sensitivities.json", text))
+
+
+def choose_plan(analysis: Analysis, options: Options, cost_model: CostModel) -> Plan:
+    """The plan: the user's own, the uniform one, or the best inside the budgets. Raises BudgetInfeasibleError where it does not fit."""
+    from mpqc.allocator import allocate, evaluate
+
+    table = analysis.table
+    if options.plan is not None:
+        return evaluate(table, checked(options.plan, table), cost_model, options.budgets)
+    if analysis.sensitivities is None:
+        return evaluate(table, uniform_plan(table, cost_model.target.name, *options.uniform_bits), cost_model, options.budgets)
+    solving = {"seconds": options.solver_seconds, "seed": options.seed, "fixed": options.fixed}
+    plan = allocate(table, analysis.sensitivities, cost_model, options.budgets, **solving)  # type: ignore[arg-type]
+    return replace(plan, strategy=analysis.sensitivities.method)
+
+
+def checked(plan: Plan, table: SiteTable) -> Plan:
+    """`plan`, if it fits the network. Raises PlanError for unknown sites, missing ones, and groups that disagree, by name."""
+    known = {choice.site for choice in plan.choices}
+    strangers, missing = sorted(known - set(table.by_name)), sorted(set(table.by_name) - known)
+    if strangers or missing:
+        fault = f"unknown: {strangers[0]}" if strangers else f"missing: {missing[0]}"
+        raise PlanError("the plan is not for this network", where=fault, hint="make one with mpqc allocate and edit its bits")
+    for name, sites in table.groups.items():
+        widths = {site.name: plan.bits(site.name) for site in sites}
+        if len(set(widths.values())) > 1:
+            raise PlanError(f"sites that share qparams have different bits: {widths}", where=name)
+    return plan
+
+
+def export_program(analysis: Analysis, plan: Plan, options: Options) -> tuple[onnx.ModelProto, Program]:
+    """The QDQ model of `plan`, and the integer program that the file means."""
+    from mpqc.export import export_qdq
+    from mpqc.program_reader import read_qdq
+
+    model = export_qdq(analysis.network, analysis.table, plan, analysis.calibration, opset=options.opset)
+    return model, read_qdq(model)
+
+
+def allocate_saved(folder: Path, options: Options) -> Plan:
+    """Solves from the sites and sensitivities saved in `folder`, and writes plan.json there."""
+    from mpqc.allocator import allocate
+
+    table = read_sites(folder / "sites.json")
+    sensitivities = read_sensitivities(folder / "sensitivities.json")
+    cost_model = cost_model_of(options).for_network(table)
+    solving = {"seconds": options.solver_seconds, "seed": options.seed, "fixed": options.fixed}
+    plan = allocate(table, sensitivities, cost_model, options.budgets, **solving)  # type: ignore[arg-type]
+    plan = replace(plan, strategy=sensitivities.method)
+    Workspace(folder).write_text("plan.json", plan.to_json())
+    return plan
