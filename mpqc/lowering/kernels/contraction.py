@@ -30,7 +30,9 @@ class Strip:
     """The padded copy of the input rows that a block reads; sizes in bytes except where said."""
 
     rows: int
-    """Input rows of a block"""
+    """Most input rows that a block reads"""
+    reach: int
+    """Input rows that one output row reads"""
     step: int
     """Input rows between two output rows"""
     height: int
@@ -113,54 +115,39 @@ class _Emitter:
     out: Buffer
 
     def tasks(self) -> None:
-        blocks = self.c.blocks
+        blocks, window = self.c.blocks, self.c.window
         with T.parallel(self.c.images * blocks.count * blocks.splits) as task:
             image = tirx.floordiv(task, blocks.count * blocks.splits)
             block = tirx.floormod(tirx.floordiv(task, blocks.splits), blocks.count)
-            row, column = self._corner(block)
-            source = self._source(image, row, column)
-            target = (image * self.c.window.rows + row) * self.c.window.columns + column
-            self._panels(tirx.floormod(task, blocks.splits), source, target)
+            row, rows = _span(block, blocks.rows, self.c.tile.rows, window.rows)
+            column, columns = _span(block, blocks.columns, self.c.tile.columns, window.columns)
+            source = self._source(image, row, rows, column)
+            target = (image * window.rows + row) * window.columns + column
+            self._panels(tirx.floormod(task, blocks.splits), source, target, (rows, columns))
 
-    def _corner(self, block: Expr) -> tuple[Expr, Expr]:
-        """First output row and column of a block; the last block reaches back."""
-        window, blocks = self.c.window, self.c.blocks
-        if blocks.rows < window.rows:
-            return T.min(block * blocks.rows, window.rows - blocks.rows), 0
-        return 0, T.min(block * blocks.columns, window.columns - blocks.columns)
-
-    def _source(self, image: Expr, row: Expr, column: Expr) -> Operand:
+    def _source(self, image: Expr, row: Expr, rows: Expr, column: Expr) -> Operand:
         """Where the first pixel of a block begins, after its padded copy has been made if it needs one."""
         window, strip = self.c.window, self.c.strip
         if strip is None:
             return Operand(self.x, image * self.c.image_bytes + row * window.row_pitch + column * window.column_pitch)
         padded = scratch(strip.size, "int8")
-        self._copy_rows(strip, padded, image * self.c.image_bytes, row * strip.step - strip.top)
+        zero = T.cast(self.scalars[0], "int8")
+        with T.serial((rows - 1) * strip.step + strip.reach) as r:
+            y = row * strip.step - strip.top + r
+            self._copy_row(strip, padded, r * strip.pitch, (y, image * self.c.image_bytes + y * strip.source_pitch), zero)
         return Operand(padded, column * window.column_pitch)
 
-    def _copy_rows(self, strip: Strip, padded: Buffer, image: Expr, first: Expr) -> None:
-        zero = T.cast(self.scalars[0], "int8")
-        with T.serial(strip.rows) as r:
-            at, y = r * strip.pitch, first + r
-            if strip.top == 0 and strip.rows <= strip.height - self._last_row(strip):
-                self._copy_row(strip, padded, at, image + y * strip.source_pitch, zero)
-                return
-            with T.If(tirx.all(y >= 0, y < strip.height)):
-                with T.Then():
-                    self._copy_row(strip, padded, at, image + y * strip.source_pitch, zero)
-                with T.Else():
-                    fill(padded, at, zero, strip.left + strip.middle + strip.right)
+    def _copy_row(self, strip: Strip, padded: Buffer, at: Expr, source: tuple[Expr, Expr], zero: Expr) -> None:
+        """One row of the copy; rows above and below the image are padding. `source`: row number and offset in the input."""
+        with T.If(tirx.all(source[0] >= 0, source[0] < strip.height)):
+            with T.Then():
+                fill(padded, at, zero, strip.left)
+                copy(padded, at + strip.left, self.x, source[1], strip.middle)
+                fill(padded, at + strip.left + strip.middle, zero, strip.right)
+            with T.Else():
+                fill(padded, at, zero, strip.left + strip.middle + strip.right)
 
-    def _last_row(self, strip: Strip) -> int:
-        """First input row of the lowest block."""
-        return (self.c.window.rows - self.c.blocks.rows) * strip.step - strip.top
-
-    def _copy_row(self, strip: Strip, padded: Buffer, at: Expr, source: Expr, zero: Expr) -> None:
-        fill(padded, at, zero, strip.left)
-        copy(padded, at + strip.left, self.x, source, strip.middle)
-        fill(padded, at + strip.left + strip.middle, zero, strip.right)
-
-    def _panels(self, split: Expr, source: Operand, target: Expr) -> None:
+    def _panels(self, split: Expr, source: Operand, target: Expr, size: tuple[Expr, Expr]) -> None:
         """A share of all panels: unpack, then every tile of the block."""
         c = self.c
         total = c.groups * c.panels
@@ -170,9 +157,9 @@ class _Emitter:
             group, within = tirx.floordiv(panel, c.panels), tirx.floormod(panel, c.panels)
             first = T.min(within * c.tile.channels, max(0, c.group_channels - c.tile.channels))
             w = self._panel(panel)
-            with T.grid(ceil(c.blocks.rows / c.tile.rows), ceil(c.blocks.columns / c.tile.columns)) as (ty, tx):
-                y = T.min(ty * c.tile.rows, c.blocks.rows - c.tile.rows)
-                x = T.min(tx * c.tile.columns, c.blocks.columns - c.tile.columns)
+            with T.grid(_tiles(size[0], c.tile.rows), _tiles(size[1], c.tile.columns)) as (ty, tx):
+                y = T.min(ty * c.tile.rows, size[0] - c.tile.rows)
+                x = T.min(tx * c.tile.columns, size[1] - c.tile.columns)
                 pixel = source.at + group * c.group_depth + y * c.window.row_pitch + x * c.window.column_pitch
                 out = (target + y * c.window.columns + x) * c.output_channels + group * c.group_channels + first
                 self._tile(panel, Operand(source.buffer, pixel), w, out)
@@ -212,3 +199,15 @@ class _Emitter:
         store(few, 0, width, codes)
         for channel in range(channels):
             T.buffer_store(self.out, few[channel], [at + channel])
+
+
+def _span(block: Expr, length: int, tile: int, extent: int) -> tuple[Expr, Expr]:
+    """First index and length of a block along one axis; the last block is shorter, but never than a tile."""
+    if length >= extent:
+        return 0, extent
+    first = T.min(block * length, extent - tile)
+    return first, T.min(length, extent - first)
+
+
+def _tiles(length: Expr, tile: int) -> Expr:
+    return tirx.floordiv(length + (tile - 1), tile)

@@ -13,7 +13,7 @@ from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.packing import pack, split_segments, take_panels
 from mpqc.lowering.kernels.requant import Requant
 from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
-from mpqc.program import Conv
+from mpqc.program import Conv, Gemm
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,20 @@ def conv2d(op: Conv, input_shape: tuple[int, int, int, int], input_zero_point: i
 
     acc = op.bias + sum(x * w), padding reads the input zero point; out = requantize(acc, op.multiplier, output_zero_point, op.low, op.high).
     """
+    matrix = op.weight.transpose(0, 2, 3, 1).reshape(op.weight.shape[0], -1)
     spec = spec_of(op, input_shape)
-    matrix = op.weight.transpose(0, 2, 3, 1).reshape(spec.channels, -1)
-    requant = requantization.choose(matrix, op.bias, op.multiplier, output_zero_point, op.low, op.high, target.isa)
-    contraction = plan(spec, requant, target)
-    constants = _constants(contraction, matrix, op, requantization.scalars(output_zero_point, op.low, op.high, input_zero_point))
-    return Kernel(contraction.name, primfunc(contraction), constants, spec.output_shape, "int8", spec.macs)
+    contraction = plan(spec, requantization.choose(matrix, op, output_zero_point, target.isa), target)
+    return assemble(contraction, op, matrix, (input_zero_point, output_zero_point), spec.macs)
 
 
-def _constants(c: Contraction, matrix: np.ndarray, op: Conv, scalars: np.ndarray) -> tuple[np.ndarray, ...]:
+def assemble(c: Contraction, op: Conv | Gemm, matrix: np.ndarray, zero_points: tuple[int, int], macs: int) -> Kernel:
+    """The kernel of a contraction with the constants of `op`. matrix: int8 [O, kh * kw * I/groups]; zero points of input and output."""
+    scalars = requantization.scalars(zero_points[1], op.low, op.high, zero_points[0])
+    return Kernel(c.name, primfunc(c), (*_panels(c, matrix, op), scalars), c.output_shape, "int8", macs)
+
+
+def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights, start values and multipliers, panel by panel."""
     width = c.tile.channels
     quads = split_segments(matrix, c.window.length)
     starts = requantization.start_values(op.bias, c.requant)
@@ -93,7 +98,7 @@ def _constants(c: Contraction, matrix: np.ndarray, op: Conv, scalars: np.ndarray
     weights = np.concatenate([pack(quads[group], width, c.weight_bits, c.isa) for group in groups])
     start = np.concatenate([take_panels(starts[group], width) for group in groups])
     scale = np.concatenate([take_panels(op.multiplier.astype(np.float32)[group], width) for group in groups])
-    return weights, start, scale, scalars
+    return weights, start, scale
 
 
 def plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction:
@@ -176,9 +181,11 @@ def _strip(spec: ConvSpec, block_rows: int) -> Strip:
     _, height, width, channels = spec.input_shape
     top, left, _, _ = spec.pads
     needed = _needed_columns(spec)
+    reach = (spec.kernel[0] - 1) * spec.dilations[0] + 1
     copied = max(0, min(width, needed - left))
     return Strip(
-        rows=(block_rows - 1) * spec.strides[0] + (spec.kernel[0] - 1) * spec.dilations[0] + 1,
+        rows=(block_rows - 1) * spec.strides[0] + reach,
+        reach=reach,
         step=spec.strides[0],
         height=height,
         top=top,

@@ -22,6 +22,7 @@ from tvm.tirx.script.builder import ir as T
 
 from mpqc.lowering.kernels.emit import Buffer, Expr, bits, joined, load, neon, splat
 from mpqc.lowering.kernels.kernel import Isa
+from mpqc.program import Conv, Gemm
 
 MAGIC = 12582912.0
 """1.5 * 2^23: floats near it have steps of one"""
@@ -54,15 +55,15 @@ def accumulator_range(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray,
     return start - 128 * positive + 127 * negative, start + 127 * positive - 128 * negative
 
 
-def choose(weight: np.ndarray, bias: np.ndarray, multiplier: np.ndarray, zero_point: int, low: int, high: int, isa: Isa) -> Requant:
-    """The cheapest exact form for these constants. weight [O, K] int8, bias int32 [O], multiplier float32 [O]."""
-    clamp = low > -128 or high < 127
+def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa) -> Requant:
+    """The cheapest exact form for these constants. weight [O, K] int8."""
+    clamp = op.low > -128 or op.high < 127
     if isa == "generic":
         return Requant("portable")
-    least, most = accumulator_range(weight, bias)
+    least, most = accumulator_range(weight, op.bias)
     largest = np.maximum(np.abs(least), np.abs(most)).astype(np.float64)
     odd = zero_point % 2 == 1
-    if np.max(largest * np.abs(multiplier.astype(np.float64)), initial=0.0) >= 32000:
+    if np.max(largest * np.abs(op.multiplier.astype(np.float64)), initial=0.0) >= 32000:
         return Requant("exact", clamp=clamp)
     return Requant("float" if np.max(largest, initial=0.0) < 2**22 else "round", odd, clamp)
 

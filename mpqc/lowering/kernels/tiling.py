@@ -5,7 +5,7 @@ Everything is decided from the shape alone, so that equal shapes give equal code
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from mpqc.lowering.kernels.kernel import KernelTarget
@@ -62,7 +62,7 @@ class Blocks:
 
     count: int
     rows: int
-    """Output rows of a block; the last one may reach back into the one before it"""
+    """Output rows of a block; the last one may have fewer"""
     columns: int
     splits: int
 
@@ -90,20 +90,21 @@ def choose_blocks(window: Window, tile: Tile, weight_bytes: int, panels: int, co
     """Blocks whose input fits L1, or L2 where reading the weights again would cost more; enough tasks for the cores."""
     budget = L2_BYTES if weight_bytes > LARGE_WEIGHTS else L1_BYTES
     if window.rows == 1:
-        columns, count = _cut(window.columns, tile.columns, window.column_pitch, budget)
+        columns, count = _cut(window.columns, tile.columns, window.column_pitch, budget, cores)
         blocks = Blocks(count, 1, columns, 1)
     else:
-        rows, count = _cut(window.rows, tile.rows, window.row_pitch, budget)
+        rows, count = _cut(window.rows, tile.rows, window.row_pitch, budget, cores)
         blocks = Blocks(count, rows, window.columns, 1)
     if blocks.count >= cores or panels == 1:
         return blocks
-    splits = min(panels, ceil(cores / blocks.count))
-    return Blocks(blocks.count, blocks.rows, blocks.columns, splits)
+    return replace(blocks, splits=min(panels, ceil(cores / blocks.count)))
 
 
-def _cut(extent: int, step: int, pitch: int, budget: int) -> tuple[int, int]:
-    """Length of equal blocks (a multiple of `step`, at most `extent`) and how many there are."""
+def _cut(extent: int, step: int, pitch: int, budget: int, cores: int) -> tuple[int, int]:
+    """Length of the blocks (a multiple of `step`) and how many there are: several for each core or fewer than cores."""
     fit = max(1, budget // (pitch * step))
     steps = ceil(extent / step)
-    length = min(extent, ceil(steps / ceil(steps / fit)) * step)
-    return length, ceil(extent / length)
+    count = ceil(steps / fit)
+    count = ceil(count / cores) * cores if count >= cores else count
+    length = ceil(steps / count) * step
+    return min(length, extent), ceil(extent / length)

@@ -1,88 +1,109 @@
-// Runs kernels compiled by TVM without TVM's runtime: reads cases from a file, writes their outputs to another.
-//     driver CASES OUTPUTS TASKS REPEATS
-// CASES: int32 count; per case int32 function, int32 arguments (the last one is the output); per argument int32 type code,
-// int32 bits, int32 rank, int64 shape[rank], and the bytes (none for the output). Every buffer ends within 64 bytes of an
-// unmapped page, and what lies between is checked after the call.
-#define _GNU_SOURCE
+// Calls compiled kernels on tensors from a file and writes what they produce. No TVM runtime: the few functions that kernels
+// call are below. Buffers end at an unreadable page where the CPU allows unaligned vectors, so that a read or write past the end is a crash.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-typedef struct { void* data; int32_t device_type, device_id; int32_t ndim; uint8_t code, bits; uint16_t lanes; int64_t *shape, *strides; uint64_t byte_offset; } DLTensor;
-typedef struct { int32_t type_index, padding; union { int64_t i; void* p; } v; } Any;
-typedef int (*Packed)(void*, const Any*, int32_t, Any*);
-typedef struct { void* sync; int32_t num_task; } Group;
-typedef int (*Lambda)(int, Group*, void*);
-extern Packed const mpqc_functions[];
+typedef struct { void *data; int32_t device[2]; int32_t ndim; uint8_t code, bits; uint16_t lanes; int64_t *shape, *strides; uint64_t offset; } Tensor;
+typedef struct { int32_t type, pad; void *value; } Any;
+typedef int (*Kernel)(void *, Any *, int32_t, Any *);
+typedef struct { void *sync; int32_t tasks; } Group;
+typedef int (*Lambda)(int, Group *, void *);
 
-static int tasks = 1;
-static int launch(Lambda f, void* data, int count) {
-  Group group = {0, count ? count : tasks};
-  for (int i = group.num_task; i-- > 0;)
-    if (f(i, &group, data)) return -1;
+extern Kernel const kernels[];
+static int threads = 1;
+
+static void *guarded(size_t bytes) {
+  size_t page = 4096, whole = (bytes + page - 1) / page * page;
+  char *base = mmap(0, whole + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base == MAP_FAILED) { perror("mmap"); exit(1); }
+  memset(base, 0x5a, whole);
+  mprotect(base + whole, page, PROT_NONE);
+#ifdef __aarch64__
+  return base + whole - bytes;
+#else
+  return base;
+#endif
+}
+
+static void drop(void *memory, size_t bytes) {
+  char *base = (char *)((uintptr_t)memory / 4096 * 4096);
+  munmap(base, (bytes + 4095) / 4096 * 4096 + 4096);
+}
+
+// Freed workspaces are used again for the same size, as TVM's pool does: their cache lines stay warm.
+static struct { void *memory; uint64_t bytes; int used; } pool[64];
+static void *alloc_workspace(int type, int id, uint64_t bytes, int code, int bits) {
+  for (int i = 0; i < 64; i++) {
+    if (pool[i].used || (pool[i].memory && pool[i].bytes != bytes)) continue;
+    if (!pool[i].memory) pool[i].memory = guarded(pool[i].bytes = bytes);
+    pool[i].used = 1;
+    return pool[i].memory;
+  }
+  fprintf(stderr, "too many workspaces\n");
+  exit(1);
+}
+static int free_workspace(int type, int id, void *memory) {
+  for (int i = 0; i < 64; i++) if (pool[i].memory == memory) pool[i].used = 0;
   return 0;
 }
-static void fail(const char* what, int n) { fprintf(stderr, "driver: %s %d\n", what, n); exit(1); }
-int TVMBackendParallelLaunch(Lambda f, void* data, int count) { return launch(f, data, count); }
-void* TVMBackendAllocWorkspace(int t, int d, uint64_t bytes, int c, int b) { return aligned_alloc(64, (bytes + 63) / 64 * 64); }
-int TVMBackendFreeWorkspace(int t, int d, void* p) { free(p); return 0; }
-void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int32_t n) {
-  for (int i = 0; i < n; i++) fprintf(stderr, "%s", parts[i]);
-  fail("an argument was refused", 0);
+static void drop_workspaces(void) {
+  for (int i = 0; i < 64; i++) {
+    if (pool[i].memory) drop(pool[i].memory, pool[i].bytes);
+    pool[i].memory = 0;
+  }
 }
-void TVMFFIErrorSetRaisedFromCStr(const char* kind, const char* text) { fail(text, 0); }
-__attribute__((weak)) void* __TVMBackendParallelLaunch;
-__attribute__((weak)) void* __TVMBackendAllocWorkspace;
-__attribute__((weak)) void* __TVMBackendFreeWorkspace;
-__attribute__((weak)) void* __TVMFFIErrorSetRaisedFromCStrParts;
-__attribute__((weak)) void* __TVMFFIErrorSetRaisedFromCStr;
-
-static char* place(size_t bytes, size_t* slack) {
-  size_t rounded = (bytes + 63) / 64 * 64, pages = (rounded + 65535) / 65536 * 65536;
-  char* base = mmap(0, pages + 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED || mprotect(base + pages, 65536, PROT_NONE)) fail("no memory", (int)bytes);
-  *slack = rounded - bytes;
-  memset(base + pages - rounded, 0xA5, rounded);
-  return base + pages - rounded;
+static int launch(Lambda lambda, void *data, int tasks) {
+  Group group = {0, tasks > 0 ? tasks : threads};
+  for (int i = 0; i < group.tasks; i++) {
+    int rc = lambda(i, &group, data);
+    if (rc) return rc;
+  }
+  return 0;
 }
-static void take(void* to, size_t bytes, FILE* from) { if (bytes && fread(to, bytes, 1, from) != 1) fail("cases end early", 0); }
+void *__TVMBackendAllocWorkspace = alloc_workspace;
+void *__TVMBackendFreeWorkspace = free_workspace;
+void *__TVMBackendParallelLaunch = launch;
+void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
+  fprintf(stderr, "%s: ", kind);
+  for (int i = 0; i < count; i++) if (parts[i]) fputs(parts[i], stderr);
+  fputc('\n', stderr);
+}
 
-int main(int argc, char** argv) {
+static void need(FILE *file, void *to, size_t bytes) {
+  if (fread(to, 1, bytes, file) != bytes) { fprintf(stderr, "short input\n"); exit(1); }
+}
+
+// Case: int32 kernel, threads, repeats, tensors; each tensor: int32 code, bits, ndim, int64 shape[ndim], data. The last one is the output (no data).
+int main(int argc, char **argv) {
   FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");
-  if (!in || !out) fail("cannot open a file", argc);
-  tasks = atoi(argv[3]);
-  int repeats = atoi(argv[4]);
-  __TVMBackendParallelLaunch = (void*)TVMBackendParallelLaunch;
-  __TVMBackendAllocWorkspace = (void*)TVMBackendAllocWorkspace;
-  __TVMBackendFreeWorkspace = (void*)TVMBackendFreeWorkspace;
-  __TVMFFIErrorSetRaisedFromCStrParts = (void*)TVMFFIErrorSetRaisedFromCStrParts;
-  __TVMFFIErrorSetRaisedFromCStr = (void*)TVMFFIErrorSetRaisedFromCStr;
-  int32_t count;
-  take(&count, 4, in);
-  for (int n = 0; n < count; n++) {
-    int32_t head[2], type[3];
-    take(head, 8, in);
-    DLTensor tensors[16];
-    Any args[16], result = {0};
-    size_t bytes[16], slack[16];
-    for (int i = 0; i < head[1]; i++) {
-      take(type, 12, in);
-      int64_t* shape = calloc(type[2] + 1, 8);
-      take(shape, 8 * type[2], in);
-      bytes[i] = type[1] / 8;
-      for (int k = 0; k < type[2]; k++) bytes[i] *= shape[k];
-      tensors[i] = (DLTensor){place(bytes[i], &slack[i]), 1, 0, type[2], type[0], type[1], 1, shape, 0, 0};
-      if (i + 1 < head[1]) take(tensors[i].data, bytes[i], in);
-      args[i] = (Any){7, 0, {.p = &tensors[i]}};
+  int factor = argc > 3 ? atoi(argv[3]) : 1;
+  int32_t head[4];
+  while (fread(head, 4, 4, in) == 4) {
+    Tensor tensors[16];
+    Any args[16];
+    int64_t shapes[16][8], strides[16][8];
+    size_t bytes[16];
+    threads = head[1];
+    for (int t = 0; t < head[3]; t++) {
+      int32_t type[3];
+      need(in, type, 12);
+      need(in, shapes[t], 8 * type[2]);
+      bytes[t] = type[1] / 8;
+      for (int d = type[2] - 1; d >= 0; d--) { strides[t][d] = bytes[t] / (type[1] / 8); bytes[t] *= shapes[t][d]; }
+      void *data = guarded(bytes[t]);
+      if (t < head[3] - 1) need(in, data, bytes[t]);
+      tensors[t] = (Tensor){data, {1, 0}, type[2], type[0], type[1], 1, shapes[t], strides[t], 0};
+      args[t] = (Any){7, 0, &tensors[t]};
     }
-    for (int r = 0; r < repeats; r++)
-      if (mpqc_functions[head[0]](0, args, head[1], &result)) fail("a kernel failed, case", n);
-    for (int i = 0; i < head[1]; i++)
-      for (size_t k = 0; k < slack[i]; k++)
-        if (((uint8_t*)tensors[i].data)[bytes[i] + k] != 0xA5) fail("a kernel wrote past its buffer, case", n);
-    fwrite(tensors[head[1] - 1].data, bytes[head[1] - 1], 1, out);
+    Any result = {0, 0, 0};
+    for (int r = 0; r < head[2] * factor; r++)
+      if (kernels[head[0]](0, args, head[3], &result)) return 1;
+    fwrite(tensors[head[3] - 1].data, 1, bytes[head[3] - 1], out);
+    drop_workspaces();
+    for (int t = 0; t < head[3]; t++) drop(tensors[t].data, bytes[t]);
   }
   return fclose(out);
 }
