@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm_ffi import structural_equal
 
 from mpqc.errors import LoweringError
 from mpqc.lowering.float_region import import_float
@@ -17,7 +19,8 @@ from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.steps import Call, Region, Step, View
 from mpqc.program import Program
 
-Expr = relax.Expr
+Expr = Any
+"""A Relax expression"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Emitter:
     builder: relax.BlockBuilder = field(default_factory=relax.BlockBuilder)
     values: dict[str, Expr] = field(default_factory=dict)
     calls: list[Called] = field(default_factory=list)
-    functions: dict[str, relax.GlobalVar] = field(default_factory=dict)
+    functions: dict[str, list[tuple[tirx.PrimFunc, relax.GlobalVar]]] = field(default_factory=dict)
+    """Kernels by name: a module holds equal code once"""
     constants: dict[tuple[str, tuple[int, ...], bytes], Expr] = field(default_factory=dict)
 
     def emit(self, steps: Sequence[Step]) -> tvm.IRModule:
@@ -73,8 +77,9 @@ class Emitter:
         if len(arguments) + 1 != len(shapes):
             raise LoweringError(f"kernel {kernel.name} takes {len(shapes) - 1} inputs, {len(arguments)} were given", where=step.op)
         result = relax.TensorType(kernel.output_shape, kernel.output_dtype)
-        self.values[step.output] = self.builder.emit(relax.call_tir(self._function(kernel), arguments, out_ty=result))
-        self.calls.append(Called(step.op, kernel.name, kernel.macs))
+        function = self._function(kernel)
+        self.values[step.output] = self.builder.emit(relax.call_tir(function, arguments, out_ty=result))
+        self.calls.append(Called(step.op, function.name_hint, kernel.macs))
 
     def _shaped(self, value: Expr, shape: tuple[int, ...]) -> Expr:
         """`value` under another shape of as many elements: a view."""
@@ -83,11 +88,12 @@ class Emitter:
         return self.builder.emit(relax.op.reshape(value, tuple(shape)))
 
     def _function(self, kernel: Kernel) -> relax.GlobalVar:
-        known = self.functions.get(kernel.name)
-        if known is not None and tvm.ir.structural_equal(self.builder.get()[known], kernel.func):
+        namesakes = self.functions.setdefault(kernel.name, [])
+        known = next((variable for func, variable in namesakes if structural_equal(func, kernel.func)), None)
+        if known is not None:
             return known
         variable = self.builder.add_func(kernel.func.without_attr("global_symbol"), kernel.name)
-        self.functions[kernel.name] = variable
+        namesakes.append((kernel.func, variable))
         return variable
 
     def _constant(self, values: np.ndarray) -> Expr:
@@ -152,7 +158,7 @@ class Inliner(PyExprMutator):
         return str(getattr(call.args[0], "name_hint", name))
 
 
-def _static_shape(shape: Sequence[object]) -> tuple[int, ...]:
+def _static_shape(shape: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(extent) for extent in shape)
 
 

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from mpqc.errors import LoweringError
+from mpqc.lowering.kernels.conv import conv2d
+from mpqc.lowering.kernels.depthwise import depthwise
 from mpqc.lowering.kernels.elementwise import binary, table
+from mpqc.lowering.kernels.gemm import gemm
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape
-from mpqc.lowering.kernels.move import is_view, move
+from mpqc.lowering.kernels.move import concat, is_view, move, pad
 from mpqc.lowering.kernels.pool import pool
 from mpqc.lowering.kernels.quantize import dequantize, quantize
+from mpqc.lowering.kernels.resize import resize
 from mpqc.lowering.layout import Layout, Placement
 from mpqc.lowering.present import present, present_axis, present_constant, present_pads
 from mpqc.lowering.steps import Call, Region, Step, View
@@ -119,18 +121,15 @@ Maker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget], Ker
 
 
 def _conv(op: Conv, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
-    from mpqc.lowering.kernels.conv import conv2d
-
+    if 1 < op.groups == x[0].shape[1]:
+        return depthwise(op, x[0], y, target)
     shape = physical_shape(x[0])
     assert len(shape) == 4
     return conv2d(op, shape, x[0].zero_point, y.zero_point, target)
 
 
 def _gemm(op: Gemm, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
-    from mpqc.lowering.kernels.gemm import gemm
-
-    rows = int(np.prod(x[0].shape[:-1], dtype=np.int64))
-    return gemm(op, rows, x[0].zero_point, y.zero_point, target)
+    return gemm(op, x[0].shape, x[0].zero_point, y.zero_point, target)
 
 
 def _binary(op: Binary, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
@@ -140,21 +139,11 @@ def _binary(op: Binary, x: tuple[Tensor, ...], y: Tensor, placement: Placement, 
 
 
 def _concat(op: Concat, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
-    from mpqc.lowering.kernels.concat import concat
-
     return concat(replace(op, axis=present_axis(op.axis, placement)), x, y, target)
 
 
 def _pad(op: Pad, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
-    from mpqc.lowering.kernels.pad import pad
-
     return pad(replace(op, pads=present_pads(op.pads, placement)), x[0], y, target)
-
-
-def _resize(op: Resize, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
-    from mpqc.lowering.kernels.resize import resize
-
-    return resize(op, x[0], y, target)
 
 
 def _simple(make: Callable[..., Kernel]) -> Maker:
@@ -179,6 +168,6 @@ MAKERS: dict[type[Op], Maker] = {
     Pad: _pad,
     Pool: _simple(pool),
     Quantize: _quantize,
-    Resize: _resize,
+    Resize: _simple(resize),
     Table: _simple(table),
 }
