@@ -125,9 +125,14 @@ def calibrate(network: Network, table: SiteTable, batches: Batches, method: str 
     return _with_constants(network, table, histograms, method=method, data=batches.origin, samples=samples, digest=network.digest, notes=notes)
 
 
+def moved_sites(table: SiteTable) -> frozenset[str]:
+    """The activation sites that only repeat values of another site of their group."""
+    return frozenset(name for node in table.nodes if node.op_type in MOVES for name in (node.output, *node.extra_outputs))
+
+
 def _sources(table: SiteTable) -> dict[str, str]:
-    """Activation site -> its group, without those that only repeat values of another site of the group."""
-    moved = {name for node in table.nodes if node.op_type in MOVES for name in (node.output, *node.extra_outputs)}
+    """Activation site -> its group, without moved sites."""
+    moved = moved_sites(table)
     return {site.name: site.group_name for site in table.sites if site.kind is SiteKind.ACTIVATION and site.name not in moved}
 
 
@@ -188,7 +193,7 @@ def _with_constants(network: Network, table: SiteTable, histograms: Mapping[str,
     from mpqc.frontend.view import view
 
     constants = view(network.model).constants
-    weights = {site.name: constants[site.name] for site in table.sites if site.kind is SiteKind.WEIGHT}
+    weights = {site.name: constants[site.name].copy() for site in table.sites if site.kind is SiteKind.WEIGHT}
     return Calibration(table=table, histograms=histograms, weights=weights, floors=_floors(table, histograms, network), **fields)
 
 

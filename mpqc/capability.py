@@ -190,8 +190,8 @@ _CHECKS: dict[str, tuple[Role, _Check]] = {
     "Conv": (Role.MAC, _conv),
     "Gemm": (Role.MAC, _gemm),
     "MatMul": (Role.MAC, _matmul),
-    **{name: (Role.BINARY, _binary) for name in ("Add", "Sub", "Mul")},
-    **{name: (Role.TABLE, _table) for name in TABLES},
+    **dict.fromkeys(("Add", "Sub", "Mul"), (Role.BINARY, _binary)),
+    **dict.fromkeys(TABLES, (Role.TABLE, _table)),
     "PRelu": (Role.TABLE, _prelu),
     "MaxPool": (Role.MOVE, _max_pool),
     "AveragePool": (Role.AVERAGE, _pool),
@@ -200,7 +200,7 @@ _CHECKS: dict[str, tuple[Role, _Check]] = {
     "Concat": (Role.MOVE, _concat),
     "Pad": (Role.MOVE, _pad),
     "Resize": (Role.MOVE, _resize),
-    **{name: (Role.MOVE, _move) for name in _MOVES},
+    **dict.fromkeys(_MOVES, (Role.MOVE, _move)),
 }
 MOVES = frozenset(name for name, (role, _) in _CHECKS.items() if role is Role.MOVE)
 """Op types that move codes unchanged (a linear Resize blends them and keeps the qparams)."""

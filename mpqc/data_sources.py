@@ -37,7 +37,7 @@ def item_stream(source: Any, inputs: tuple[TensorSpec, ...], *, limit: int, labe
         return _path(Path(source), inputs, limit, labels)
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         return "arrays", lambda: iter([_item(source, inputs, labels)])
-    if isinstance(source, Mapping):
+    if isinstance(source, (Mapping, tuple)):  # one item; a list is an iterable of items
         return "arrays", lambda: iter([_item(source, inputs, labels)])
     if hasattr(source, "get_next"):
         return "reader", _items(_reader(source, limit), inputs, labels)
@@ -168,7 +168,9 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 def _folder(path: Path, inputs: tuple[TensorSpec, ...], limit: int) -> tuple[str, Stream]:
     if len(inputs) != 1:
-        raise DataError(f"a folder holds one input and the network has {len(inputs)}", where=str(path), hint="give a .npz file or an iterable of dicts")
+        raise DataError(
+            f"a folder holds one input and the network has {len(inputs)}", where=str(path), hint="give a .npz file or an iterable of dicts"
+        )
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (*IMAGES, ".npy"))
     if not files:
         raise DataError("no image or .npy file in the folder", where=str(path), hint=f"looked for {', '.join((*IMAGES, '.npy'))}")

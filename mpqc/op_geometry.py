@@ -42,9 +42,7 @@ def _window(node: NodeView, graph: GraphView) -> dict[str, Any]:
     return fields
 
 
-def explicit_pads(
-    node: NodeView, graph: GraphView, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
-) -> tuple[int, ...]:
+def explicit_pads(node: NodeView, graph: GraphView, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]) -> tuple[int, ...]:
     """Padding in ONNX order (all begins, then all ends), with auto_pad worked out."""
     auto = node.attributes.get("auto_pad", "NOTSET")
     if not auto.startswith("SAME"):

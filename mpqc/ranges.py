@@ -70,9 +70,7 @@ def mse_range(histogram: Histogram, bits: int) -> tuple[float, float]:
     return best
 
 
-def _descend(
-    histogram: Histogram, start: tuple[float, float], grid: np.ndarray, qtype: QType, bound: tuple[float, float]
-) -> tuple[float, float]:
+def _descend(histogram: Histogram, start: tuple[float, float], grid: np.ndarray, qtype: QType, bound: tuple[float, float]) -> tuple[float, float]:
     """Shrink or widen both ends together, then each alone, twice, always by a factor from `grid` and within `bound`."""
     best = start
     sides = ((True, True), (True, False), (False, True)) if bound[0] < 0 < bound[1] else ((True, True),)

@@ -132,7 +132,7 @@ def _groups(survey: Survey, order: list[str]) -> dict[str, str]:
         if survey.roles[node.name] is Role.MOVE:
             tensors = (*survey.reads(node), *survey.results(node))
             meets.add_edges_from((tensors[0], other) for other in tensors[1:])
-    groups = {name: "" for name in order}
+    groups = dict.fromkeys(order, "")
     rank = {name: index for index, name in enumerate(order)}
     for part in nx.connected_components(meets):
         if len(part) > 1:

@@ -1,0 +1,107 @@
+"""The second-order loss increase of every site at every width from one forward and a few backward passes a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpqc.calibration import Calibration, moved_sites
+from mpqc.errors import DataError
+from mpqc.fake_quant import fake_quantize
+from mpqc.graph import Network
+from mpqc.qtype import QParams
+from mpqc.replay import Replay, arguments
+from mpqc.site import SiteKind, SiteTable
+from mpqc.task import Task
+
+if TYPE_CHECKING:
+    from mpqc.data import Batches
+
+
+def fisher_losses(
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, task: Task, bits: tuple[int, ...], *, seed: int, probes: int
+) -> dict[str, dict[int, float]]:
+    """Site -> bits -> 1/2 E[(g . d)^2]; 0 for sites that only repeat values. Raises DataError for a gradient that is NaN or infinite, by site.
+
+    Memory: the activations of one batch, and the errors of the weights at all `bits` (4 bytes a weight and width).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    repeated = moved_sites(table)
+    watched = frozenset(site.name for site in table.sites if site.name not in repeated)
+    errors = {
+        site.name: _errors(torch.from_numpy(calibration.weights[site.name]), calibration, site.name, bits)
+        for site in table.sites
+        if site.kind is SiteKind.WEIGHT
+    }
+    sums = {site.name: np.zeros(len(bits)) for site in table.sites}
+    samples = 0
+    for batch in batches:
+        values = _forward(network, watched | task.tensors, watched, batch)
+        for name, value in values.items():
+            if name in watched and name not in calibration.weights:
+                errors[name] = _errors(value.detach(), calibration, name, bits)
+        for _ in range(probes):
+            for name, gradient in _gradients(values, watched, task, generator).items():
+                sums[name] += _squared_products(gradient, errors[name], per_sample=name not in calibration.weights)
+        samples += next(iter(batch.values())).shape[0] if batches.batch_size else 1
+    return {name: dict(zip(bits, (total / (2 * samples * probes)).tolist(), strict=True)) for name, total in sums.items()}
+
+
+class _GradientReplay(Replay):
+    """Stops gradients where ONNX Runtime runs a node: task.py compares the tensors that enter it."""
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        inputs = tuple(item.detach() if isinstance(item, Tensor) else item for item in args)
+        return super().call_module(target, inputs, kwargs)
+
+
+def _forward(network: Network, names: frozenset[str], leaves: frozenset[str], batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The values of `names`, those of `leaves` with a gradient."""
+    values: dict[str, Tensor] = {}
+
+    def watch(name: str, value: Tensor) -> Tensor:
+        if name in leaves and not (value.requires_grad and value.grad_fn is not None):
+            value = value.detach().clone().requires_grad_()
+        values[name] = value
+        return value
+
+    with torch.enable_grad():
+        _GradientReplay(network.module, watch, names).run(*arguments(network.module, batch))
+    return values
+
+
+def _gradients(values: Mapping[str, Tensor], sites: frozenset[str], task: Task, generator: torch.Generator) -> dict[str, Tensor]:
+    probes = zip(task.terms, task.probes(values, generator), strict=True)
+    ends = [(values[term.tensor], probe) for term, probe in probes if values[term.tensor].requires_grad]
+    names = [name for name in values if name in sites]
+    if not ends:
+        return {}
+    outputs, weights = zip(*ends, strict=True)
+    found = torch.autograd.grad(outputs, [values[name] for name in names], weights, retain_graph=True, allow_unused=True)
+    gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+    for name, gradient in gradients.items():
+        if not torch.isfinite(gradient).all():
+            raise DataError("the gradient is NaN or infinite", where=name, hint="check the data and the layers behind it for overflow")
+    return gradients
+
+
+def _errors(value: Tensor, calibration: Calibration, site: str, bits: tuple[int, ...]) -> list[Tensor]:
+    return [_quantized(value, calibration.qparams(site, width)) - value for width in bits]
+
+
+def _quantized(value: Tensor, qparams: QParams) -> Tensor:
+    scale, zero = torch.as_tensor(qparams.scale), torch.as_tensor(qparams.zero_point)
+    with torch.no_grad():
+        return fake_quantize(value, scale, zero, qparams.qtype)
+
+
+def _squared_products(gradient: Tensor, errors: list[Tensor], *, per_sample: bool) -> np.ndarray:
+    """(g . d)^2 for each width; for activations summed over the samples of the batch, whose errors are their own."""
+    rows = gradient.shape[0] if per_sample and gradient.ndim else 1
+    g = gradient.reshape(rows, -1).double() if gradient.numel() < 1024 else gradient.reshape(rows, -1)
+    products = torch.stack([torch.einsum("ri,ri->r", g, error.reshape(rows, -1).to(g.dtype)) for error in errors])
+    return (products.double() ** 2).sum(dim=1).numpy()
