@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpqc.lowering.kernels.depthwise_sdot import kernel, plan
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.pool import Taps, Window, grid
@@ -11,7 +12,6 @@ from mpqc.lowering.kernels.tir import (
     Expr,
     Param,
     T,
-    bind,
     cast,
     codes,
     function,
@@ -34,7 +34,8 @@ BLOCK = 16
 
 def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """`op`, whose groups are the channels of `x`, with any number of outputs a channel; see program.Conv."""
-    return _portable(op, x, y)
+    chosen = plan(op, x, y) if target.isa == "dotprod" else None
+    return kernel(op, chosen, x, y) if chosen else _portable(op, x, y)
 
 
 def macs(op: Conv, y: Tensor) -> int:
@@ -42,30 +43,34 @@ def macs(op: Conv, y: Tensor) -> int:
     return int(np.prod(y.shape)) * op.weight.shape[2] * op.weight.shape[3]
 
 
-def packed_weights(op: Conv) -> np.ndarray:
-    """Codes as int8 [taps, blocks, 2 * weight_bits]: 16 channels take 16, 8 or 4 bytes.
+def packed(codes: np.ndarray, lanes: int, bits: int) -> np.ndarray:
+    """Codes [taps, blocks * lanes] as int8 [taps, blocks, lanes * bits / 8].
 
     Byte j of 16 channels holds the codes of channels j, j + 8 (4 bits) or j, j + 4, j + 8, j + 12 (2 bits), lowest bits first.
     """
-    channels, taps = op.weight.shape[0], op.weight.shape[2] * op.weight.shape[3]
-    blocks = -(-channels // BLOCK)
-    wide = np.zeros((taps, blocks * BLOCK), np.int64)
-    wide[:, :channels] = op.weight.reshape(channels, taps).T
-    fields = 8 // op.weight_bits
-    parts = wide.reshape(taps, blocks, fields, BLOCK // fields) & ((1 << op.weight_bits) - 1)
-    shifts = np.arange(fields).reshape(1, 1, fields, 1) * op.weight_bits
+    fields = 8 // bits
+    parts = codes.astype(np.int64).reshape(codes.shape[0], -1, fields, lanes // fields) & ((1 << bits) - 1)
+    shifts = np.arange(fields).reshape(1, 1, fields, 1) * bits
     return (parts << shifts).sum(axis=2).astype(np.uint8).view(np.int8)
 
 
-def unpacked(packed: Expr, block: Expr, bits: int) -> Expr:
-    """The 16 codes of one block (`block` counts blocks of all taps) as int8x16."""
+def unpacked(codes: Expr, block: Expr, bits: int, lanes: int) -> Expr:
+    """The codes of one block (`block` counts blocks of all taps) as an int8 vector."""
     fields = 8 // bits
-    lanes = BLOCK // fields
-    vector = load(packed, block * lanes, lanes)
+    width = lanes // fields
+    vector = load(codes, block * width, width)
     if fields == 1:
         return vector
-    parts = [(vector << splat(T.int8(8 - bits * (i + 1)), lanes)) >> splat(T.int8(8 - bits), lanes) for i in range(fields)]
-    return joined(parts, lanes)
+    parts = [(vector << splat(T.int8(8 - bits * (i + 1)), width)) >> splat(T.int8(8 - bits), width) for i in range(fields)]
+    return joined(parts, width)
+
+
+def _padded(op: Conv) -> np.ndarray:
+    """Codes [taps, channels rounded up to whole blocks]."""
+    channels, taps = op.weight.shape[0], op.weight.shape[2] * op.weight.shape[3]
+    wide = np.zeros((taps, -(-channels // BLOCK) * BLOCK), np.int64)
+    wide[:, :channels] = op.weight.reshape(channels, taps).T
+    return wide
 
 
 def _portable(op: Conv, x: Tensor, y: Tensor) -> Kernel:
@@ -74,7 +79,7 @@ def _portable(op: Conv, x: Tensor, y: Tensor) -> Kernel:
     outputs, per_input = result.sizes[1], result.sizes[1] // source.sizes[1]
     axes = tuple(Window(source.sizes[2 + i], result.sizes[2 + i], op.weight.shape[2 + i], op.strides[i], op.pads[i], op.dilations[i]) for i in (0, 1))
     rows, columns = axes
-    weights = packed_weights(op)
+    weights = packed(_padded(op), BLOCK, op.weight_bits)
     taps, blocks = weights.shape[:2]
     bias = (op.bias.astype(np.int64) + x.zero_point * op.weight.astype(np.int64).sum(axis=(1, 2, 3))).astype(np.int32)
     constants = (
@@ -90,7 +95,7 @@ def _portable(op: Conv, x: Tensor, y: Tensor) -> Kernel:
     def body(a: Expr, w: Expr, b: Expr, m: Expr, bounds: Expr, zx: Expr, zy: Expr, out: Expr) -> None:
         wide = T.alloc_buffer((taps * blocks * BLOCK,), "int8")
         with T.serial(0, taps * blocks) as i:
-            store(wide, i * BLOCK, unpacked(w, i, op.weight_bits), BLOCK)
+            store(wide, i * BLOCK, unpacked(w, i, op.weight_bits, BLOCK), BLOCK)
         with loop(result.sizes[0] * rows.outputs, outputs * columns.outputs * taps) as i:
             n, oy = T.floordiv(i, rows.outputs), T.floormod(i, rows.outputs)
             with T.serial(0, columns.outputs) as ox:

@@ -46,15 +46,14 @@ def param(name: str, array: np.ndarray) -> Param:
 
 def function(name: str, params: Sequence[Param], body: Callable[..., None]) -> tirx.PrimFunc:
     """A PrimFunc whose `body` is called with one flat buffer a parameter and emits the statements."""
-    with IRBuilder() as builder:
-        with T.prim_func(is_private=False, s_tir=True):
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tir.noalias": True})
-            buffers = [T.arg(p.name, T.buffer(p.shape, p.dtype, align=1)) for p in params]
-            with T.sblock("kernel"):
-                T.reads()
-                T.writes()
-                body(*(_flat(buffer, p) for buffer, p in zip(buffers, params, strict=True)))
+    with IRBuilder() as builder, T.prim_func(is_private=False, s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tir.noalias": True})
+        buffers = [T.arg(p.name, T.buffer(p.shape, p.dtype, align=1)) for p in params]
+        with T.sblock("kernel"):
+            T.reads()
+            T.writes()
+            body(*(_flat(buffer, p) for buffer, p in zip(buffers, params, strict=True)))
     return builder.get()
 
 
