@@ -39,7 +39,7 @@ class OnnxPass(Protocol):
 
 def run_passes(model: onnx.ModelProto, passes: Iterable[OnnxPass]) -> PassResult:
     """Each pass in order, verified after every change. Raises ModelError naming the pass that broke the model."""
-    changed, notes = False, []
+    changed, notes = False, list[str]()
     for step in passes:
         result = step.run(model)
         if result.changed:

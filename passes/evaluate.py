@@ -88,7 +88,11 @@ def probe_types(
         raise ModelError("shapes inside a loop cannot be told before running it", where=where, hint="unroll the loop or cut the model before it")
     session = open_session(single_node_model(node, types, constants, opsets), where)
     names = [name for name in node.output if name]
-    first, second = (_trial(session, seed, where) for seed in (None, 0))
+    try:
+        first, second = (_trial(session, seed, where) for seed in (None, 0))
+    except ModelError as error:
+        hint = "fix the inputs that decide it: --value NAME=NUMBER, or cut the model before this node"
+        raise ModelError("its shapes cannot be told before running it", where=where, why=error.why, hint=hint) from error
     for name, one, two in zip(names, first, second, strict=True):
         if one.shape != two.shape:
             raise ModelError("its shape depends on the data", where=f"tensor {name!r} of {where}", hint="cut the model before this node")
@@ -102,7 +106,7 @@ def has_loop(node: onnx.NodeProto) -> bool:
 
 def _trial(session: ort.InferenceSession, seed: int | None, where: str) -> list[np.ndarray]:
     rng = np.random.default_rng(seed or 0)
-    feeds = {}
+    feeds: dict[str, np.ndarray] = {}
     for value in session.get_inputs():
         noise = rng.standard_normal(value.shape) if seed is not None else np.zeros(value.shape)
         feeds[value.name] = np.asarray(noise, ORT_TYPES.get(value.type, np.float32))

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from mpqc.passes.base import PassResult
 from mpqc.passes.linear_node import LinearNode, linear_node
-from mpqc.passes.surgery import close_graph, constant, input_at, only_reader, open_graph, producer, take_over_output, unchanged
+from mpqc.passes.surgery import close_graph, constant, input_at, open_graph, producer, read_only_by, take_over_output, unchanged
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ class FoldBatchNorm:
 
 def _fold(graph: gs.Graph, norm: gs.Node) -> str:
     """Fold `norm`; an empty string, or why it stays."""
-    linear = linear_node(producer(norm.inputs[0]))
+    source: gs.Tensor = norm.inputs[0]
+    linear = linear_node(producer(source))
     if linear is None:
         return f"{norm.name!r} stays: what it follows is not linear with constant weights"
-    if only_reader(graph, norm.inputs[0]) is not norm:
-        return f"{norm.name!r} stays: {norm.inputs[0].name!r} has other readers"
+    if not read_only_by(graph, source, norm):
+        return f"{norm.name!r} stays: {source.name!r} has other readers"
     affine = batch_norm_affine(norm)
     if affine is None:
         return f"{norm.name!r} stays: its statistics are not constant and finite"

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from mpqc.passes.base import PassResult
 from mpqc.passes.linear_node import LinearNode, linear_node
-from mpqc.passes.surgery import channel_values, close_graph, constant, only_reader, open_graph, producer, take_over_output, unchanged
+from mpqc.passes.surgery import channel_values, close_graph, constant, open_graph, producer, read_only_by, take_over_output, unchanged
 
 OPS = frozenset({"Mul", "Div", "Add", "Sub"})
 
@@ -38,7 +38,7 @@ def _fold(graph: gs.Graph, node: gs.Node) -> bool:
     if found is None:
         return False
     linear, value = found
-    if only_reader(graph, linear.node.outputs[0]) is not node or list(node.outputs[0].shape) != list(linear.node.outputs[0].shape):
+    if not read_only_by(graph, linear.node.outputs[0], node) or list(node.outputs[0].shape) != list(linear.node.outputs[0].shape):
         return False
     values = channel_values(value.astype(np.float64), linear.node.outputs[0].shape, linear.axis)
     if values is None or not np.isfinite(values).all() or (node.op == "Div" and not values.all()):

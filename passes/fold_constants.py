@@ -2,7 +2,8 @@
 
 A node whose inputs are all known is run once in ONNX Runtime; Shape and Size of a tensor of fixed shape are known; an If with a
 known condition is replaced by the branch taken. Everything else gets ONNX's own shape inference for that node, with the
-known values at hand, so that shape arithmetic is resolved on the way. Sizes are checked before anything is computed.
+known values at hand, so that shape arithmetic is resolved on the way. Sizes are checked before anything is computed. Windows of convolutions and
+pools are written out as they are met (windows.py), because the shapes behind them depend on it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx import defs, helper, numpy_helper, shape_inference
 from mpqc.errors import ModelError
 from mpqc.passes.base import PassResult, captured, first_line, node_reads, subgraphs
 from mpqc.passes.evaluate import fits, probe_types, run_node, type_of
+from mpqc.passes.windows import is_windowed, write_out
 
 RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 GROW_LIMIT = 1 << 20
@@ -63,9 +65,19 @@ class _Folder:
     def visit(self, node: onnx.NodeProto) -> None:
         if node.op_type == "If" and node.input[0] in self.constants:
             self.inline(node)
-        elif not self.fold(node):
+        elif is_windowed(node):
+            for each in write_out(node, self.shape(node.input[0])[2:], self.shape(node.input[1]) if len(node.input) > 1 else ()):
+                self.keep_or_fold(each)
+        else:
+            self.keep_or_fold(node)
+
+    def keep_or_fold(self, node: onnx.NodeProto) -> None:
+        if not self.fold(node):
             self.infer(node)
             self.nodes.append(node)
+
+    def shape(self, name: str) -> list[int]:
+        return [dim.dim_value for dim in self.types[name].tensor_type.shape.dim]
 
     def fold(self, node: onnx.NodeProto) -> bool:
         """Whether the node's outputs became constants."""
@@ -85,7 +97,7 @@ class _Folder:
 
     def fold_shape(self, node: onnx.NodeProto) -> None:
         """Shape (with start and end) or Size of a tensor whose shape is fixed."""
-        dims = [dim.dim_value for dim in self.types[node.input[0]].tensor_type.shape.dim]
+        dims = self.shape(node.input[0])
         options = {item.name: item.i for item in node.attribute}
         part = dims[options.get("start", 0) : options.get("end", len(dims))]
         value = np.asarray(part if node.op_type == "Shape" else prod(dims), np.int64)

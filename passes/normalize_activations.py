@@ -15,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from mpqc.passes.base import PassResult
-from mpqc.passes.surgery import close_graph, constant, free_name, input_at, only_reader, open_graph, producer, unchanged
+from mpqc.passes.surgery import close_graph, constant, free_name, input_at, open_graph, producer, read_only_by, unchanged
 
 SIXTH = 1.0 / 6.0
 CLOSE = 1e-6
@@ -90,7 +90,7 @@ def _merge_clips(graph: gs.Graph, node: gs.Node) -> bool:
     outer = clip_bounds(node)
     inner_node = producer(node.inputs[0]) if node.inputs else None
     inner = clip_bounds(inner_node)
-    if outer is None or inner is None or inner_node is None or only_reader(graph, node.inputs[0]) is not node:
+    if outer is None or inner is None or inner_node is None or not read_only_by(graph, node.inputs[0], node):
         return False
     low, high = max(inner[0], outer[0]), min(inner[1], outer[1])
     if low > high:
@@ -120,10 +120,10 @@ def _scaled_by(node: gs.Node) -> tuple[gs.Tensor, float] | None:
 def _shifted_clip(graph: gs.Graph, tensor: gs.Tensor, reader: gs.Node) -> gs.Tensor | None:
     """x where `tensor` is Clip(x + 3, 0, 6) read by `reader` alone."""
     clip = producer(tensor)
-    if clip is None or clip_bounds(clip) != (0.0, 6.0) or only_reader(graph, tensor) is not reader:
+    if clip is None or clip_bounds(clip) != (0.0, 6.0) or not read_only_by(graph, tensor, reader):
         return None
     add = producer(clip.inputs[0])
-    if add is None or add.op != "Add" or only_reader(graph, clip.inputs[0]) is not clip:
+    if add is None or add.op != "Add" or not read_only_by(graph, clip.inputs[0], clip):
         return None
     found = [source for source, other in (add.inputs, add.inputs[::-1]) if scalar(other) == 3.0]
     return found[0] if found and list(found[0].shape) == list(add.outputs[0].shape) else None
@@ -142,11 +142,11 @@ def _to_hard_swish(graph: gs.Graph, node: gs.Node) -> bool:
     if node.op == "Mul" and len(node.inputs) == 2:
         for source, gate in (node.inputs, node.inputs[::-1]):
             maker = producer(gate)
-            if maker is not None and _is_gate(maker, source) and only_reader(graph, gate) is node:
+            if maker is not None and _is_gate(maker, source) and read_only_by(graph, gate, node):
                 return _become(graph, node, "HardSwish", [source])
     scaled = _scaled_by(node)
     product = producer(scaled[0]) if scaled is not None else None
-    if scaled is None or product is None or abs(scaled[1] - SIXTH) > CLOSE or product.op != "Mul" or only_reader(graph, scaled[0]) is not node:
+    if scaled is None or product is None or abs(scaled[1] - SIXTH) > CLOSE or product.op != "Mul" or not read_only_by(graph, scaled[0], node):
         return False
     for source, gate in (product.inputs, product.inputs[::-1]):
         if _shifted_clip(graph, gate, product) is source:

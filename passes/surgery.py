@@ -60,6 +60,11 @@ def only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
     return node if sum(item is tensor for item in node.inputs) == 1 and not _captured(graph, tensor) else None
 
 
+def read_only_by(graph: gs.Graph, tensor: gs.Tensor, node: gs.Node) -> bool:
+    """Whether `node` is the one reader of `tensor`."""
+    return only_reader(graph, tensor) is node
+
+
 def _captured(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """Whether a subgraph of some node reads the tensor by name."""
     inner = [value for node in graph.nodes for value in node.attrs.values() if isinstance(value, gs.Graph)]

@@ -13,10 +13,9 @@ from mpqc.errors import UsageError
 from mpqc.frontend.importer import import_graph, shape_and_dtype
 from mpqc.frontend.opset import canonical_opset
 from mpqc.frontend.reader import check_source, read_onnx
-from mpqc.frontend.shapes import Shapes, fix_inputs
+from mpqc.frontend.shapes import Shapes, Values, fix_inputs, fix_values
 from mpqc.graph import Network, TensorSpec
 from mpqc.passes.base import OnnxPass, PassResult, run_passes, verify
-from mpqc.passes.explicit_windows import ExplicitWindows
 from mpqc.passes.fold_batch_norm import FoldBatchNorm
 from mpqc.passes.fold_channel_affine import FoldChannelAffine
 from mpqc.passes.fold_constants import FoldConstants
@@ -27,7 +26,6 @@ from mpqc.passes.remove_no_ops import RemoveNoOps
 
 PASSES: tuple[OnnxPass, ...] = (
     FoldConstants(),
-    ExplicitWindows(),
     RemoveNoOps(),
     NormalizeActivations(),
     MatMulToGemm(),
@@ -41,7 +39,11 @@ PASSES: tuple[OnnxPass, ...] = (
 
 
 def load_network(
-    source: str | Path | onnx.ModelProto | torch.nn.Module, *, shapes: Shapes | None = None, example_inputs: tuple[Any, ...] | None = None
+    source: str | Path | onnx.ModelProto | torch.nn.Module,
+    *,
+    shapes: Shapes | None = None,
+    example_inputs: tuple[Any, ...] | None = None,
+    values: Values | None = None,
 ) -> Network:
     """The network in `source`, cleaned, at opset 21, with fixed shapes, and as an FX graph.
 
@@ -49,12 +51,13 @@ def load_network(
         source: path of an ONNX file, a ModelProto, or a torch module (then `example_inputs` are needed, for torch.onnx.export).
         shapes: input name -> fixed shape; other inputs keep the file's shape, a first dimension of unknown size becomes 1.
         example_inputs: positional arguments that the torch module is exported with.
+        values: input name -> value; the input becomes a constant (a sampling rate, a switch) and what depends on it is folded.
 
     Raises ModelError for a model that is damaged, hostile, of an unsupported opset or not of fixed shape, UsageError for
     arguments that do not fit it.
     """
     name, model = _read(source, example_inputs)
-    canonical = canonicalize(model, shapes)
+    canonical = canonicalize(model, shapes, values)
     imported = import_graph(canonical.model)
     graph = canonical.model.graph
     return Network(
@@ -70,9 +73,9 @@ def load_network(
     )
 
 
-def canonicalize(model: onnx.ModelProto, shapes: Shapes | None = None) -> PassResult:
+def canonicalize(model: onnx.ModelProto, shapes: Shapes | None = None, values: Values | None = None) -> PassResult:
     """Opset 21, fixed shapes, constants folded, patterns normalised; the function computed is that of `model`."""
-    named = NameNodes().run(canonical_opset(fix_inputs(model, shapes))).model
+    named = NameNodes().run(canonical_opset(fix_inputs(fix_values(model, values), shapes))).model
     result = run_passes(named, PASSES)
     verify(result.model, after="canonical form")
     return result

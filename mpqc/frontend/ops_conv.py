@@ -23,47 +23,40 @@ def torch_pads(pads: Ints) -> list[int]:
 
 
 def _refuse_conv(attributes: Mapping[str, Any]) -> str:
-    rank = len(attributes.get("kernel_shape", (1, 1)))
+    rank = len(attributes["kernel_shape"])
     return "" if rank in _CONV else f"a convolution over {rank} axes is not supported"
 
 
-@op("Conv", ignored=("auto_pad",), refuse=_refuse_conv)
+@op("Conv", refuse=_refuse_conv)
 def conv(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    kernel_shape: Ints | None = None,
-    strides: Ints | None = None,
-    pads: Ints | None = None,
-    dilations: Ints | None = None,
+    kernel_shape: Ints,
+    strides: Ints,
+    pads: Ints,
+    dilations: Ints,
     group: int = 1,
 ) -> Tensor:
     """Convolution of x [N, C, *spatial] with weight [O, C / group, *kernel]; pads may differ at both ends."""
     rank = weight.ndim - 2
-    pads = pads or [0] * 2 * rank
     padding: Ints = pads[:rank]
     if list(pads[:rank]) != list(pads[rank:]):
         x, padding = F.pad(x, torch_pads(pads)), [0] * rank
-    return _CONV[rank](x, weight, bias, tuple(strides or [1] * rank), tuple(padding), tuple(dilations or [1] * rank), group)
+    return _CONV[rank](x, weight, bias, tuple(strides), tuple(padding), tuple(dilations), group)
 
 
-def _refuse_transposed(attributes: Mapping[str, Any]) -> str:
-    if "output_shape" in attributes:
-        return "ConvTranspose with output_shape is not supported"
-    return _refuse_conv(attributes)
-
-
-@op("ConvTranspose", ignored=("auto_pad",), refuse=_refuse_transposed)
+@op("ConvTranspose", refuse=_refuse_conv)
 def conv_transpose(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    kernel_shape: Ints | None = None,
-    strides: Ints | None = None,
-    pads: Ints | None = None,
-    dilations: Ints | None = None,
+    kernel_shape: Ints,
+    strides: Ints,
+    pads: Ints,
+    dilations: Ints,
     output_padding: Ints | None = None,
     group: int = 1,
 ) -> Tensor:
@@ -73,9 +66,9 @@ def conv_transpose(
     takes neither unequal pads nor an output_padding as large as the stride.
     """
     rank = weight.ndim - 2
-    pads, extra = pads or [0] * 2 * rank, output_padding or [0] * rank
+    extra = output_padding or [0] * rank
     ends = [extra[axis] - pads[rank + axis] for axis in range(rank)]
-    full = _TRANSPOSED[rank](x, weight, None, tuple(strides or [1] * rank), 0, 0, group, tuple(dilations or [1] * rank))
+    full = _TRANSPOSED[rank](x, weight, None, tuple(strides), 0, 0, group, tuple(dilations))
     cut = F.pad(full, torch_pads([*(-size for size in pads[:rank]), *ends]))
     return cut if bias is None else cut + bias.reshape(-1, *[1] * rank)
 

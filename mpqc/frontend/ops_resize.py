@@ -5,7 +5,7 @@ Positions are worked out in float32, as ONNX Runtime does, so that nearest picks
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,11 +69,11 @@ def source_positions(size: int, target: int, scale: np.float32, coordinates: str
         return out * np.float32(size - 1) / np.float32(target - 1) if target > 1 else np.zeros_like(out)
     if coordinates == "pytorch_half_pixel" and target == 1:
         return np.zeros_like(out)
-    positions = (out + half) / scale - half
+    positions = (out + half) / scale
     if coordinates == "half_pixel_symmetric":
         adjustment = np.float32(target) / (scale * np.float32(size))
-        positions = positions + np.float32(size) / 2 * (one - adjustment)
-    return positions.astype(np.float32)
+        positions = np.float32(size) / 2 * (one - adjustment) + positions
+    return (positions - half).astype(np.float32)
 
 
 def taps(positions: np.ndarray, size: int, mode: str, nearest: str, coefficient: float, exclude: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -103,7 +103,7 @@ def _cubic(positions: np.ndarray, size: int, a: np.float32, exclude: bool) -> tu
     return indices.clip(0, size - 1), weights
 
 
-NEAREST = {
+NEAREST: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "round_prefer_floor": lambda p: np.ceil(p - np.float32(0.5)),
     "round_prefer_ceil": lambda p: np.floor(p + np.float32(0.5)),
     "floor": np.floor,

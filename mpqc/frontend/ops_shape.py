@@ -82,10 +82,8 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     """[N, C, H, W] -> [N, C / b^2, H b, W b]; DCR: the block index is the slow part of the channel, CRD: the fast one."""
     n, c, h, w = x.shape
     b, depth = blocksize, c // blocksize**2
-    if mode == "DCR":
-        blocks = x.reshape(n, b, b, depth, h, w).permute(0, 3, 4, 1, 5, 2)
-    else:
-        blocks = x.reshape(n, depth, b, b, h, w).permute(0, 1, 4, 2, 5, 3)
+    split, order = ((b, b, depth), (0, 3, 4, 1, 5, 2)) if mode == "DCR" else ((depth, b, b), (0, 1, 4, 2, 5, 3))
+    blocks = x.reshape(n, *split, h, w).permute(order)
     return blocks.reshape(n, depth, h * b, w * b)
 
 

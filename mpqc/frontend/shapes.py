@@ -1,15 +1,33 @@
-"""Fix the shapes of a network's inputs."""
+"""Fix the shapes of a network's inputs, or their values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import onnx
+from numpy.typing import ArrayLike
+from onnx import helper, numpy_helper
 
 from mpqc.errors import ModelError, UsageError
 from mpqc.passes.evaluate import fits
 
 Shapes = Mapping[str, Sequence[int]]
+Values = Mapping[str, ArrayLike]
+
+
+def fix_values(model: onnx.ModelProto, values: Values | None) -> onnx.ModelProto:
+    """A copy of `model` where the inputs in `values` are constants. Raises UsageError for a name that is no input."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    inputs = {value.name: value for value in fixed.graph.input}
+    stored = {tensor.name for tensor in fixed.graph.initializer}
+    _check_names(values or {}, [name for name in inputs if name not in stored], "--value")
+    for name, value in (values or {}).items():
+        dtype = helper.tensor_dtype_to_np_dtype(inputs[name].type.tensor_type.elem_type)
+        fixed.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        fixed.graph.input.remove(inputs[name])
+    return fixed
 
 
 def fix_inputs(model: onnx.ModelProto, shapes: Shapes | None) -> onnx.ModelProto:
@@ -23,7 +41,7 @@ def fix_inputs(model: onnx.ModelProto, shapes: Shapes | None) -> onnx.ModelProto
     fixed.CopyFrom(model)
     stored = {tensor.name for tensor in fixed.graph.initializer}
     inputs = [value for value in fixed.graph.input if value.name not in stored]
-    _check_names(shapes or {}, [value.name for value in inputs])
+    _check_names(shapes or {}, [value.name for value in inputs], "--shape")
     for value in inputs:
         dims = _resolve(value, (shapes or {}).get(value.name))
         fits(value.name, dims)
@@ -34,10 +52,10 @@ def fix_inputs(model: onnx.ModelProto, shapes: Shapes | None) -> onnx.ModelProto
     return fixed
 
 
-def _check_names(shapes: Shapes, names: list[str]) -> None:
-    for name in shapes:
+def _check_names(given: Iterable[str], names: list[str], option: str) -> None:
+    for name in given:
         if name not in names:
-            raise UsageError(f"{name!r} is not an input of the model", where="--shape", hint=f"inputs: {', '.join(names)}")
+            raise UsageError(f"{name!r} is not an input of the model", where=option, hint=f"inputs: {', '.join(names)}")
 
 
 def _resolve(value: onnx.ValueInfoProto, wanted: Sequence[int] | None) -> list[int]:
