@@ -6,7 +6,6 @@ criterion of Nagel et al. 2021, section 3.1.2 ("mean squared error" range estima
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +125,7 @@ def _fill_dead(scale: np.ndarray) -> np.ndarray:
 def _search_scales(rows: np.ndarray, largest: np.ndarray, qtype: QType) -> np.ndarray:
     """A grid below the largest scale, then least squares (s = <w, q> / <q, q>) while it lowers the error."""
     best, loss = largest.copy(), _scale_losses(rows, largest, qtype)[0]
-    fractions = np.linspace(0.2, 0.975, 32) if qtype.bits < 7 else np.linspace(0.8, 0.985, 8)
+    fractions = np.linspace(0.2, 0.975, 32) if qtype.bits < 7 else np.linspace(0.8, 0.99, 16)
     for fraction in fractions:
         best, loss = _better(rows, best, loss, largest * np.float32(fraction), qtype)
     for _ in range(4):
@@ -152,15 +151,3 @@ def _least_squares(rows: np.ndarray, scale: np.ndarray, qtype: QType) -> np.ndar
     power = np.einsum("nm,nm->n", codes, codes)
     fitted = np.einsum("nm,nm->n", rows, codes) / np.where(power > 0, power, 1.0)
     return np.where((power > 0) & (fitted > 0), fitted, scale).astype(np.float32)
-
-
-def constant_qparams(values: np.ndarray, bits: int = 8) -> QParams:
-    """Per-tensor symmetric qparams of the constant operand of an Add, Sub or Mul: it is stored at `bits` and is no site.
-
-    A scalar is held exactly up to float32 rounding: its code is the largest one.
-    """
-    return weight_qparams(values.reshape(1, -1), None, bits, search=False)
-
-
-RangeRule = Callable[[Histogram, int], tuple[float, float]]
-"""Histogram and bits to a range."""
