@@ -7,7 +7,7 @@ returns one, a DataLoader, a .npz or .npy file (never pickled), a folder of imag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -131,7 +131,7 @@ def open_data(
     if limit < 1:
         raise DataError(f"a limit of {limit} samples leaves none", where="data")
     if isinstance(source, Batches):
-        return source
+        return replace(source, limit=min(limit, source.limit))
     origin, stream = item_stream(source, inputs, limit=limit, labels=labels, seed=seed)
     prepare = _normalizer(inputs[0], mean, std, scale) if origin != "noise" else _unchanged
     return Batches(inputs, origin, limit, stream, prepare, (NOISE_NOTE,) if origin == "noise" else ())

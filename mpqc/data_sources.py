@@ -137,32 +137,36 @@ def _path(path: Path, inputs: tuple[TensorSpec, ...], limit: int, labels: bool) 
     if path.is_dir():
         return _folder(path, inputs, limit)
     if path.suffix == ".npz":
-        return "npz", lambda: iter([_item(_load_npz(path), inputs, labels)])
+        return "npz", lambda: iter([_item(_load(path), inputs, labels)])
     if path.suffix == ".npy":
         return "npy", lambda: iter([_item(_load_npy(path), inputs, labels)])
     raise DataError(f"{path.suffix or 'no suffix'} is no kind of data file", where=str(path), hint="give .npz, .npy or a folder of images")
 
 
 def _load_npy(path: Path) -> np.ndarray:
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from error
+    loaded = _load(path)
+    if isinstance(loaded, dict):
+        raise DataError("a .npy file that is really a .npz file", where=str(path), hint="rename it")
+    return loaded
 
 
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """Arrays, or arrays by name. Nothing is unpickled."""
     import zipfile
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else np.asarray(loaded)
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if "pickle" in str(error):
-        return DataError("the file holds pickled objects, which are never loaded", where=str(path), hint="save plain arrays with numpy.save")
+        return DataError(
+            "the file holds pickled objects, which are never loaded, or is no numpy file", where=str(path), hint="save plain arrays with numpy.save"
+        )
     return DataError("cannot read the file", where=str(path), why=str(error))
 
 
@@ -193,8 +197,9 @@ def read_image(path: Path, spec: TensorSpec) -> np.ndarray:
     height, width, channels, first = _layout(spec)
     try:
         with Image.open(path) as image:
-            image = ImageOps.fit(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]), (width, height), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image, np.float32).reshape(height, width, channels)
+            converted = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+            fitted = ImageOps.fit(converted, (width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(fitted, np.float32).reshape(height, width, channels)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError("cannot read the image", where=str(path), why=str(error)) from error
     return pixels.transpose(2, 0, 1) if first else pixels

@@ -32,7 +32,10 @@ def test_per_tensor_equals_numerics(x: np.ndarray, scale: float, bits: int, shif
 
 
 @given(
-    x=arrays.arrays(np.float32, (4, 3, 2), elements=FLOATS), scale=st.lists(SCALES, min_size=4, max_size=4), bits=st.integers(1, 16), axis=st.integers(0, 2)
+    x=arrays.arrays(np.float32, (4, 3, 2), elements=FLOATS),
+    scale=st.lists(SCALES, min_size=4, max_size=4),
+    bits=st.integers(1, 16),
+    axis=st.integers(0, 2),
 )
 def test_per_axis_equals_numerics(x: np.ndarray, scale: list[float], bits: int, axis: int) -> None:
     count = x.shape[axis]

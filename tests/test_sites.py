@@ -119,7 +119,12 @@ def test_float_nodes_between_integer_ones_say_why(op: Any, reason: str) -> None:
 
 
 def test_integer_arithmetic_stays_as_it_is() -> None:
-    nodes = [node("Cast", ["x"], ["i"], "cast", to=7), node("Add", ["i", "i"], ["j"], "add"), node("Cast", ["j"], ["f"], "back", to=1), conv("f", "y")]
+    nodes = [
+        node("Cast", ["x"], ["i"], "cast", to=7),
+        node("Add", ["i", "i"], ["j"], "add"),
+        node("Cast", ["j"], ["f"], "back", to=1),
+        conv("f", "y"),
+    ]
     table = table_of(nodes, W, ["y"])
     assert reasons(table)["Add"] == "int64 arithmetic stays as it is"
     assert activations(table) == ["f", "y"]
@@ -136,7 +141,12 @@ def test_lone_add_between_floats_is_an_island() -> None:
 
 def test_box_decoding_behind_the_last_convolution_stays_float() -> None:
     constants = {**W, "priors": weights(1, 4, 8, 8, seed=3)}
-    nodes = [conv("x", "a"), node("Sigmoid", ["a"], ["b"], "sig"), node("Mul", ["b", "priors"], ["c"], "decode"), node("Add", ["c", "a"], ["y"], "shift")]
+    nodes = [
+        conv("x", "a"),
+        node("Sigmoid", ["a"], ["b"], "sig"),
+        node("Mul", ["b", "priors"], ["c"], "decode"),
+        node("Add", ["c", "a"], ["y"], "shift"),
+    ]
     table = table_of(nodes, constants, ["y"])
     assert set(activations(table)) == {"x", "a", "b"}
     assert {item.name for item in table.floats} == {"decode", "shift"}
