@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
-from mpqc.lowering.layout import plan_layout
+from mpqc.lowering.layout import Placement
 from mpqc.lowering.select import plan_steps
 from mpqc.lowering.steps import Call
 from mpqc.program import Binary, Concat, Conv, Dequantize, Gemm, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
@@ -45,6 +45,8 @@ GEMMS = (
 )  # fmt: skip
 # channels, height, width
 PLANES = ((16, 32, 32), (32, 16, 16), (64, 8, 8), (64, 56, 56), (128, 28, 28), (96, 14, 14), (160, 7, 7), (64, 1, 1), (24, 20, 20), (32, 112, 112))
+INPUTS = ((3, 32, 32), (3, 96, 96), (3, 224, 224), (1, 49, 10), (1, 28, 28), (640, 1, 1), (16, 32, 32), (64, 14, 14))
+OUTPUTS = ((10, 1, 1), (1000, 1, 1), (16, 32, 32), (64, 14, 14), (3, 96, 96), (1, 128, 128), (32, 56, 56))
 # channels, size, kernel, stride, padding
 POOLS = ((64, 112, 3, 2, 1), (16, 32, 2, 2, 0), (32, 56, 2, 2, 0), (64, 28, 3, 1, 1), (48, 26, 3, 2, 1), (24, 20, 5, 1, 2), (128, 14, 2, 2, 0))
 GLOBAL_POOLS = ((1280, 7), (64, 8), (256, 4), (512, 7), (64, 14), (96, 28))
@@ -95,9 +97,15 @@ def _floats(name: str, *shape: int) -> Tensor:
 
 
 def _kernel(op: Op, tensors: list[Tensor], target: KernelTarget) -> Kernel:
+    """The kernel as it runs inside a network: codes of images lie with their channels last."""
     program = Program((op,), {tensor.name: tensor for tensor in tensors}, op.inputs, op.outputs)
-    calls = [step for step in plan_steps(program, plan_layout(program), target) if isinstance(step, Call) and step.op == op.name]
+    layout = {tensor.name: (Placement.channels_last if _is_image(tensor) else Placement.plain)(tensor.shape) for tensor in tensors}
+    calls = [step for step in plan_steps(program, layout, target) if isinstance(step, Call) and step.op == op.name]
     return calls[0].kernel
+
+
+def _is_image(tensor: Tensor) -> bool:
+    return tensor.qparams is not None and len(tensor.shape) == 4
 
 
 def _weight(bits: int, *shape: int) -> np.ndarray:
@@ -134,51 +142,63 @@ def _gemm(rows: int, inputs: int, outputs: int, bits: int, target: KernelTarget)
     return Case("gemm", shape, bits, _kernel(op, [_codes("x", rows, inputs), _codes("y", rows, outputs)], target))
 
 
-def _planes(make: Callable[[tuple[int, ...]], Op], kind: str, dtypes: tuple[str, ...], target: KernelTarget) -> Iterator[Case]:
+def _planes(
+    make: Callable[[], Op], kind: str, dtypes: tuple[str, ...], target: KernelTarget, planes: tuple[tuple[int, int, int], ...] = PLANES
+) -> Iterator[Case]:
     """Kernels of values in, as many values out: tensors x, (y,) z of `dtypes`."""
-    for channels, height, width in PLANES:
+    for channels, height, width in planes:
         shape = (1, channels, height, width)
-        tensors = [(_codes if dtype == "int8" else _floats)(name, *shape) for name, dtype in zip("xyz"[-len(dtypes) :], dtypes, strict=True)]
-        yield Case(kind, Shape(height, width, channels, height, width, channels), None, _kernel(make(shape), tensors, target))
+        names = "xyz"[-len(dtypes) :]
+        tensors = [(_codes if dtype == "int8" else _floats)(name, *shape) for name, dtype in zip(names, dtypes, strict=True)]
+        yield Case(kind, Shape(height, width, channels, height, width, channels), None, _kernel(make(), tensors, target))
 
 
 def _binaries(target: KernelTarget) -> Iterator[Case]:
-    yield from _planes(lambda _: Binary("op", ("x", "y"), ("z",), "add", 1.0, 0.7, -128, 127), "binary", ("int8",) * 3, target)
+    yield from _planes(lambda: Binary("op", ("x", "y"), ("z",), "add", 1.0, 0.7, -128, 127), "binary", ("int8",) * 3, target)
 
 
 def _tables(target: KernelTarget) -> Iterator[Case]:
     lookup = np.arange(-128, 128).astype(np.int8)
-    yield from _planes(lambda _: Table("op", ("y",), ("z",), lookup, "Sigmoid"), "table", ("int8", "int8"), target)
+    yield from _planes(lambda: Table("op", ("y",), ("z",), lookup, "Sigmoid"), "table", ("int8", "int8"), target)
 
 
 def _quantizes(target: KernelTarget) -> Iterator[Case]:
-    yield from _planes(lambda _: Quantize("op", ("y",), ("z",)), "quantize", ("float32", "int8"), target)
+    yield from _planes(lambda: Quantize("op", ("y",), ("z",)), "quantize", ("float32", "int8"), target, INPUTS)
 
 
 def _dequantizes(target: KernelTarget) -> Iterator[Case]:
-    yield from _planes(lambda _: Dequantize("op", ("y",), ("z",)), "dequantize", ("int8", "float32"), target)
+    yield from _planes(lambda: Dequantize("op", ("y",), ("z",)), "dequantize", ("int8", "float32"), target, OUTPUTS)
+
+
+def _concats(target: KernelTarget) -> Iterator[Case]:
+    for channels, height, width in PLANES:
+        x, y = _codes("x", 1, channels, height, width), _codes("y", 1, channels, height, width)
+        op = Concat("op", ("x", "y"), ("z",), 1)
+        shape = Shape(height, width, 2 * channels, height, width, 2 * channels)
+        yield Case("concat", shape, None, _kernel(op, [x, y, _codes("z", 1, 2 * channels, height, width)], target))
+
+
+def _pads(target: KernelTarget) -> Iterator[Case]:
+    for channels, height, width in PLANES:
+        x, padded = _codes("x", 1, channels, height, width), _codes("z", 1, channels, height + 2, width + 2)
+        op = Pad("op", ("x",), ("z",), (0, 0, 1, 1, 0, 0, 1, 1), -3)
+        yield Case("pad", Shape(height, width, channels, height + 2, width + 2, channels), None, _kernel(op, [x, padded], target))
 
 
 def _moves(target: KernelTarget) -> Iterator[Case]:
-    """Concatenation, padding and slicing by 2."""
+    """Every second pixel, channels shuffled in two groups, and a transposition."""
     for channels, height, width in PLANES:
-        x, y = _codes("x", 1, channels, height, width), _codes("y", 1, channels, height, width)
-        joined = _codes("z", 1, 2 * channels, height, width)
-        whole = Shape(height, width, 2 * channels, height, width, 2 * channels)
-        yield Case("move", whole, None, _kernel(Concat("op", ("x", "y"), ("z",), 1), [x, y, joined], target))
-        padded = _codes("z", 1, channels, height + 2, width + 2)
-        larger = Shape(height, width, channels, height + 2, width + 2, channels)
-        yield Case("move", larger, None, _kernel(Pad("op", ("x",), ("z",), (0, 0, 1, 1, 0, 0, 1, 1), -3), [x, padded], target))
+        index = np.arange(channels * height * width).reshape(channels, height, width)
         if height > 1:
-            yield _slice(x, target)
+            yield _move("Slice", channels, (height, width), index[:, ::2, ::2], target)
+            yield _move("Transpose", channels, (height, width), index.reshape(2, channels // 2, height, width).transpose(1, 0, 2, 3), target)
 
 
-def _slice(x: Tensor, target: KernelTarget) -> Case:
-    _, channels, height, width = x.shape
-    index = np.arange(channels * height * width).reshape(x.shape)[:, :, ::2, ::2].reshape(-1)
-    sliced = _codes("z", 1, channels, (height + 1) // 2, (width + 1) // 2)
-    shape = Shape(height, width, channels, (height + 1) // 2, (width + 1) // 2, channels)
-    return Case("move", shape, None, _kernel(Move("op", ("x",), ("z",), "Slice", index), [x, sliced], target))
+def _move(kind: str, channels: int, size: tuple[int, int], index: np.ndarray, target: KernelTarget) -> Case:
+    rows, columns = (index.shape[-2], index.shape[-1]) if kind == "Slice" else size
+    op = Move("op", ("x",), ("z",), kind, index.reshape(-1))
+    tensors = [_codes("x", 1, channels, *size), _codes("z", 1, channels, rows, columns)]
+    return Case("move", Shape(*size, channels, rows, columns, channels), None, _kernel(op, tensors, target))
 
 
 def _max_pools(target: KernelTarget) -> Iterator[Case]:
@@ -226,6 +246,8 @@ _CASES: dict[str, Callable[[KernelTarget], Iterator[Case]]] = {
     "max_pool": _max_pools,
     "average_pool": _average_pools,
     "resize": _resizes,
+    "concat": _concats,
+    "pad": _pads,
     "move": _moves,
     "quantize": _quantizes,
     "dequantize": _dequantizes,

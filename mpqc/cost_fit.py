@@ -14,8 +14,10 @@ from math import ceil
 from mpqc.targets import RUNTIME_KERNELS, CostRow, OpKind, Shape
 from mpqc.targets.schema import Caches
 
-ROW_TILE, COLUMN_TILE, DEPTH_TILE = 8, 8, 16
-"""Output pixels, output channels and products that the kernels compute together; partly filled tiles cost as full ones."""
+PIXEL_TILE, CHANNEL_TILE, QUAD = 8, 8, 4
+"""Output pixels, output channels and products that the matrix kernels take together; partly filled channels and quads cost as full ones."""
+BLOCK_BYTES, LARGE_BLOCK_BYTES, LARGE_WEIGHT_BYTES = 24 * 1024, 160 * 1024, 256 * 1024
+"""Weights are unpacked once for each block of this much input; beyond LARGE_WEIGHT_BYTES of weights the blocks are large."""
 
 Widths = tuple[int | None, int]
 """Containers of weights and activations, in bits."""
@@ -50,8 +52,8 @@ class Run:
     def beyond(self, cache_bytes: int) -> float:
         """Bytes that this run fetches from beyond a cache of `cache_bytes`.
 
-        Nothing while all that is read between two runs takes up to half the cache, everything once it fills it
-        (least recently used lines go first), linear between.
+        Nothing while all that is read between two runs takes up to half the cache, everything from twice its size on (least
+        recently used lines go first, pages crowd some sets before others), linear between.
         """
         own = self.weight_bytes + self.activation_bytes
         held = max(own, self.context.network_weight_bytes + self.activation_bytes)
@@ -59,7 +61,7 @@ class Run:
 
 
 def _overflow(used: float, cache_bytes: int) -> float:
-    return min(max(2 * used / cache_bytes - 1, 0.0), 1.0) if cache_bytes else 0.0
+    return min(max((used / cache_bytes - 0.5) / 1.5, 0.0), 1.0) if cache_bytes else 0.0
 
 
 Quantity = Callable[[Run], float]
@@ -69,14 +71,39 @@ def _tiles(extent: int, tile: int) -> int:
     return ceil(extent / tile)
 
 
-def _tile_macs(run: Run) -> float:
+def _channels(shape: Shape) -> int:
+    """Output channels, each group's rounded up to whole tiles."""
+    return _tiles(shape.out_c // shape.groups, CHANNEL_TILE) * CHANNEL_TILE * shape.groups
+
+
+def _depth(shape: Shape) -> int:
+    """Products summed for one output, each row of the window rounded up to whole quads."""
+    return shape.kernel_h * _tiles(shape.kernel_w * shape.in_c // shape.groups, QUAD) * QUAD
+
+
+def _tile_count(run: Run) -> float:
+    return _tiles(run.shape.pixels, PIXEL_TILE) * _channels(run.shape) / CHANNEL_TILE
+
+
+def _unpacked(run: Run) -> float:
     shape = run.shape
-    columns = _tiles(shape.out_c // shape.groups, COLUMN_TILE) * shape.groups
-    return _tiles(shape.pixels, ROW_TILE) * ROW_TILE * columns * COLUMN_TILE * _tiles(shape.taps, DEPTH_TILE) * DEPTH_TILE
+    blocks, large_blocks = (max(shape.inputs / size, 1.0) for size in (BLOCK_BYTES, LARGE_BLOCK_BYTES))
+    first = min(run.weight_bytes, LARGE_WEIGHT_BYTES) / max(run.weight_bytes, 1.0)
+    return _channels(shape) * _depth(shape) * (first * blocks + (1 - first) * large_blocks)
 
 
-def _tile_outputs(run: Run) -> float:
-    return _tiles(run.shape.pixels, ROW_TILE) * ROW_TILE * _tiles(run.shape.out_c, COLUMN_TILE) * COLUMN_TILE
+def _padded(shape: Shape) -> bool:
+    """Whether windows reach over the edge of the input."""
+    reach = [(out - 1) * stride + kernel for out, stride, kernel in _axes(shape)]
+    return reach[0] > shape.in_h or reach[1] > shape.in_w
+
+
+def _window_values(shape: Shape) -> int:
+    return shape.outputs * shape.kernel_h * shape.kernel_w
+
+
+def _axes(shape: Shape) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    return (shape.out_h, shape.stride_h, shape.kernel_h), (shape.out_w, shape.stride_w, shape.kernel_w)
 
 
 _ALWAYS: dict[str, Quantity] = {
@@ -86,23 +113,28 @@ _ALWAYS: dict[str, Quantity] = {
 }
 _MATRIX: dict[str, Quantity] = {
     **_ALWAYS,
-    "MACs in whole tiles": _tile_macs,
-    "outputs requantized": _tile_outputs,
-    "patch values packed": lambda run: run.shape.pixels * run.shape.taps * run.shape.groups,
-    "weight values unpacked": lambda run: run.shape.out_c * run.shape.taps,
+    "MACs": lambda run: run.shape.pixels * _channels(run.shape) * _depth(run.shape),
+    "outputs": lambda run: run.shape.pixels * _channels(run.shape),
+    "tiles": _tile_count,
+    "rows of tiles": lambda run: _tile_count(run) * run.shape.kernel_h,
+    "weight values unpacked": _unpacked,
+    "input values padded": lambda run: run.shape.inputs if _padded(run.shape) else 0,
 }
 _WINDOW: dict[str, Quantity] = {
     **_ALWAYS,
-    "window values": lambda run: run.shape.outputs * run.shape.kernel_h * run.shape.kernel_w,
+    "window values": lambda run: _window_values(run.shape),
+    "window values where windows reach over the edge": lambda run: _window_values(run.shape) if _padded(run.shape) else 0,
     "outputs": lambda run: run.shape.outputs,
-    "output rows": lambda run: run.shape.pixels,
+    "output pixels": lambda run: run.shape.pixels,
     "inputs": lambda run: run.shape.inputs,
+    "channels": lambda run: run.shape.out_c,
+    "channels, all taps": lambda run: run.shape.out_c * run.shape.kernel_h * run.shape.kernel_w,
 }
 _ELEMENTS: dict[str, Quantity] = {
     **_ALWAYS,
     "outputs": lambda run: run.shape.outputs,
     "inputs": lambda run: run.shape.inputs,
-    "output rows": lambda run: run.shape.pixels,
+    "output pixels": lambda run: run.shape.pixels,
 }
 _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.CONV: _MATRIX,

@@ -17,7 +17,9 @@ _KINDS = {
     **dict.fromkeys(("MaxPool", "GlobalMaxPool", "ReduceMax"), OpKind.MAX_POOL),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), OpKind.AVERAGE_POOL),
     **dict.fromkeys(("Resize", "Upsample"), OpKind.RESIZE),
-    **dict.fromkeys(("Concat", "Pad", "Transpose", "Slice", "Split", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"), OpKind.MOVE),
+    **dict.fromkeys(("Transpose", "Slice", "Split", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"), OpKind.MOVE),
+    "Concat": OpKind.CONCAT,
+    "Pad": OpKind.PAD,
     "QuantizeLinear": OpKind.QUANTIZE,
     "DequantizeLinear": OpKind.DEQUANTIZE,
 }

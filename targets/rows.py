@@ -10,11 +10,11 @@ from datetime import date
 from pathlib import Path
 
 from mpqc.errors import TargetError
+from mpqc.targets.kinds import OpKind
 
-OP_KERNELS = ("conv", "depthwise", "gemm", "matmul", "binary", "table", "max_pool", "average_pool", "resize", "move", "quantize", "dequantize")
 RUNTIME_KERNELS = ("call", "run")
 """What the runtime adds: `call` to every kernel, `run` to every run of a program."""
-KERNELS = (*OP_KERNELS, *RUNTIME_KERNELS)
+KERNELS = (*(kind.value for kind in OpKind), *RUNTIME_KERNELS)
 """What a row may name: the op kinds of a target file, and the runtime's own work."""
 ORIGIN = re.compile(r"modelled|measured on \S.*")
 

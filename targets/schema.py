@@ -6,11 +6,11 @@ Widths are bits, sizes bytes, frequencies hertz. Unknown keys are refused everyw
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mpqc.targets.kinds import WEIGHTED, OpKind
 from mpqc.targets.rows import CostRow
 
 SCHEMA_VERSION = 1
@@ -36,34 +36,6 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(_without_twins)]
 
 class _Facts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class OpKind(StrEnum):
-    """Families of ops that share a kernel and a cost: what cost rows and kernel lists name."""
-
-    CONV = "conv"
-    """Convolution with one group, or with groups of several channels"""
-    DEPTHWISE = "depthwise"
-    """Convolution with one input channel a group"""
-    GEMM = "gemm"
-    """Fully connected: activations times constant weights"""
-    MATMUL = "matmul"
-    """Activations times activations"""
-    BINARY = "binary"
-    """Add, Sub, Mul, Div elementwise"""
-    TABLE = "table"
-    """Any function of one value: activations, requantization"""
-    MAX_POOL = "max_pool"
-    AVERAGE_POOL = "average_pool"
-    RESIZE = "resize"
-    MOVE = "move"
-    """Copies that change no value: Concat, Pad, Transpose, Slice, ..."""
-    QUANTIZE = "quantize"
-    DEQUANTIZE = "dequantize"
-
-
-WEIGHTED = frozenset({OpKind.CONV, OpKind.DEPTHWISE, OpKind.GEMM})
-"""Kinds that read a constant weight."""
 
 
 class Caches(_Facts):

@@ -1,0 +1,35 @@
+"""Families of ops: what kernel lists, rates and cost rows name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class OpKind(StrEnum):
+    """Families of ops that share a kernel and a cost: what cost rows and kernel lists name."""
+
+    CONV = "conv"
+    """Convolution with one group, or with groups of several channels"""
+    DEPTHWISE = "depthwise"
+    """Convolution with one input channel a group"""
+    GEMM = "gemm"
+    """Fully connected: activations times constant weights"""
+    MATMUL = "matmul"
+    """Activations times activations"""
+    BINARY = "binary"
+    """Add, Sub, Mul, Div elementwise"""
+    TABLE = "table"
+    """Any function of one value: activations, requantization"""
+    MAX_POOL = "max_pool"
+    AVERAGE_POOL = "average_pool"
+    RESIZE = "resize"
+    CONCAT = "concat"
+    PAD = "pad"
+    MOVE = "move"
+    """Other copies that change no value: Transpose, Slice, Gather, ..."""
+    QUANTIZE = "quantize"
+    DEQUANTIZE = "dequantize"
+
+
+WEIGHTED = frozenset({OpKind.CONV, OpKind.DEPTHWISE, OpKind.GEMM})
+"""Kinds that read a constant weight."""
