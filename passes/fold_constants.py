@@ -63,13 +63,23 @@ class _Folder:
             self.visit(node)
 
     def visit(self, node: onnx.NodeProto) -> None:
+        self.check_inputs(node)
         if node.op_type == "If" and node.input[0] in self.constants:
             self.inline(node)
         elif is_windowed(node):
-            for each in write_out(node, self.shape(node.input[0])[2:], self.shape(node.input[1]) if len(node.input) > 1 else ()):
+            for each in write_out(node, self.shape(node.input[0]), self.shape(node.input[1]) if len(node.input) > 1 else ()):
                 self.keep_or_fold(each)
         else:
             self.keep_or_fold(node)
+
+    def check_inputs(self, node: onnx.NodeProto) -> None:
+        """Required inputs must be there, and no more than the operator has."""
+        if not defs.has(node.op_type, node.domain):
+            return
+        schema = defs.get_schema(node.op_type, self.opset(node.domain), node.domain)
+        given = len(node.input)
+        if not schema.min_input <= given <= schema.max_input or not all(node.input[: schema.min_input]):
+            raise ModelError(f"{given} inputs, {schema.min_input} to {schema.max_input} wanted", where=f"{node.op_type} {node.name!r}")
 
     def keep_or_fold(self, node: onnx.NodeProto) -> None:
         if not self.fold(node):

@@ -110,9 +110,9 @@ def _bypass(graph: gs.Graph, node: gs.Node) -> bool:
         for reader in list(result.outputs):
             _replace_input(reader, result, source)
         node.outputs.clear()
-        return not _is_captured(graph, result) or _restore(node, result)
+        return True
     maker = producer(source)
-    if maker is None or any(source is output for output in graph.outputs) or _is_captured(graph, source):
+    if maker is None or any(source is output for output in graph.outputs):
         return _to_identity(node)
     for reader in [each for each in source.outputs if each is not node]:
         _replace_input(reader, source, result)
@@ -126,16 +126,6 @@ def _replace_input(reader: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
     for index, tensor in enumerate(list(reader.inputs)):
         if tensor is old:
             reader.inputs[index] = new
-
-
-def _is_captured(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    inner = [value for each in graph.nodes for value in each.attrs.values() if isinstance(value, gs.Graph)]
-    return any(tensor.name in each.tensors() for each in inner)
-
-
-def _restore(node: gs.Node, result: gs.Tensor) -> bool:
-    node.outputs = [result]
-    return True
 
 
 def _to_identity(node: gs.Node) -> bool:

@@ -53,22 +53,19 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
 
 
 def only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
-    """The node that reads `tensor` where exactly one does, once, and it is no graph output."""
+    """The node that reads `tensor` where exactly one does, once, and it is no graph output.
+
+    Nodes inside If and Loop bodies count: graphsurgeon gives them the same tensor objects.
+    """
     if any(tensor is output for output in graph.outputs) or len(tensor.outputs) != 1:
         return None
     node = tensor.outputs[0]
-    return node if sum(item is tensor for item in node.inputs) == 1 and not _captured(graph, tensor) else None
+    return node if sum(item is tensor for item in node.inputs) == 1 else None
 
 
 def read_only_by(graph: gs.Graph, tensor: gs.Tensor, node: gs.Node) -> bool:
     """Whether `node` is the one reader of `tensor`."""
     return only_reader(graph, tensor) is node
-
-
-def _captured(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    """Whether a subgraph of some node reads the tensor by name."""
-    inner = [value for node in graph.nodes for value in node.attrs.values() if isinstance(value, gs.Graph)]
-    return any(tensor.name in each.tensors() for each in inner)
 
 
 def free_name(graph: gs.Graph, base: str) -> str:

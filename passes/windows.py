@@ -31,19 +31,23 @@ def is_windowed(node: onnx.NodeProto) -> bool:
     return node.op_type in CONVOLUTIONS | POOLS and node.domain in ("", "ai.onnx")
 
 
-def write_out(node: onnx.NodeProto, size: Ints, weight: Ints) -> list[onnx.NodeProto]:
+def write_out(node: onnx.NodeProto, shape: Ints, weight: Ints) -> list[onnx.NodeProto]:
     """Nodes that say the same with every attribute explicit.
 
     Args:
         node: a Conv, ConvTranspose, MaxPool or AveragePool.
-        size: spatial shape of its input.
+        shape: shape of its input.
         weight: shape of the weight, empty for pools.
 
     Raises ModelError where kernel and input do not match.
     """
     given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    window = _window(node, given, size, list(given.get("kernel_shape") or weight[2:]))
+    _check_channels(node, given, shape, weight)
+    window = _window(node, given, shape[2:], list(given.get("kernel_shape") or weight[2:]))
+    if weight and list(weight[2:]) != list(window.kernel):
+        raise ModelError("its kernel_shape is not that of its weight", where=f"{node.op_type} {node.name!r}")
     pads = _pads(node, window, given.pop("auto_pad", b"NOTSET").decode(), given)
+    _check_extent(node, window, pads)
     before: list[onnx.NodeProto] = []
     if given.pop("ceil_mode", 0):
         before, pads = _without_ceil(node, window, pads, given)
@@ -54,6 +58,24 @@ def write_out(node: onnx.NodeProto, size: Ints, weight: Ints) -> list[onnx.NodeP
     explicit = helper.make_node(node.op_type, before[-1].output[:1] + node.input[1:] if before else node.input, node.output, node.name)
     explicit.attribute.extend(helper.make_attribute(name, given[name]) for name in sorted(given))
     return [*before, explicit]
+
+
+def _check_channels(node: onnx.NodeProto, given: dict[str, Any], shape: Ints, weight: Ints) -> None:
+    if not weight:
+        return
+    group = given.get("group", 1)
+    wanted = weight[1] * group if node.op_type == "Conv" else weight[0]
+    if len(shape) < 3 or len(weight) != len(shape) or group < 1 or shape[1] != wanted or (node.op_type == "Conv" and weight[0] % group):
+        why = f"input {list(shape)}, weight {list(weight)}, group {group}"
+        raise ModelError("its input does not fit its weight", where=f"{node.op_type} {node.name!r}", why=why)
+
+
+def _check_extent(node: onnx.NodeProto, window: _Window, pads: Ints) -> None:
+    rank = len(window.kernel)
+    for axis in range(rank):
+        room = window.size[axis] + pads[axis] + pads[rank + axis]
+        if node.op_type != "ConvTranspose" and window.extent(axis) > room:
+            raise ModelError("its window is larger than its padded input", where=f"{node.op_type} {node.name!r}", why=f"input {list(window.size)}")
 
 
 def _window(node: onnx.NodeProto, given: dict[str, Any], size: Ints, kernel: Ints) -> _Window:

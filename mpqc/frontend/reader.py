@@ -53,6 +53,7 @@ def check_source(model: onnx.ModelProto) -> None:
     """Bounds, data sizes and graph structure of a model as it came. Raises ModelError naming what is wrong."""
     if model.functions:
         raise ModelError("the model defines functions", where=model.functions[0].name, hint="inline them: onnx.inliner.inline_local_functions")
+    _check_texts(model.graph)
     for tensor in all_tensors(model.graph):
         _check_tensor(tensor)
     known = {entry.name for entry in (*model.graph.input, *model.graph.initializer)}
@@ -69,6 +70,18 @@ def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from item.tensors
         for inner in subgraphs(node):
             yield from all_tensors(inner)
+
+
+def _check_texts(graph: onnx.GraphProto) -> None:
+    """Names must be text: protobuf hands invalid UTF-8 on as bytes."""
+    names = [entry.name for entry in (*graph.input, *graph.output, *graph.initializer)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(item.name for item in node.attribute)]
+        for inner in subgraphs(node):
+            _check_texts(inner)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ModelError("a name is not text", why=f"{wrong[0]!r} is not UTF-8")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -146,6 +159,8 @@ def _check_dims(tensor: onnx.TensorProto) -> None:
 def _check_tensor(tensor: onnx.TensorProto) -> None:
     """The stored values must be as many as the shape says."""
     where = f"tensor {tensor.name!r}"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ModelError("its values are external data, which a model in memory cannot have", where=where, hint="give the file's path")
     expected = _tensor_bytes(tensor)
     if tensor.data_type == onnx.TensorProto.STRING:
         if len(tensor.string_data) != prod(tensor.dims):
@@ -177,7 +192,7 @@ def _check_graph(graph: onnx.GraphProto, known: set[str], depth: int) -> None:
         for inner in subgraphs(node):
             scope = known | {name for each in graph.node for name in each.output}
             _check_graph(inner, scope | {entry.name for entry in (*inner.input, *inner.initializer)}, depth + 1)
-    made = known | {name for node in graph.node for name in node.output}
+    made = {name for node in graph.node for name in node.output} | {entry.name for entry in (*graph.input, *graph.initializer)}
     missing = [value.name for value in graph.output if value.name not in made]
     if missing or not graph.output:
         raise ModelError(
