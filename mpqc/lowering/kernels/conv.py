@@ -7,6 +7,7 @@ from math import ceil, prod
 
 import numpy as np
 
+from mpqc.errors import LoweringError
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
@@ -14,6 +15,8 @@ from mpqc.lowering.kernels.packing import pack, split_segments, take_panels
 from mpqc.lowering.kernels.requant import Requant
 from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
 from mpqc.program import Conv, Gemm
+
+WEIGHT_BITS = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,22 @@ def conv2d(op: Conv, input_shape: tuple[int, int, int, int], input_zero_point: i
     """Convolution of int8 NHWC codes to int8 NHWC codes; op's weight is int8 [O, I/groups, kh, kw] with codes of op.weight_bits.
 
     acc = op.bias + sum(x * w), padding reads the input zero point; out = requantize(acc, op.multiplier, output_zero_point, op.low, op.high).
+    Raises LoweringError for negative padding and for widths that have no kernel.
     """
+    _refuse(op)
     matrix = op.weight.transpose(0, 2, 3, 1).reshape(op.weight.shape[0], -1)
     spec = spec_of(op, input_shape)
     contraction = plan(spec, requantization.choose(matrix, op, output_zero_point, target.isa), target)
     return assemble(contraction, op, matrix, (input_zero_point, output_zero_point), spec.macs)
+
+
+def _refuse(op: Conv) -> None:
+    if min(op.pads) < 0:
+        raise LoweringError("negative padding has no kernel", where=op.name, hint="slice the input instead")
+    if min(*op.strides, *op.dilations, op.groups) < 1:
+        raise LoweringError("stride, dilation and groups must be at least 1", where=op.name)
+    if op.weight_bits not in WEIGHT_BITS:
+        raise LoweringError(f"weights of {op.weight_bits} bits have no kernel", where=op.name, hint="2, 4 or 8")
 
 
 def assemble(c: Contraction, op: Conv | Gemm, matrix: np.ndarray, zero_points: tuple[int, int], macs: int) -> Kernel:

@@ -97,7 +97,8 @@ def choose_blocks(window: Window, tile: Tile, weight_bytes: int, panels: int, co
         blocks = Blocks(count, rows, window.columns, 1)
     if blocks.count >= cores or panels == 1:
         return blocks
-    return replace(blocks, splits=min(panels, ceil(cores / blocks.count)))
+    share = ceil(panels / min(panels, ceil(cores / blocks.count)))
+    return replace(blocks, splits=ceil(panels / share))
 
 
 def _cut(extent: int, step: int, pitch: int, budget: int, cores: int) -> tuple[int, int]:
