@@ -51,7 +51,7 @@ def _compiled(lowered: Lowered) -> Any:
 def _linker(triple: str) -> Any:
     def link(output: str, objects: list[str] | str, **_options: Any) -> None:
         files = [objects] if isinstance(objects, str) else objects
-        zig("cc", triple, ["-shared", "-O2", "-Wl,--build-id=none", "-Wl,-soname,model.so", *files, "-o", output])
+        zig("cc", triple, ["-shared", "-O2", "-Wl,--strip-debug", "-Wl,--build-id=none", "-Wl,-soname,model.so", *files, "-o", output])
 
     link.output_format = "so"  # type: ignore[attr-defined]
     return link
