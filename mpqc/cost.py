@@ -15,9 +15,9 @@ from mpqc.budget import Resource
 from mpqc.cost_fit import Context, Fit, Run, Widths, fit_rows
 from mpqc.errors import TargetError
 from mpqc.site import OpNode, Site, SiteKind, SiteTable
-from mpqc.targets import WEIGHTED, OpKind, Shape, Target
+from mpqc.targets import WEIGHTED, OpKind, Target
 from mpqc.targets.schema import Analytic, Caches
-from mpqc.workload import Workload, workload
+from mpqc.workload import Workload, conversion, workload
 
 FLOAT_BITS = 32
 CHANNEL_BYTES = 8
@@ -27,15 +27,18 @@ CHANNEL_BYTES = 8
 class CostModel:
     """Prices nodes and sites of any network on `target`."""
 
-    def __init__(self, target: Target, context: Context | None = None) -> None:
+    def __init__(self, target: Target, context: Context | None = None, boundary: tuple[Workload, ...] = ()) -> None:
+        """`boundary`: kernels that every run of the network needs whatever the plan, counted as fixed."""
         self.target = target
         self.context = context or Context()
+        self.boundary = boundary
 
     def for_network(self, table: SiteTable) -> CostModel:
-        """This model for the layers of one network, whose weights (counted at their widest) push each other out of the caches."""
+        """This model for one network: its weights (counted at their widest) push each other out of the caches, values that enter
+        and leave the integer program are converted."""
         widest = max(self.target.choices.weights)
         total = sum(self.weight_bytes(site, widest) for site in table.sites if site.kind is SiteKind.WEIGHT)
-        return CostModel(self.target, Context(network_weight_bytes=float(total)))
+        return CostModel(self.target, Context(network_weight_bytes=float(total)), conversions(table))
 
     def choices(self, site: Site) -> tuple[int, ...]:
         """Widths that `site` may be given, ascending."""
@@ -74,26 +77,24 @@ class CostModel:
         raise TargetError(f"{resource.value} cannot be bounded", where=self.target.name, why=f"the target has no {lacks}", hint=hint)
 
     def microseconds(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int) -> float:
-        """Time of one run of `node` on one core. Raises TargetError where the target has no latency or no kernel for it."""
+        """Time of one run of `node` on one core; an output that stays float counts 32 bits.
+
+        Raises TargetError where the target has no latency or no kernel for it.
+        """
         self.require(Resource.LATENCY)
         work = workload(node)
         if work is None:
             return 0.0
-        widths = self._widths(node, work, weight_bits, input_bits if work.macs else (*input_bits, output_bits))
+        computed = input_bits if work.macs or output_bits >= FLOAT_BITS else (*input_bits, output_bits)
+        widths = self._widths(node, work, weight_bits, computed)
         return self._cycles(work, widths, output_bits) / self._cycles_a_microsecond
 
     def fixed_microseconds(self) -> float:
-        """Time of a run that no plan changes: what the runtime spends outside the kernels. 0 without rows for it."""
+        """Time of a run that no plan changes: the runtime's own and, after `for_network`, conversions from and to float."""
         self.require(Resource.LATENCY)
-        return self._row_cycles("run") / self._cycles_a_microsecond
-
-    def boundary_microseconds(self, elements: int, *, quantize: bool) -> float:
-        """Time to quantize (or dequantize) `elements` float values where the integer program begins or ends."""
-        self.require(Resource.LATENCY)
-        kind = OpKind.QUANTIZE if quantize else OpKind.DEQUANTIZE
-        work = Workload(kind, Shape(in_c=elements, out_c=elements))
         bits = _container(8, self.target.containers.activations)
-        return self._cycles(work, (None, bits), bits) / self._cycles_a_microsecond
+        conversions = sum(self._cycles(work, (None, bits), bits) for work in self.boundary)
+        return (self._row_cycles("run") + conversions) / self._cycles_a_microsecond
 
     def weight_bytes(self, site: Site, bits: int) -> int:
         """Bytes of the weight as stored: `bits` rounded up to a container, packed, whole bytes."""
@@ -163,7 +164,9 @@ class CostModel:
 
     def _cycles(self, work: Workload, widths: Widths, output_bits: int) -> float:
         if self.target.analytic:
-            output_container = _container(output_bits, self.target.containers.activations)
+            output_container = min(output_bits, FLOAT_BITS)
+            if output_bits < FLOAT_BITS:
+                output_container = _container(output_bits, self.target.containers.activations)
             return _roofline(self.target.analytic, work, widths, output_container, self.target.name)
         fit = self._fits.get((work.kind, widths))
         if fit is None:
@@ -171,6 +174,16 @@ class CostModel:
                 f"no cost rows for {work.kind.value} at {_named(widths)}", where=self.target.name, hint="bound size, BOPs or bits instead"
             )
         return fit.cycles(Run(work.shape, widths, self._caches, self.context)) + self._row_cycles("call")
+
+
+def conversions(table: SiteTable) -> tuple[Workload, ...]:
+    """Kernels that bring values into the integer program and out of it: what no node writes is quantized, what none reads dequantized."""
+    written = {node.output for node in table.nodes}
+    read = {name for node in table.nodes for name in node.inputs}
+    sites = [site for site in table.sites if site.kind is SiteKind.ACTIVATION]
+    entering = [conversion(OpKind.QUANTIZE, site.shape) for site in sites if site.name not in written]
+    leaving = [conversion(OpKind.DEQUANTIZE, node.output_shape) for node in table.nodes if node.output not in read]
+    return (*entering, *leaving)
 
 
 def _container(bits: int, containers: tuple[int, ...]) -> int:

@@ -52,6 +52,12 @@ def workload(node: OpNode) -> Workload | None:
     raise TargetError(f"{node.op_type} has no kernel and no cost", where=node.name, hint="keep it float, or bound size, BOPs or bits instead")
 
 
+def conversion(kind: OpKind, shape: tuple[int, ...]) -> Workload:
+    """Quantizing or dequantizing a tensor of `shape` (ONNX order)."""
+    extents = _nhwc(shape)
+    return Workload(kind, Shape(*extents, *extents))
+
+
 def _convolution(node: OpNode) -> Workload:
     in_h, in_w, in_c = _nhwc(node.input_shape)
     out_h, out_w, out_c = _nhwc(node.output_shape)

@@ -122,11 +122,22 @@ def test_a_kernel_without_rows_is_refused_by_name(priced: Target) -> None:
         model.microseconds(conv(), 2, (8,), 8)
     with pytest.raises(TargetError, match="no cost rows for depthwise"):
         model.microseconds(conv(groups=16), 8, (8,), 8)
+    assert model.microseconds(ADD, None, (8, 8), 32) == model.microseconds(ADD, None, (8, 8), 8)
     with pytest.raises(TargetError, match="no conv kernel for weights of None"):
         model.microseconds(conv(), None, (8,), 8)
     odd = OpNode("lrn", "LRN", ("x",), "y", None, (1, 4, 2, 2), (1, 4, 2))
     with pytest.raises(TargetError, match="lrn: LRN has no kernel"):
         model.microseconds(odd, None, (8,), 8)
+
+
+def test_values_are_converted_where_the_integer_program_begins_and_ends(priced: Target) -> None:
+    shapes = [(n, row(Shape(n, n, 3, n, n, 3), 50.0 + 2 * 3 * n * n, "quantize", None)) for n in (8, 16, 32)]
+    back = [row(Shape(n, n, 16, n, n, 16), 50.0 + 16 * n * n, "dequantize", None) for n in (8, 16, 32)]
+    model = CostModel(priced.model_copy(update={"rows": (*priced.rows, *(r for _, r in shapes), *back)}))
+    sites = tuple(Site(name, SiteKind.ACTIVATION, shape) for name, shape in (("x", (1, 3, 20, 20)), ("y", (1, 16, 20, 20))))
+    table = SiteTable((*sites, WEIGHT), (conv(3, 20, 16),))
+    assert model.fixed_microseconds() == 0.0
+    assert model.for_network(table).fixed_microseconds() == pytest.approx((100 + 2 * 1200 + 6400) / 1800, rel=1e-3)
 
 
 def test_views_are_free(priced: Target) -> None:
