@@ -105,7 +105,7 @@ def _portable(op: Conv, x: Tensor, y: Tensor) -> Kernel:
                         total = registers(lanes, "int32")
                         store(total, 0, load(b, c, lanes), lanes)
                         start = n * source.steps[0] + (c if per_input == 1 else T.floordiv(c, per_input)) * source.steps[1]
-                        taps_inside = Taps(axes, (oy, ox), (source.steps[2], source.steps[3]))
+                        taps_inside = Taps((rows, columns), (oy, ox), (source.steps[2], source.steps[3]))
                         with taps_inside as offset:
                             ky, kx = taps_inside.taps
                             value = cast(load(a, start + offset, lanes), "int32", lanes) - splat(zx[0], lanes)

@@ -58,7 +58,9 @@ def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTar
 def _constant(op: Binary) -> Tensor:
     """The constant operand as a tensor."""
     assert op.constant is not None, op.name
-    return Tensor(f"{op.name}.constant", op.constant.shape, "int8", QParams(QType(8), np.float32(1), np.int32(op.constant_zero_point)))
+    return Tensor(
+        f"{op.name}.constant", op.constant.shape, "int8", QParams(QType(8), np.ones((), np.float32), np.array(op.constant_zero_point, np.int32))
+    )
 
 
 def _centred(source: Expr, at: Expr, width: int, by: int, zero: Expr) -> Expr:

@@ -47,9 +47,9 @@ def reordered(values: tuple[int, ...], tensor: Tensor) -> tuple[int, ...]:
 
 def to_physical(array: np.ndarray, tensor: Tensor) -> np.ndarray:
     """`array` in ONNX order as it lies in memory for `tensor`, contiguous."""
-    return np.ascontiguousarray(array.transpose(order(tensor)))
+    return np.asarray(array.transpose(order(tensor)), order="C")
 
 
 def from_physical(array: np.ndarray, tensor: Tensor) -> np.ndarray:
     """The inverse of `to_physical`."""
-    return np.ascontiguousarray(array.reshape(physical_shape(tensor)).transpose(np.argsort(order(tensor))))
+    return np.asarray(array.reshape(physical_shape(tensor)).transpose(np.argsort(order(tensor))), order="C")

@@ -77,7 +77,7 @@ def pool(op: Pool, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     multiplier = np.asarray(op.multiplier, np.float32).reshape(-1)
     zeros = np.array([x.zero_point, y.zero_point], np.int32)
     bounds = np.array([op.low, op.high, y.zero_point], np.int8)
-    constants = (scalars, multiplier, zeros, bounds) if average else (bounds,)
+    constants: tuple[np.ndarray, ...] = (scalars, multiplier, zeros, bounds) if average else (bounds,)
     emit = _Average(multiplier.size > 1) if average else _Max()
 
     def body(a: Expr, *rest: Expr) -> None:
@@ -93,7 +93,11 @@ def pool(op: Pool, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
                         store(rest[-1], at, value, width)
 
     names = [f"c{i}" for i in range(len(constants))]
-    params = [Param("x", physical_shape(x), "int8"), *map(param, names, constants), Param("y", physical_shape(y), "int8")]
+    params = [
+        Param("x", physical_shape(x), "int8"),
+        *(param(n, c) for n, c in zip(names, constants, strict=True)),
+        Param("y", physical_shape(y), "int8"),
+    ]
     name = symbol(op.kind, "pool", physical_shape(x), op.kernel, op.strides, op.pads, op.dilations, multiplier.size)
     return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", 0)
 

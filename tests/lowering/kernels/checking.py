@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tvm_ffi
 from harness import A76, HOST, Case, run
 
-from mpqc.lowering.kernels.kernel import Isa, Kernel, KernelTarget
+from mpqc.lowering.kernels.kernel import Isa, Kernel
 from mpqc.lowering.kernels.layout import to_physical
 from mpqc.program import Tensor
 from mpqc.qtype import QParams, QType
@@ -42,13 +43,14 @@ def expected(kernel: Kernel, inputs: Sequence[tuple[np.ndarray, Tensor]], output
     return Expected(kernel, tuple(to_physical(*pair) for pair in inputs), to_physical(output[0].astype(kernel.output_dtype), output[1]), label)
 
 
-def check(cases: Sequence[Expected], isa: Isa, *, threads: int = 1) -> None:
-    """Fails unless every kernel gives exactly its output, under the emulator for dotprod and on this machine for generic."""
+def check(cases: Sequence[Expected], isa: Isa, *, threads: Sequence[int] = (1, 3)) -> None:
+    """Fails unless every kernel gives exactly its output for each number of threads, emulated for dotprod and on this machine for generic."""
     _names_mean_one_code([case.kernel for case in cases])
+    calls = [(case, count) for count in threads for case in cases]
     with tempfile.TemporaryDirectory() as folder:
-        got = run([Case(case.kernel, case.inputs, threads) for case in cases], A76 if isa == "dotprod" else HOST, Path(folder))
-    for case, array in zip(cases, got, strict=True):
-        np.testing.assert_array_equal(array, case.output, err_msg=f"{case.kernel.name} {case.label} ({isa}, {threads} threads)", strict=True)
+        got = run([Case(case.kernel, case.inputs, count) for case, count in calls], A76 if isa == "dotprod" else HOST, Path(folder))
+    for (case, count), array in zip(calls, got, strict=True):
+        np.testing.assert_array_equal(array, case.output, err_msg=f"{case.kernel.name} {case.label} ({isa}, {count} threads)", strict=True)
 
 
 def _names_mean_one_code(kernels: Sequence[Kernel]) -> None:
@@ -58,6 +60,12 @@ def _names_mean_one_code(kernels: Sequence[Kernel]) -> None:
         assert other is kernel or tvm_ffi.structural_equal(other.func, kernel.func), f"two different kernels are called {kernel.name}"
 
 
-def targets() -> tuple[KernelTarget, ...]:
-    """One of each ISA."""
-    return KernelTarget("dotprod"), KernelTarget("generic")
+ISAS = [pytest.param("generic"), pytest.param("dotprod", marks=pytest.mark.emulator)]
+"""Values of a parameter `isa`"""
+
+
+def codes(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """Random int8 with the extremes in it."""
+    array = rng.integers(-128, 128, tuple(shape), dtype=np.int8)
+    array.reshape(-1)[:2] = [-128, 127][: array.size]
+    return array

@@ -1,0 +1,106 @@
+"""Depthwise convolution kernels against numerics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from checking import ISAS, Expected, check, codes, expected, quantized
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpqc import numerics
+from mpqc.lowering.kernels.depthwise import depthwise, packed
+from mpqc.lowering.kernels.kernel import Isa, KernelTarget
+from mpqc.program import Conv
+
+
+@dataclass(frozen=True)
+class Spec:
+    channels: int
+    height: int
+    width: int
+    kernel: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    bits: int = 8
+    outputs: int = 1
+    batch: int = 1
+    zero: int | None = None
+    low: int = -128
+    scale: float = 1.0
+
+
+SPECS = [
+    Spec(32, 9, 9),
+    Spec(33, 8, 10, strides=(2, 2), bits=4),
+    Spec(17, 7, 7, strides=(2, 2), pads=(0, 0, 1, 1), bits=2),
+    Spec(16, 7, 7, pads=(0, 0, 0, 0), zero=-128),
+    Spec(7, 9, 9, bits=4, outputs=2),
+    Spec(40, 15, 17, (5, 5), pads=(2, 2, 2, 2)),
+    Spec(40, 15, 17, (5, 5), (2, 2), (2, 2, 2, 2), bits=2),
+    Spec(24, 15, 17, pads=(2, 2, 2, 2), dilations=(2, 2)),
+    Spec(48, 14, 14, (7, 7), pads=(3, 3, 3, 3)),
+    Spec(20, 9, 9, (1, 3), (1, 2), (0, 1, 0, 1)),
+    Spec(16, 12, 12, strides=(2, 1), pads=(1, 2, 0, 1)),
+    Spec(8, 31, 33, zero=-128),
+    Spec(9, 3, 1, pads=(1, 1, 1, 1), bits=4),
+    Spec(15, 1, 31),
+    Spec(31, 5, 8, (3, 1), pads=(1, 0, 1, 0)),
+    Spec(64, 7, 7, batch=2, zero=-127),
+    Spec(1, 7, 7),
+    Spec(3, 8, 15, outputs=3),
+    Spec(64, 33, 31, zero=0, low=-100),
+    Spec(64, 17, 15, scale=3e4),
+    Spec(49, 9, 8, scale=3e4, low=-7, zero=-7, bits=4),
+]
+
+
+def case(rng: np.random.Generator, isa: Isa, spec: Spec) -> Expected:
+    zero_x, zero_y = int(rng.integers(-128, 128)), int(rng.integers(-128, 128)) if spec.zero is None else spec.zero
+    x = codes(rng, (spec.batch, spec.channels, spec.height, spec.width))
+    half, count = 1 << (spec.bits - 1), spec.channels * spec.outputs
+    weight = rng.integers(-half, half, (count, 1, *spec.kernel)).astype(np.int8)
+    weight[0], weight[-1] = -half, half - 1
+    bias = (rng.integers(-3000, 3000, count) - zero_x * weight.astype(int).sum(axis=(1, 2, 3))).astype(np.int32)
+    m = (rng.uniform(0.0002, 0.01, count) * spec.scale * 128 / half).astype(np.float32)
+    window = {"strides": spec.strides, "pads": spec.pads, "dilations": spec.dilations, "groups": spec.channels}
+    acc = numerics.conv2d(x, weight, bias, pad_value=zero_x, **window)
+    y = numerics.requantize(acc, m[:, None, None], zero_y, spec.low, 127)
+    op = Conv("n", (), (), weight, spec.bits, bias, m, spec.strides, spec.pads, spec.dilations, spec.channels, spec.low, 127)
+    tx, ty = quantized(x.shape, zero_x), quantized(y.shape, zero_y)
+    return expected(depthwise(op, tx, ty, KernelTarget(isa)), [(x, tx)], (y, ty), str(spec))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_depthwise(isa: Isa) -> None:
+    rng = np.random.default_rng(11)
+    cases = [case(rng, isa, spec) for spec in SPECS]
+    check(cases, isa)
+
+
+SIDE = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(0, 3), st.integers(0, 3), st.integers(1, 3), st.integers(0, 12))
+
+
+@pytest.mark.emulator
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(SIDE, SIDE, st.integers(8, 50), st.sampled_from([2, 4, 8]), st.integers(0, 2**31))
+def test_any_window(rows: tuple[int, ...], columns: tuple[int, ...], channels: int, bits: int, seed: int) -> None:
+    (kh, sh, top, bottom, dh, extra_h), (kw, sw, left, right, dw, extra_w) = rows, columns
+    sizes = (kh - 1) * dh + 1 + extra_h, (kw - 1) * dw + 1 + extra_w
+    spec = Spec(channels, *sizes, (kh, kw), (sh, sw), (top, left, bottom, right), (dh, dw), bits)
+    check([case(np.random.default_rng(seed), "dotprod", spec)], "dotprod")
+
+
+@pytest.mark.parametrize(("bits", "size"), [(8, 16), (4, 8), (2, 4)])
+def test_weights_take_their_own_width(bits: int, size: int) -> None:
+    weights = packed(np.zeros((9, 32)), 16, bits)
+    assert (weights.shape, weights.dtype) == ((9, 2, size), np.int8)
+
+
+def test_equal_shapes_share_code_whatever_the_weights() -> None:
+    rng = np.random.default_rng(12)
+    names = {case(rng, "dotprod", replace(SPECS[0], zero=zero)).kernel.name for zero in (-128, -128, 4)}
+    assert len(names) == 1
