@@ -128,7 +128,11 @@ def _quantized(builder: Builder, node: NodeProto, found: Coding, name: str) -> C
     x = node.input[0]
     if x in builder.codes:
         return builder.recoded(builder.codes[x], found, name, node.name)
+    twin = next((codes for codes in builder.quantized.get(x, ()) if codes.coding.serves(found)), None)
+    if twin is not None:  # some tools write one Q for each reader
+        return twin
     codes = builder.new_codes(name, builder.source.shapes[node.output[0]], found)
+    builder.quantized.setdefault(x, []).append(codes)
     ops = _fused(builder, x, codes)
     builder.ops += ops or _edge(builder, node, codes)
     return codes

@@ -64,6 +64,8 @@ class Builder:
     ops: list[Op] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     codes: dict[str, Codes] = field(default_factory=dict)
+    quantized: dict[str, list[Codes]] = field(default_factory=dict)
+    """float tensor -> what its quantizers made of it"""
     reasons: dict[str, str] = field(default_factory=dict)
     """node name -> why it has no integer form"""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from mpqc import numerics
 from mpqc.qtype import QParams, QType
 from mpqc.reader.source import DEQUANTIZE, Source, attribute
 
@@ -134,16 +135,21 @@ def _signed_weight(source: Source, node: NodeProto) -> Weight | str:
     element = source.elements[node.input[0]]
     if element not in WIDTHS:
         return f"{TensorProto.DataType.Name(element).lower()} weights have no integer kernels"
-    shift = 1 << (WIDTHS[element] - 1) if element in UNSIGNED else 0
-    zero = source.constants[node.input[2]].astype(np.int32) if len(node.input) > 2 and node.input[2] else np.zeros((), np.int32)
-    if (zero != shift).any():
-        return "weight zero point is not 0" if not shift else f"weight zero point is not {shift}"
-    stored, scale = source.constants[node.input[0]], source.constants[node.input[1]]
+    stored, scale = source.constants[node.input[0]].astype(np.int32), source.constants[node.input[1]]
     if scale.dtype != np.float32 or not (np.isfinite(scale).all() and (scale > 0).all()):
         return "a weight scale is not a positive float32 number"
-    codes = (stored.astype(np.int32) - shift).astype(np.int8)
+    axis = attribute(node, "axis", 1) % max(stored.ndim, 1)
+    zero = source.constants[node.input[2]].astype(np.int32) if len(node.input) > 2 and node.input[2] else np.zeros((), np.int32)
+    centred = stored - numerics.along(zero if zero.size > 1 else zero.reshape(()), axis, stored.ndim)
+    if centred.min(initial=0) < -128 or centred.max(initial=0) > 127:
+        return f"weight zero point is not {_middle(element)}"
     scale = scale.reshape(()) if scale.size == 1 else scale
-    return Weight(codes, scale, attribute(node, "axis", 1) % max(codes.ndim, 1))
+    return Weight(centred.astype(np.int8), scale, axis)
+
+
+def _middle(element: int) -> int:
+    """The zero point of symmetric weights."""
+    return 1 << (WIDTHS[element] - 1) if element in UNSIGNED else 0
 
 
 def _transposed(found: Weight | str, perm: list[int] | None) -> Weight | str:
@@ -161,7 +167,5 @@ def constant(source: Source, name: str) -> Constant | str:
     found = coding(source, node)
     if isinstance(found, str):
         return found
-    width = WIDTHS[found.element]
-    shift = 1 << (width - 1) if found.element in UNSIGNED else 0
-    codes = (source.constants[node.input[0]].astype(np.int32) - shift).astype(np.int8)
+    codes = (source.constants[node.input[0]].astype(np.int32) - _middle(found.element)).astype(np.int8)
     return Constant(codes, np.float32(found.qparams.scale), int(found.qparams.zero_point))

@@ -28,6 +28,17 @@ MAX_FOLDED_ELEMENTS = 1 << 26
 """Larger constants are not materialized: a hostile file can ask for any size in a few bytes."""
 _NOT_FOLDED = {DEQUANTIZE, "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "If", "Loop", "Scan"}
 _REFERENCE_ERRORS = (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+RANGES: dict[int, tuple[int, int, type[np.integer]]] = {
+    TensorProto.INT16: (-(2**15), 2**15 - 1, np.int16),
+    TensorProto.UINT16: (0, 2**16 - 1, np.uint16),
+    TensorProto.INT8: (-128, 127, np.int8),
+    TensorProto.UINT8: (0, 255, np.uint8),
+    TensorProto.INT4: (-8, 7, np.int8),
+    TensorProto.UINT4: (0, 15, np.uint8),
+    TensorProto.INT2: (-2, 1, np.int8),
+    TensorProto.UINT2: (0, 3, np.uint8),
+}
+"""Element type -> smallest and largest code, and the numpy type that holds them"""
 _SUB_BYTE = {TensorProto.INT4, TensorProto.INT2}
 _SUB_BYTE_UNSIGNED = {TensorProto.UINT4, TensorProto.UINT2}
 
@@ -241,6 +252,8 @@ def _evaluated(
         return {}
     if node.domain not in ("", "ai.onnx", "com.microsoft") or _too_large(node, constants, shapes):
         return {}
+    if node.op_type == QUANTIZE:
+        return _quantized(node, constants, elements)
     return _run_reference(proto, node, constants, elements)
 
 
@@ -259,6 +272,19 @@ def _constant_tensor(node: NodeProto) -> TensorProto | None:
         if value is not None:
             return numpy_helper.from_array(np.array(value, dtype=kind))
     return None
+
+
+def _quantized(node: NodeProto, constants: Mapping[str, np.ndarray], elements: Mapping[str, int]) -> dict[str, tuple[np.ndarray, int]]:
+    """A float constant behind Q as integer codes; {} for blocks and for types that are not integers of at most 16 bits."""
+    element = elements[node.input[2]] if len(node.input) > 2 and node.input[2] else attribute(node, "output_dtype", 0) or TensorProto.UINT8
+    real, scale = constants[node.input[0]], constants[node.input[1]]
+    if element not in RANGES or attribute(node, "block_size", 0) or scale.ndim > 1:
+        return {}
+    zero = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(scale.shape, dtype=np.int32)
+    shape = [-1 if i == attribute(node, "axis", 1) % max(real.ndim, 1) else 1 for i in range(real.ndim)] if scale.size > 1 else []
+    steps = np.rint(real.astype(np.float32) / scale.astype(np.float32).reshape(shape)) + zero.astype(np.float32).reshape(shape)
+    low, high, kind = RANGES[element]
+    return {node.output[0]: (np.clip(steps, low, high).astype(kind), element)}
 
 
 def _run_reference(
