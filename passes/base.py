@@ -46,7 +46,7 @@ def run_passes(model: onnx.ModelProto, passes: Iterable[OnnxPass]) -> PassResult
             verify(result.model, after=step.name)
         model, changed = result.model, changed or result.changed
         notes += result.notes
-    return PassResult(model, changed, tuple(notes))
+    return PassResult(model, changed, tuple(dict.fromkeys(notes)))
 
 
 def verify(model: onnx.ModelProto, *, after: str) -> None:

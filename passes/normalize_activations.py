@@ -34,6 +34,7 @@ class NormalizeActivations:
         changed = False
         for rewrite in (_min_max, _merge_clips, _to_hard_sigmoid, _to_hard_swish, _to_relu):
             done = [node for node in list(graph.nodes) if rewrite(graph, node)]
+            graph.cleanup(remove_unused_graph_inputs=False)  # dead readers would hide patterns from the next rewrite
             changed = changed or bool(done)
         return close_graph(graph, model) if changed else unchanged(model)
 

@@ -145,6 +145,8 @@ def _without_ceil(node: onnx.NodeProto, window: _Window, pads: Ints, given: dict
     if not given.get("count_include_pad") or ends == list(pads[rank:]):
         return [], [*pads[:rank], *ends]
     given["count_include_pad"] = 0
+    if not any(pads):
+        return [], [*pads[:rank], *ends]
     return _pad_first(node, pads), [0] * rank + [end - pad for end, pad in zip(ends, pads[rank:], strict=True)]
 
 
