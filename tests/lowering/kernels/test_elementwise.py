@@ -57,7 +57,6 @@ def test_binary(isa: Isa) -> None:
     check(
         [case(rng, isa, pair, kind, constant=constant) for pair in PAIRS for kind in ("add", "sub", "mul") for constant in (False, True)],
         isa,
-        threads=3,
     )
 
 
