@@ -1,0 +1,142 @@
+"""Import every model of the shared folder and compare it with ONNX Runtime on the file as it is: `python benchmarks/import_models.py`.
+
+Writes benchmarks/results/import.md. The difference is max |ours - ONNX Runtime's| over max(|ONNX Runtime's|, 1e-3), the worst of all
+outputs, once for the canonical ONNX in ONNX Runtime and once for the FX graph in torch. Inputs: uniform in [0, 1], seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+
+from mpqc.errors import MpqcError
+from mpqc.frontend import load_network
+from mpqc.graph import Network, TensorSpec
+
+REPO = Path(__file__).resolve().parent.parent
+SPEECH = {"input": (1, 576), "state": (2, 1, 128)}
+OPTIONS: Mapping[str, dict[str, Mapping[str, object]]] = {
+    "ppocrv2_det": {"shapes": {"x": (1, 3, 320, 320)}},
+    "yunet_n_dynamic": {"shapes": {"input": (1, 3, 320, 320)}},
+    "silero_vad": {"shapes": SPEECH, "values": {"sr": 16000}},
+    "silero_vad_16k_op15": {"shapes": SPEECH},
+    "silero_vad_op18_ifless": {"shapes": SPEECH, "values": {"sr": 16000}},
+}
+"""What these files leave open."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    imported: str
+    nodes: int = 0
+    floats: str = ""
+    onnx_difference: float = 0.0
+    fx_difference: float = 0.0
+    seconds: float = 0.0
+
+    def text(self) -> str:
+        """Markdown."""
+        figures = f"{self.onnx_difference:.1e} | {self.fx_difference:.1e} | {self.seconds:.2f}" if self.nodes else " | | "
+        return f"| {self.name} | {self.imported} | {self.nodes or ''} | {self.floats} | {figures} |"
+
+
+def measure(path: Path) -> Row:
+    """Import one file and compare."""
+    options = OPTIONS.get(path.stem, {})
+    start = time.perf_counter()
+    try:
+        network = load_network(path, **options)  # type: ignore[arg-type]
+    except MpqcError as error:
+        return Row(path.stem, f"no: {error}")
+    seconds = time.perf_counter() - start
+    feeds = {spec.name: make_input(spec) for spec in network.inputs}
+    values = {name: np.asarray(value, np.int64) for name, value in options.get("values", {}).items()}
+    expected = run_ort(path.read_bytes(), {**feeds, **values})
+    canonical = run_ort(network.model.SerializeToString(), feeds)
+    return Row(
+        path.stem,
+        "yes" + describe(options),
+        len(network.model.graph.node),
+        float_text(network),
+        difference(canonical, expected),
+        difference(run_fx(network, feeds), expected),
+        seconds,
+    )
+
+
+def describe(options: Mapping[str, Mapping[str, object]]) -> str:
+    """The options in the words of the command line."""
+    shapes = [f"{name}={'x'.join(map(str, shape))}" for name, shape in options.get("shapes", {}).items()]  # type: ignore[call-overload]
+    values = [f"{name}={value}" for name, value in options.get("values", {}).items()]
+    return f" ({', '.join([*shapes, *values])})" if options else ""
+
+
+def make_input(spec: TensorSpec) -> np.ndarray:
+    """Uniform in [0, 1]; integers in [0, 255]; a sampling rate is 16000."""
+    rng = np.random.default_rng(0)
+    if spec.dtype.startswith("int"):
+        return np.full(spec.shape, 16000, spec.dtype) if not spec.shape else rng.integers(0, 256, spec.shape).astype(spec.dtype)
+    return rng.random(spec.shape).astype(spec.dtype)
+
+
+def run_ort(model: bytes, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Outputs of ONNX Runtime with its default optimizations."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, dict(feeds))
+
+
+def run_fx(network: Network, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Outputs of the FX graph."""
+    with torch.no_grad():
+        return [value.numpy() for value in network.module(*(torch.from_numpy(feeds[spec.name]) for spec in network.inputs))]
+
+
+def difference(actual: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """Largest difference relative to the largest expected value of the same output."""
+    spans = [max(float(np.max(np.abs(want))), 1e-3) for want in expected]
+    return max(float(np.max(np.abs(got - want))) / span for got, want, span in zip(actual, expected, spans, strict=True))
+
+
+def float_text(network: Network) -> str:
+    """Regions left to ONNX Runtime, by operator, with the reason."""
+    counts = Counter((node.op_type, node.reason) for node in network.floats)
+    return "; ".join(f"{count} {op_type}: {reason}" for (op_type, reason), count in counts.items())
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("MPQC_SHARED", REPO.parent / "shared")))
+    parser.add_argument("--out", type=Path, default=REPO / "benchmarks" / "results" / "import.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    paths = sorted((arguments.shared / "onnx").glob("*.onnx")) + sorted((arguments.shared / "onnx_derived").glob("*.onnx"))
+    rows = [measure(path) for path in paths]
+    versions = f"onnx {onnx.__version__}, onnxruntime {ort.__version__}, torch {torch.__version__}"
+    head = (
+        "| model | imported | nodes | left to ONNX Runtime | difference, canonical ONNX | difference, FX | seconds |\n|---|---|---|---|---|---|---|"
+    )
+    text = "\n".join(row.text() for row in rows)
+    arguments.out.write_text(
+        f"# Import of public models\n\n{(__doc__ or '').strip()}\n\nMeasured with {versions}.\n\n{head}\n{text}\n", encoding="utf-8"
+    )
+    print(arguments.out.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
