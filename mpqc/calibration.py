@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpqc.capability import MOVES
+from mpqc.data_sources import load_arrays
 from mpqc.errors import DataError, PlanError, UsageError
 from mpqc.graph import Network
 from mpqc.qtype import QParams
@@ -91,15 +92,17 @@ class Calibration:
 def read_calibration(path: Path, network: Network, table: SiteTable) -> Calibration:
     """The calibration in `path`. Raises PlanError if it is not one, or one of another network."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            head = json.loads(str(archive["head"]))
-            counts = [archive[f"counts_{index}"] for index in range(len(head["groups"]))]
+        archive = load_arrays(path)
+        if not isinstance(archive, dict):
+            raise PlanError("one array is no calibration", where=str(path))
+        head = json.loads(str(archive["head"]))
+        counts = [archive[f"counts_{index}"] for index in range(len(head["groups"]))]
         if head["schema_version"] != SCHEMA_VERSION:
             raise PlanError(f"schema_version is not {SCHEMA_VERSION}", where=str(path))
         groups = zip(head["groups"], counts, strict=True)
         histograms = {str(name): Histogram(low, high, count, zeros) for (name, low, high, zeros), count in groups}
         fields = {key: head[key] for key in ("method", "data", "samples", "digest")}
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (DataError, ValueError, KeyError, TypeError) as error:
         raise PlanError("cannot read the calibration", where=str(path), why=f"{type(error).__name__}: {error}") from error
     if fields["digest"] != network.digest:
         raise PlanError("the calibration is of another network", where=str(path), hint="calibrate again")

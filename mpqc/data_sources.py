@@ -137,21 +137,21 @@ def _path(path: Path, inputs: tuple[TensorSpec, ...], limit: int, labels: bool) 
     if path.is_dir():
         return _folder(path, inputs, limit)
     if path.suffix == ".npz":
-        return "npz", lambda: iter([_item(_load(path), inputs, labels)])
+        return "npz", lambda: iter([_item(load_arrays(path), inputs, labels)])
     if path.suffix == ".npy":
         return "npy", lambda: iter([_item(_load_npy(path), inputs, labels)])
     raise DataError(f"{path.suffix or 'no suffix'} is no kind of data file", where=str(path), hint="give .npz, .npy or a folder of images")
 
 
 def _load_npy(path: Path) -> np.ndarray:
-    loaded = _load(path)
+    loaded = load_arrays(path)
     if isinstance(loaded, dict):
         raise DataError("a .npy file that is really a .npz file", where=str(path), hint="rename it")
     return loaded
 
 
-def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
-    """Arrays, or arrays by name. Nothing is unpickled."""
+def load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of a .npy file or the arrays by name of a .npz file. Nothing is unpickled. Raises DataError."""
     import zipfile
 
     try:
@@ -164,9 +164,7 @@ def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if "pickle" in str(error):
-        return DataError(
-            "the file holds pickled objects, which are never loaded, or is no numpy file", where=str(path), hint="save plain arrays with numpy.save"
-        )
+        return DataError("pickled objects, which are never loaded, or no numpy file", where=str(path), hint="save plain arrays with numpy.save")
     return DataError("cannot read the file", where=str(path), why=str(error))
 
 

@@ -51,11 +51,12 @@ class _Rerun(fx.Interpreter):
         super().__init__(module, garbage_collect_values=False)
         self.task = task
         values = producers(module)
-        self.observed = {name: values[name] for name in task.tensors}
+        quantized = {item.site: node for node in module.graph.nodes if (item := quantizer_of(module, node))}
+        self.observed = {name: quantized.get(name, values[name]) for name in task.tensors}
         self.order = {node: index for index, node in enumerate(module.graph.nodes)}
         edges = nx.DiGraph((node, user) for node in module.graph.nodes for user in node.users)
         needed = set(self.observed.values()).union(*(nx.ancestors(edges, node) for node in self.observed.values()))
-        self.behind = {item.site: self._behind(edges, node, needed) for node in module.graph.nodes if (item := quantizer_of(module, node))}
+        self.behind = {site: self._behind(edges, node, needed) for site, node in quantized.items()}
 
     def _behind(self, edges: nx.DiGraph, node: fx.Node, needed: set[fx.Node]) -> list[fx.Node]:
         found = {node, *(nx.descendants(edges, node) if node in edges else ())} & (needed | {node})

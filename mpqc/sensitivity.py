@@ -65,7 +65,7 @@ def _fit(
     from mpqc.fisher import fisher_losses
     from mpqc.task import find_task
 
-    task = find_task(network)
+    task = find_task(network, batches)
     return fisher_losses(network, table, calibration, batches, task, bits, seed=seed, probes=probes), task.unit
 
 
@@ -75,7 +75,7 @@ def _distance(
     from mpqc.distance import measured_losses
     from mpqc.task import find_task
 
-    task = find_task(network)
+    task = find_task(network, batches)
     return measured_losses(network, table, calibration, batches, task, bits), task.unit
 
 

@@ -1,29 +1,32 @@
 """What the float network teaches: the loss between its outputs and those of a quantized one, without labels.
 
 Every network output gives one term. Where a softmax stands at the end (or a single [batch, classes] output is taken for logits) the
-term is KL(p || q), in nats, a position; elsewhere it is the squared difference over the variance of the float output, a value. The
-terms are means over positions and samples, and are added.
+term is KL(p || q), in nats, a position; elsewhere it is the squared difference, a value, over the variance of the float output over the
+data. The terms are means over positions and samples, and are added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
 from mpqc.capability import VIEWS
 from mpqc.graph import Network
 from mpqc.passes.quantizer_graph import origin, quantizer_of
+from mpqc.replay import Replay, arguments
 
 
 @dataclass(frozen=True)
 class Term:
-    """One tensor that is compared. `axis`: the classes of logits; None: values."""
+    """One tensor that is compared. `axis`: the classes of logits; None: values, whose squared errors are divided by `variance`."""
 
     tensor: str
     axis: int | None = None
+    variance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,36 +67,55 @@ def _positions(term: Term, value: Tensor) -> int:
 
 def _term_loss(term: Term, teacher: Tensor, student: Tensor) -> Tensor:
     if term.axis is None:
-        return ((student - teacher) ** 2).mean() / _variance(teacher)
+        return ((student - teacher) ** 2).mean() / term.variance
     p, q = torch.log_softmax(teacher, term.axis), torch.log_softmax(student, term.axis)
     return (p.exp() * (p - q)).sum() / (_positions(term, teacher) * teacher.shape[0])
-
-
-def _variance(teacher: Tensor) -> Tensor:
-    spread = teacher.var(unbiased=False) if teacher.numel() > 1 else teacher.square().sum()
-    return torch.where(spread > 0, spread, torch.ones_like(spread))
 
 
 def _probe(term: Term, value: Tensor, generator: torch.Generator) -> Tensor:
     v = torch.randn(value.shape, generator=generator)
     if term.axis is None:
-        return v * torch.sqrt(2 / (_positions(term, value) * _variance(value)))
+        return v * (2 / (_positions(term, value) * term.variance)) ** 0.5
     p = torch.softmax(value, term.axis)
     root = p.sqrt()
     return (root * v - p * (root * v).sum(term.axis, keepdim=True)) / _positions(term, value) ** 0.5
 
 
-def find_task(network: Network) -> Task:
+def find_task(network: Network, batches: Iterable[Mapping[str, np.ndarray]]) -> Task:
     """The terms of `network`: one a float output, its logits where a softmax ends it.
 
     Behind nodes that ONNX Runtime runs, and at integer outputs, no gradient flows: there the float tensors that enter are compared instead.
+    Runs the network over `batches` where a variance is needed.
     """
+    terms = _terms(network)
+    values = frozenset(term.tensor for term in terms if term.axis is None)
+    spread = _variances(network, values, batches) if values else {}
+    return Task(tuple(replace(term, variance=spread.get(term.tensor, 1.0)) for term in terms))
+
+
+def _variances(network: Network, names: frozenset[str], batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """Variance over all values of each tensor; 1 where it is constant."""
+    sums = {name: torch.zeros(3, dtype=torch.float64) for name in names}
+
+    def watch(name: str, value: Tensor) -> Tensor:
+        wide = value.double()
+        sums[name] += torch.stack([torch.tensor(float(value.numel()), dtype=torch.float64), wide.sum(), wide.square().sum()])
+        return value
+
+    with torch.no_grad():
+        for batch in batches:
+            Replay(network.module, watch, names).run(*arguments(network.module, batch))
+    means = {name: (total / total[0].clamp(min=1)).tolist() for name, total in sums.items()}
+    spread = {name: square - mean**2 for name, (_, mean, square) in means.items()}
+    return {name: value if value > 1e-12 else 1.0 for name, value in spread.items()}
+
+
+def _terms(network: Network) -> tuple[Term, ...]:
     graph = network.module.graph
     returned = next(node for node in graph.nodes if node.op == "output").all_input_nodes
     blocked = [node for node in graph.nodes if _runs_outside(network.module, node)]
     ends = [end for node in (*returned, *blocked) for end in _differentiable(network.module, node)]
-    terms = [_term(network, node, alone=len(returned) == 1) for node in dict.fromkeys(ends)]
-    return Task(tuple(dict.fromkeys(terms)))
+    return tuple(dict.fromkeys(_term(network, node, alone=len(returned) == 1) for node in dict.fromkeys(ends)))
 
 
 def _blocks(module: fx.GraphModule, node: fx.Node) -> bool:

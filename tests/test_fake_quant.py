@@ -89,7 +89,12 @@ def test_disabled_and_without_qtype_is_the_identity() -> None:
 
 def test_only_enabled_restores_even_after_an_error() -> None:
     pair = torch.nn.Sequential(FakeQuantize("a"), FakeQuantize("b"))
-    with pytest.raises(RuntimeError, match="inside"), only_enabled(pair, frozenset({"a"})):
-        assert [item.enabled for item in quantizers(pair).values()] == [True, False]
-        raise RuntimeError("inside")
+
+    def fail() -> None:
+        with only_enabled(pair, frozenset({"a"})):
+            assert [item.enabled for item in quantizers(pair).values()] == [True, False]
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert all(item.enabled for item in quantizers(pair).values())

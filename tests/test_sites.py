@@ -108,7 +108,8 @@ def test_clip_is_fused_and_a_second_clamp_is_not() -> None:
 )
 def test_float_nodes_between_integer_ones_say_why(op: Any, reason: str) -> None:
     constants = {
-        "axes": np.asarray([1]), "pads": np.asarray([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.asarray(1, np.float32), "scale": np.ones(8, np.float32), "v": weights(1, 1, 3, 3, seed=1),
+        "axes": np.asarray([1]), "pads": np.asarray([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.asarray(1, np.float32),
+        "scale": np.ones(8, np.float32), "v": weights(1, 1, 3, 3, seed=1),
     }  # fmt: skip
     used = {name: value for name, value in constants.items() if name in op.input}
     channels = 1 if op.op_type.startswith("Reduce") else 4
