@@ -82,10 +82,9 @@ class CheckedInterpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.op != "output":
-            tensor = value[0] if isinstance(value, (tuple, list)) else value
-            assert tuple(tensor.shape) == n.meta["shape"], (n.meta["origin"], tuple(tensor.shape), n.meta["shape"])
-            assert str(tensor.dtype).removeprefix("torch.") == n.meta["dtype"], n.meta["origin"]
+        if isinstance(value, torch.Tensor):
+            assert tuple(value.shape) == n.meta["shape"], (n.meta["origin"], tuple(value.shape), n.meta["shape"])
+            assert str(value.dtype).removeprefix("torch.") == n.meta["dtype"], n.meta["origin"]
         return value
 
 

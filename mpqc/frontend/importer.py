@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,6 +108,8 @@ class _Importer:
         name = node.input[position]
         if not name:
             return None
+        if position in entry.absent:
+            raise _RefusedError(f"input {position} of {node.op_type} ({name!r}) is not supported")
         if name in self.constants and position in entry.scalars:
             return numpy_helper.to_array(self.constants[name]).reshape(-1)[0].item()
         if name in self.constants and position in entry.static:
@@ -158,20 +160,20 @@ class _Importer:
 
 def attributes_of(node: onnx.NodeProto, entry: OpEntry) -> dict[str, Any]:
     """ONNX attributes as keyword arguments."""
-    values = {item.name: _plain(helper.get_attribute_value(item)) for item in node.attribute if item.name not in entry.ignored}
-    unknown = sorted(set(values) - entry.attributes)
+    values = {item.name: _plain(helper.get_attribute_value(item)) for item in node.attribute}
+    unknown = sorted(set(values) - entry.attributes - entry.ignored)
     if unknown:
         raise _RefusedError(f"attribute {unknown[0]} of {node.op_type} is not supported")
     reason = entry.refuse(values)
     if reason:
         raise _RefusedError(reason)
-    return values
+    return {name: value for name, value in values.items() if name not in entry.ignored}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return list(value) if not isinstance(value, (int, float, str, onnx.TensorProto)) else value
+    return [_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def to_torch(tensor: onnx.TensorProto) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """All operators that the importer knows; importing this module fills the table."""
 
-from mpqc.frontend import ops_compare, ops_conv, ops_elementwise, ops_index, ops_norm, ops_pool, ops_reduce, ops_resize, ops_shape
+from mpqc.frontend import ops_compare, ops_conv, ops_elementwise, ops_index, ops_norm, ops_pool, ops_recurrent, ops_reduce, ops_resize, ops_shape
 from mpqc.frontend.registry import OPS
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ops_index",
     "ops_norm",
     "ops_pool",
+    "ops_recurrent",
     "ops_reduce",
     "ops_resize",
     "ops_shape",

@@ -30,6 +30,8 @@ class OpEntry:
     """Attribute names that the function takes"""
     ignored: frozenset[str]
     """Attributes without effect on the result"""
+    absent: tuple[int, ...]
+    """Optional inputs that the function does not take"""
     outputs: int | None
     """How many outputs the function gives at most; above one it returns a tuple. None: any number"""
 
@@ -43,6 +45,7 @@ def op(
     scalars: tuple[int, ...] = (),
     ignored: tuple[str, ...] = (),
     refuse: Refusal | None = None,
+    absent: tuple[int, ...] = (),
     outputs: int | None = 1,
 ) -> Callable[[Function], Function]:
     """Register the decorated function for the ONNX operators `names` of the standard domain."""
@@ -51,7 +54,7 @@ def op(
         parameters = inspect.signature(function).parameters.values()
         keywords = frozenset(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
         for name in names:
-            OPS[name] = OpEntry(function, static, scalars, refuse or (lambda _: ""), keywords, frozenset(ignored), outputs)
+            OPS[name] = OpEntry(function, static, scalars, refuse or (lambda _: ""), keywords, frozenset(ignored), absent, outputs)
         return function
 
     return register
