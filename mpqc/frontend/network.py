@@ -16,6 +16,7 @@ from mpqc.frontend.reader import check_source, read_onnx
 from mpqc.frontend.shapes import Shapes, Values, fix_inputs, fix_values
 from mpqc.graph import Network, TensorSpec
 from mpqc.passes.base import OnnxPass, PassResult, run_passes, verify
+from mpqc.passes.decompose_recurrent import DecomposeRecurrent
 from mpqc.passes.fold_batch_norm import FoldBatchNorm
 from mpqc.passes.fold_channel_affine import FoldChannelAffine
 from mpqc.passes.fold_constants import FoldConstants
@@ -26,6 +27,7 @@ from mpqc.passes.remove_no_ops import RemoveNoOps
 
 PASSES: tuple[OnnxPass, ...] = (
     FoldConstants(),
+    DecomposeRecurrent(),
     RemoveNoOps(),
     NormalizeActivations(),
     MatMulToGemm(),
