@@ -12,15 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
+from typing import Literal
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from mpqc.lowering.kernels import requant as requantization
-from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, flat, load, scratch, splat, store
+from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, flat, load, scratch, store
 from mpqc.lowering.kernels.kernel import Isa
-from mpqc.lowering.kernels.micro import Operand, Reduction
+from mpqc.lowering.kernels.micro import Operand, Reduction, raised, sign_extended
 from mpqc.lowering.kernels.requant import Requant
 from mpqc.lowering.kernels.tiling import Blocks, Tile, Window
 
@@ -51,6 +52,10 @@ class Strip:
         return self.rows * self.pitch + 16
 
 
+Unpack = Literal["none", "scratch", "register"]
+"""Where narrow weights become int8: nowhere, once for all tiles of a block, or again in each tile"""
+
+
 @dataclass(frozen=True)
 class Contraction:
     """All that the code depends on. Constants (weights, bias, multipliers, zero points) are parameters of the code."""
@@ -72,6 +77,7 @@ class Contraction:
     weight_bits: int
     panel_bytes: int
     """Stored bytes of a panel"""
+    unpack: Unpack
     requant: Requant
     isa: Isa
 
@@ -79,6 +85,11 @@ class Contraction:
     def panels(self) -> int:
         """Panels of one group."""
         return ceil(self.group_channels / self.tile.channels)
+
+    @property
+    def tiles(self) -> int:
+        """Register tiles of a block."""
+        return ceil(self.blocks.rows / self.tile.rows) * ceil(self.blocks.columns / self.tile.columns)
 
     @property
     def output_channels(self) -> int:
@@ -157,34 +168,54 @@ class _Emitter:
             group, within = tirx.floordiv(panel, c.panels), tirx.floormod(panel, c.panels)
             first = T.min(within * c.tile.channels, max(0, c.group_channels - c.tile.channels))
             w = self._panel(panel)
+            start = self._start(panel)
             with T.grid(_tiles(size[0], c.tile.rows), _tiles(size[1], c.tile.columns)) as (ty, tx):
                 y = T.min(ty * c.tile.rows, size[0] - c.tile.rows)
                 x = T.min(tx * c.tile.columns, size[1] - c.tile.columns)
                 pixel = source.at + group * c.group_depth + y * c.window.row_pitch + x * c.window.column_pitch
                 out = (target + y * c.window.columns + x) * c.output_channels + group * c.group_channels + first
-                self._tile(panel, Operand(source.buffer, pixel), w, out)
+                self._tile(panel, start, Operand(source.buffer, pixel), w, out)
+
+    def _start(self, panel: Expr) -> Operand:
+        """Values that the accumulators of a tile begin with.
+
+        They are read again for every pixel (volatile): loads have idle pipes, copies between vector registers have not.
+        """
+        width = self.c.tile.channels
+        if self.c.isa != "dotprod" or self._single_tile:
+            return Operand(self.start, panel * width)
+        start = T.alloc_buffer((width,), "int32", align=64, annotations={"tirx.volatile": True})
+        with T.unroll(width // 4) as j:
+            store(start, j * 4, 4, load(self.start, panel * width + j * 4, 4))
+        return Operand(start, 0)
+
+    @property
+    def _single_tile(self) -> bool:
+        """A block is one tile: the start values are dead after it begins, and TVM would give their memory to the accumulators."""
+        return self.c.tiles == 1
 
     def _panel(self, panel: Expr) -> Operand:
-        """Int8 weights of a panel: as stored, or widened into scratch."""
+        """Weights of a panel: as stored, or widened to int8 in scratch."""
         bits, stored = self.c.weight_bits, self.c.panel_bytes
-        if bits == 8:
+        if self.c.unpack != "scratch":
             return Operand(self.weights, panel * stored)
         fields = 8 // bits
         wide = scratch(stored * fields, "int8")
+        unpacked = raised if self.c.requant.shift else sign_extended
         with T.serial(stored // 16) as word:
             packed = load(self.weights, panel * stored + word * 16, 16)
             for field in range(fields):
-                raised = T.shift_left(packed, splat(T.int8(8 - bits * (field + 1)), 16)) if field < fields - 1 else packed
-                store(wide, (word * fields + field) * 16, 16, T.shift_right(raised, splat(T.int8(8 - bits), 16)))
+                store(wide, (word * fields + field) * 16, 16, unpacked(packed, field, bits))
         return Operand(wide, 0)
 
-    def _tile(self, panel: Expr, x: Operand, w: Operand, out: Expr) -> None:
+    def _tile(self, panel: Expr, start: Operand, x: Operand, w: Operand, out: Expr) -> None:
         c, width = self.c, self.c.tile.channels
         acc = scratch(c.tile.pixels * width, "int32")
         lanes = 4 if c.isa == "dotprod" else width
         with T.unroll(c.tile.pixels) as i, T.unroll(width // lanes) as j:
-            store(acc, i * width + j * lanes, lanes, load(self.start, panel * width + j * lanes, lanes))
-        Reduction(c.window, c.tile, c.isa, c.strip is not None).accumulate(acc, x, w)
+            store(acc, i * width + j * lanes, lanes, load(start.buffer, start.at + j * lanes, lanes))
+        narrow = c.weight_bits if c.unpack == "register" else 8
+        Reduction(c.window, c.tile, c.isa, c.strip is not None, narrow).accumulate(acc, x, w)
         with T.unroll(c.tile.pixels) as i:
             codes = requantization.emit(c.requant, acc, i * width, width, (self.scale, panel * width), self.scalars)
             pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)

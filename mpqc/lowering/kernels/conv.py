@@ -115,8 +115,29 @@ def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.nda
     return weights, start, scale
 
 
-def plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction:
-    """How the convolution is computed on `target`."""
+def plan(spec: ConvSpec, requants: tuple[Requant, Requant | None], target: KernelTarget) -> Contraction:
+    """How the convolution is computed on `target`. requants: for plain sums, and for shifted ones where they are allowed."""
+    plain = _plan(spec, requants[0], target)
+    if requants[1] is None or spec.weight_bits == 8:
+        return plain
+    shifted = replace(plain, name=plain.name.replace(requants[0].key, requants[1].key), requant=requants[1])
+    if plain.tiles == 1 and _aligned(plain):
+        return replace(shifted, name=f"{shifted.name}_register", unpack="register")
+    return shifted if _deep(plain) else plain
+
+
+def _aligned(c: Contraction) -> bool:
+    """Every segment's weights begin with a whole vector of packed ones."""
+    whole = c.window.quads // (c.window.segments_y * c.window.segments_x) * (c.tile.channels // 4)
+    return c.window.segments_y * c.window.segments_x == 1 or whole % (8 // c.weight_bits) == 0
+
+
+def _deep(c: Contraction) -> bool:
+    """Cheaper unpacking (2 cycles less for 32 weights) saves more than sums that cannot use the float form cost (1 for 8 outputs)."""
+    return c.requant.form != "float" or c.window.quads * c.tile.channels / 4 > c.tiles * c.tile.pixels * c.tile.channels / 8
+
+
+def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction:
     direct = _direct_window(spec)
     padded = any(spec.pads) or not _readable(direct.length)
     window = _window(spec, _strip_pitch(spec)) if padded else direct
@@ -143,6 +164,7 @@ def plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction:
         blocks=blocks,
         weight_bits=spec.weight_bits,
         panel_bytes=stored,
+        unpack="none" if spec.weight_bits == 8 else "scratch",
         requant=requant,
         isa=target.isa,
     )

@@ -25,6 +25,20 @@ class Operand:
     at: Expr
 
 
+def raised(packed: Expr, field: int, width: int) -> Expr:
+    """Field `field` of each of 16 bytes in the high `width` bits of its byte: 2^(8 - width) times the code it holds."""
+    up = 8 - width * (field + 1)
+    high = T.shift_left(packed, splat(T.int8(up), 16)) if up else packed
+    return high if field == 0 else T.bitwise_and(high, splat(T.int8(-(1 << (8 - width))), 16))
+
+
+def sign_extended(packed: Expr, field: int, width: int) -> Expr:
+    """Field `field` of each of 16 bytes as an int8."""
+    up = 8 - width * (field + 1)
+    high = T.shift_left(packed, splat(T.int8(up), 16)) if up else packed
+    return T.shift_right(high, splat(T.int8(8 - width), 16))
+
+
 @dataclass(frozen=True)
 class Reduction:
     """One register tile's sum: which window, which tile, and whether bytes after the input may be read."""
@@ -34,10 +48,12 @@ class Reduction:
     isa: Isa
     slack: bool
     """16 bytes past the last input byte are readable (scratch); otherwise the last vector of a segment reaches back"""
+    weight_bits: int = 8
+    """Narrower than 8: weights are unpacked in registers, into the high bits of their bytes (2^(8 - bits) times their value)"""
 
     def accumulate(self, acc: Buffer, x: Operand, w: Operand) -> None:
         """Adds the whole reduction to `acc` [pixels, channels]. `x` is at the tile's first pixel, `w` at the panel's first byte."""
-        step = self.tile.channels * 4
+        step = self.tile.channels * self.weight_bits // 2
         quads = -(-self.window.length // 4)
         vectors = self.window.length // 16
         with T.grid(self.window.segments_y, self.window.segments_x) as (sy, sx):
@@ -65,10 +81,20 @@ class Reduction:
         quad = scratch(pixels * 4, "int32")
         with T.unroll(pixels) as i:
             store(quad, i * 4, 4, bits(load(x.buffer, x.at + self._pixel(i), 16), "int32x4"))
-        with T.unroll(count) as k, T.unroll(vectors) as j, T.unroll(pixels) as i:
-            at = (i * vectors + j) * 4
-            weights = load(w.buffer, w.at + (k * vectors + j) * 16, 16)
-            lane = bits(splat(quad[i * 4 + k + first], 4), "int8x16")
+        if self.weight_bits == 8:
+            with T.unroll(count) as k, T.unroll(vectors) as j:
+                self._dot(acc, quad, load(w.buffer, w.at + (k * vectors + j) * 16, 16), j, k + first)
+            return
+        fields = 8 // self.weight_bits
+        for n in range(count * vectors):
+            packed = load(w.buffer, w.at + n // fields * 16, 16)
+            self._dot(acc, quad, raised(packed, n % fields, self.weight_bits), n % vectors, n // vectors + first)
+
+    def _dot(self, acc: Buffer, quad: Buffer, weights: Expr, j: Expr, k: Expr) -> None:
+        """Weights of four channels (vector j of the panel) times quad k of every pixel."""
+        with T.unroll(self.tile.pixels) as i:
+            at = (i * (self.tile.channels // 4) + j) * 4
+            lane = bits(splat(quad[i * 4 + k], 4), "int8x16")
             store(acc, at, 4, neon("sdot.v4i32.v16i8", "int32x4", load(acc, at, 4), weights, lane))
 
     def _portable(self, acc: Buffer, x: Operand, w: Operand, first: int, count: int) -> None:

@@ -14,7 +14,7 @@ bit is added afterwards. fmulx, not fmul: the compiler would fuse fmul and fadd,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -40,11 +40,13 @@ class Requant:
     """The zero point is odd"""
     clamp: bool = False
     """Codes are bounded more tightly than int8"""
+    shift: int = 0
+    """Accumulators hold 2^shift times the sum (narrow weights left in the high bits of their bytes)"""
 
     @property
     def key(self) -> str:
         """For kernel names: `float_odd_clamp`."""
-        return self.form + "_odd" * self.odd + "_clamp" * self.clamp
+        return self.form + "_odd" * self.odd + "_clamp" * self.clamp + f"_x{1 << self.shift}" * (self.shift > 0)
 
 
 def accumulator_range(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,8 +57,13 @@ def accumulator_range(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray,
     return start - 128 * positive + 127 * negative, start + 127 * positive - 128 * negative
 
 
-def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa) -> Requant:
-    """The cheapest exact form for these constants. weight [O, K] int8."""
+def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa) -> tuple[Requant, Requant | None]:
+    """The cheapest exact forms for these constants: of plain sums, and of shifted ones where they fit. weight [O, K] int8."""
+    plain = _choose(weight, op, zero_point, isa)
+    return plain, shifted(plain, weight, op)
+
+
+def _choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa) -> Requant:
     clamp = op.low > -128 or op.high < 127
     if isa == "generic":
         return Requant("portable")
@@ -68,10 +75,20 @@ def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa) -> Re
     return Requant("float" if np.max(largest, initial=0.0) < 2**22 else "round", odd, clamp)
 
 
+def shifted(plain: Requant, weight: np.ndarray, op: Conv | Gemm) -> Requant | None:
+    """`plain` for accumulators that hold 2^(8 - bits) times the sum; None where the code has no use for it or they could overflow."""
+    shift = 8 - op.weight_bits
+    least, most = accumulator_range(weight, op.bias)
+    fits = min(int(least.min(initial=0)), -int(most.max(initial=0))) << shift > -(2**31)
+    if shift == 0 or plain.form == "portable" or not fits:
+        return None
+    return replace(plain, form="round" if plain.form == "float" else plain.form, shift=shift)
+
+
 def start_values(bias: np.ndarray, requant: Requant) -> np.ndarray:
-    """What the accumulators start at: the bias, offset by MAGIC_BITS in the float form (int32 arithmetic wraps)."""
+    """What the accumulators start at: the bias, shifted; offset by MAGIC_BITS in the float form (int32 arithmetic wraps)."""
     if requant.form != "float":
-        return bias.astype(np.int32)
+        return (bias.astype(np.int64) << requant.shift).astype(np.int32)
     return (bias.astype(np.int64) + MAGIC_BITS).astype(np.int32)
 
 
@@ -106,11 +123,19 @@ def _eight(requant: Requant, acc: Buffer, at: Expr, scale: Buffer, scale_at: Exp
 
 def _steps(requant: Requant, acc: Expr, scale: Expr, constants: Buffer) -> Expr:
     """Four rounded products as int32; in the rounding forms only the low 16 bits count, with the even part of the zero point added."""
+    product = neon("fmulx.v4f32", "float32x4", _real(requant, acc), scale)
     if requant.form == "exact":
-        return neon("fcvtns.v4i32.v4f32", "int32x4", T.cast(acc, "float32x4") * scale)
-    real = T.cast(acc, "float32x4") if requant.form == "round" else bits(acc, "float32x4") - splat(T.float32(MAGIC), 4)
-    product = neon("fmulx.v4f32", "float32x4", real, scale)
+        return neon("fcvtns.v4i32.v4f32", "int32x4", product)
     return bits(product + splat(bits(constants[4], "float32"), 4), "int32x4")
+
+
+def _real(requant: Requant, acc: Expr) -> Expr:
+    """Four accumulators as float32."""
+    if requant.form == "float":
+        return bits(acc, "float32x4") - splat(T.float32(MAGIC), 4)
+    if requant.shift:
+        return neon("vcvtfxs2fp.v4f32.v4i32", "float32x4", acc, T.int32(requant.shift))
+    return T.cast(acc, "float32x4")
 
 
 def _portable(acc: Expr, scale: Expr, constants: Buffer, lanes: int) -> Expr:

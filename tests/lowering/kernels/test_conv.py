@@ -163,3 +163,23 @@ def test_what_has_no_kernel_is_refused_by_name(changes: dict[str, object], why: 
     layer = with_op(conv(ConvSpec((1, 8, 8, 16), 8, (3, 3))), **changes)
     with pytest.raises(LoweringError, match=why):
         conv2d(layer.op, layer.x.shape, 0, 0, KernelTarget())
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("bits", [4, 2])
+def test_narrow_weights_in_registers(bits: int, tmp_path: Path) -> None:
+    """One tile a block: unpacked as they are used, where the packed segments are aligned; in scratch where they are not or sums could overflow."""
+    specs = {
+        "register": [
+            ConvSpec((1, 3, 3, 20), 40, (3, 3)),
+            ConvSpec((1, 2, 2, 64), 33, (2, 2)),
+            ConvSpec((1, 4, 4, 16), 24, (3, 3)),
+            ConvSpec((1, 1, 1, 36), 9, (1, 1)),
+        ],
+        "scratch": [ConvSpec((1, 5, 5, 12), 24, (3, 3), dilations=(2, 2)), ConvSpec((1, 9, 9, 16), 24, (3, 3))],
+    }
+    layers = {kind: [conv(replace(spec, weight_bits=bits), n) for n, spec in enumerate(group)] for kind, group in specs.items()}
+    assert all("_register" in layer.kernel("dotprod").name for layer in layers["register"])
+    huge = with_op(layers["register"][0], bias=np.full(40, 2**27 + 5, np.int32))
+    assert "_register" not in huge.kernel("dotprod").name
+    check([*layers["register"], *layers["scratch"], huge], "dotprod", A76, tmp_path)
