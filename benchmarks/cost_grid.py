@@ -45,8 +45,8 @@ GEMMS = (
 )  # fmt: skip
 # channels, height, width
 PLANES = ((16, 32, 32), (32, 16, 16), (64, 8, 8), (64, 56, 56), (128, 28, 28), (96, 14, 14), (160, 7, 7), (64, 1, 1), (24, 20, 20), (32, 112, 112))
-INPUTS = ((3, 32, 32), (3, 96, 96), (3, 224, 224), (1, 49, 10), (1, 28, 28), (640, 1, 1), (16, 32, 32), (64, 14, 14))
-OUTPUTS = ((10, 1, 1), (1000, 1, 1), (16, 32, 32), (64, 14, 14), (3, 96, 96), (1, 128, 128), (32, 56, 56))
+INPUTS = ((3, 32, 32), (3, 96, 96), (3, 224, 224), (1, 49, 10), (1, 28, 28), (640, 1, 1), (16, 32, 32), (64, 14, 14), (1, 128, 128), (32, 8, 8))
+OUTPUTS = ((10, 1, 1), (1000, 1, 1), (16, 32, 32), (64, 14, 14), (3, 96, 96), (1, 128, 128), (32, 56, 56), (1, 640, 1), (24, 20, 20), (3, 224, 224))
 # channels, size, kernel, stride, padding
 POOLS = ((64, 112, 3, 2, 1), (16, 32, 2, 2, 0), (32, 56, 2, 2, 0), (64, 28, 3, 1, 1), (48, 26, 3, 2, 1), (24, 20, 5, 1, 2), (128, 14, 2, 2, 0))
 GLOBAL_POOLS = ((1280, 7), (64, 8), (256, 4), (512, 7), (64, 14), (96, 28))
@@ -186,19 +186,25 @@ def _pads(target: KernelTarget) -> Iterator[Case]:
 
 
 def _moves(target: KernelTarget) -> Iterator[Case]:
-    """Every second pixel, channels shuffled in two groups, and a transposition."""
+    """Every second pixel of every second row."""
     for channels, height, width in PLANES:
-        index = np.arange(channels * height * width).reshape(channels, height, width)
         if height > 1:
-            yield _move("Slice", channels, (height, width), index[:, ::2, ::2], target)
-            yield _move("Transpose", channels, (height, width), index.reshape(2, channels // 2, height, width).transpose(1, 0, 2, 3), target)
+            index = np.arange(channels * height * width).reshape(channels, height, width)[:, ::2, ::2]
+            yield _move("move", "Slice", (channels, height, width), index, target)
 
 
-def _move(kind: str, channels: int, size: tuple[int, int], index: np.ndarray, target: KernelTarget) -> Case:
-    rows, columns = (index.shape[-2], index.shape[-1]) if kind == "Slice" else size
-    op = Move("op", ("x",), ("z",), kind, index.reshape(-1))
-    tensors = [_codes("x", 1, channels, *size), _codes("z", 1, channels, rows, columns)]
-    return Case("move", Shape(*size, channels, rows, columns, channels), None, _kernel(op, tensors, target))
+def _shuffles(target: KernelTarget) -> Iterator[Case]:
+    """Channels dealt out from two groups, as ShuffleNet does."""
+    for channels, height, width in PLANES:
+        index = np.arange(channels * height * width).reshape(2, channels // 2, height, width).transpose(1, 0, 2, 3)
+        yield _move("shuffle", "Transpose", (channels, height, width), index.reshape(channels, height, width), target)
+
+
+def _move(kind: str, op_type: str, source: tuple[int, int, int], index: np.ndarray, target: KernelTarget) -> Case:
+    channels, height, width = source
+    op = Move("op", ("x",), ("z",), op_type, index.reshape(-1))
+    tensors = [_codes("x", 1, *source), _codes("z", 1, *index.shape)]
+    return Case(kind, Shape(height, width, channels, *index.shape[1:], channels), None, _kernel(op, tensors, target))
 
 
 def _max_pools(target: KernelTarget) -> Iterator[Case]:
@@ -249,6 +255,7 @@ _CASES: dict[str, Callable[[KernelTarget], Iterator[Case]]] = {
     "concat": _concats,
     "pad": _pads,
     "move": _moves,
+    "shuffle": _shuffles,
     "quantize": _quantizes,
     "dequantize": _dequantizes,
 }

@@ -47,12 +47,23 @@ class Driver:
 
     def cycles(self, index: int, tool: Path) -> float:
         """Modelled cycles of one run of kernel `index`, warm."""
-        command = [sys.executable, str(tool), "--json", "-", "--runs", "1", "2", "--"]
-        command += [str(self.folder / "driver"), str(index), "{n}", str(self.folder / "constants.bin")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"{self.kernels[index].name}: {done.stderr.strip()}")
-        return float(json.loads(done.stdout)["modelled_cycles"])
+        command = [self.folder / "driver", index, "{n}", self.folder / "constants.bin"]
+        return modelled_cycles(tool, command, (1, 2), self.kernels[index].name)
+
+
+def bundle_cycles(bundle: Path, tool: Path, runs: tuple[int, int] = (1, 2)) -> float:
+    """Modelled cycles of one run of a whole bundle, warm, runtime included."""
+    command = [bundle / "bin" / "mpqc-runner", "--model", bundle / "model.so", "--repeat", "{n}", "--warmup", "1", "--threads", "1"]
+    return modelled_cycles(tool, command, runs, str(bundle), f"LD_LIBRARY_PATH={bundle / 'lib'}")
+
+
+def modelled_cycles(tool: Path, command: Sequence[object], runs: tuple[int, int], what: str, *environment: str) -> float:
+    """Cycles of one repeat of an AArch64 program whose argument {n} says how many; `environment` holds NAME=VALUE."""
+    options = ["--json", "-", "--runs", *map(str, runs), *(part for pair in environment for part in ("-E", pair))]
+    done = subprocess.run([sys.executable, str(tool), *options, "--", *map(str, command)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{what}: {done.stderr.strip()}")
+    return float(json.loads(done.stdout)["modelled_cycles"])
 
 
 def _compile(kernels: Sequence[Kernel], path: Path) -> None:

@@ -12,14 +12,17 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from cost_grid import KINDS, Case, cases
 from cost_pricing import METHOD, Driver, find_a76time
+from cost_runtime import runtime_cycles
 
 from mpqc.lowering.kernels.kernel import KernelTarget
-from mpqc.targets import FOLDER, CostRow, load_target, read_rows, write_rows
+from mpqc.targets import FOLDER, RUNTIME_KERNELS, CostRow, Shape, Target, load_target, read_rows, write_rows
 
 BATCH = 24
 """Kernels a program"""
@@ -28,35 +31,65 @@ BATCH = 24
 def main() -> None:
     """Price the kernels that were asked for and write the rows, keeping the rows of others."""
     options = _options()
-    target = load_target(options.target)
-    kernel_target = KernelTarget("dotprod" if target.has_dotprod else "generic", target.cores)
-    todo = list(cases(options.only, kernel_target))
+    target, origin = load_target(options.target), Origin.now()
     kept = read_rows(options.output)[0] if options.output.exists() else ()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for start in range(0, len(todo), BATCH) for row in price(todo[start : start + BATCH], Path(folder) / str(start))]
+        rows = [*_kernel_rows(options.only, target, origin, Path(folder)), *_runtime_rows(options.only, target, origin, Path(folder))]
     write_rows([*rows, *(row for row in kept if row.kernel not in options.only)], options.output)
     print(f"{len(rows)} rows written to {options.output}")
 
 
 def _options() -> argparse.Namespace:
+    kernels = (*KINDS, *RUNTIME_KERNELS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="cortex-a76", choices=["cortex-a76"], help="a76time knows this core only")
-    parser.add_argument("--only", nargs="+", default=KINDS, choices=KINDS, metavar="KERNEL", help="price these kernels only")
+    parser.add_argument("--only", nargs="+", default=kernels, choices=kernels, metavar="KERNEL", help="price these kernels only")
     parser.add_argument("--output", type=Path, default=FOLDER / "cortex-a76.csv")
     return parser.parse_args()
 
 
-def price(todo: list[Case], folder: Path) -> list[CostRow]:
+@dataclass(frozen=True)
+class Origin:
+    """What all rows of one run of this program say about where they come from."""
+
+    date: str
+    commit: str
+
+    @classmethod
+    def now(cls) -> Origin:
+        """Today and the commit of the kernels."""
+        return cls(date.today().isoformat(), _commit())
+
+    def row(self, kernel: str, shape: Shape, weight_bits: int | None, cycles: float) -> CostRow:
+        """A row with 8-bit activations."""
+        return CostRow(kernel, shape, weight_bits, 8, cycles, "modelled", METHOD, self.date, self.commit)
+
+
+def _kernel_rows(only: Collection[str], target: Target, origin: Origin, folder: Path) -> list[CostRow]:
+    kernel_target = KernelTarget("dotprod" if target.has_dotprod else "generic", target.cores)
+    todo = list(cases([kind for kind in KINDS if kind in only], kernel_target))
+    batches = [todo[start : start + BATCH] for start in range(0, len(todo), BATCH)]
+    return [row for index, batch in enumerate(batches) for row in price(batch, origin, folder / str(index))]
+
+
+def price(todo: list[Case], origin: Origin, folder: Path) -> list[CostRow]:
     """One row for each of `todo`, run in one program built in `folder`."""
-    tool, commit, today = find_a76time(), _commit(), date.today().isoformat()
+    tool = find_a76time()
     driver = Driver([case.kernel for case in todo], folder)
     rows = []
     for index, case in enumerate(todo):
         cycles = driver.cycles(index, tool)
-        rows.append(CostRow(case.kind, case.shape, case.weight_bits, 8, cycles, "modelled", METHOD, today, commit))
+        rows.append(origin.row(case.kind, case.shape, case.weight_bits, cycles))
         rate = case.kernel.macs / cycles if case.kernel.macs else case.shape.outputs / cycles
         print(f"{case.kernel.name:100s} {cycles:12.0f} cycles {rate:7.2f} a cycle", file=sys.stderr)
     return rows
+
+
+def _runtime_rows(only: Collection[str], target: Target, origin: Origin, folder: Path) -> list[CostRow]:
+    if not set(only) & set(RUNTIME_KERNELS):
+        return []
+    cycles = runtime_cycles(target, folder / "runtime", find_a76time())
+    return [origin.row(kernel, Shape(), None, cycles[kernel]) for kernel in RUNTIME_KERNELS if kernel in only]
 
 
 def _commit() -> str:

@@ -98,6 +98,11 @@ def _padded(shape: Shape) -> bool:
     return reach[0] > shape.in_h or reach[1] > shape.in_w
 
 
+def _reordered(shape: Shape) -> bool:
+    """Whether channels first and channels last are different orders."""
+    return shape.out_c > 1 and shape.pixels > 1
+
+
 def _window_values(shape: Shape) -> int:
     return shape.outputs * shape.kernel_h * shape.kernel_w
 
@@ -136,6 +141,12 @@ _ELEMENTS: dict[str, Quantity] = {
     "inputs": lambda run: run.shape.inputs,
     "output pixels": lambda run: run.shape.pixels,
 }
+_CONVERSION: dict[str, Quantity] = {
+    "call": lambda run: 1.0,
+    "outputs": lambda run: run.shape.outputs,
+    "values reordered": lambda run: run.shape.outputs if _reordered(run.shape) else 0,
+    "pixels reordered": lambda run: run.shape.pixels if _reordered(run.shape) else 0,
+}
 _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.CONV: _MATRIX,
     OpKind.GEMM: _MATRIX,
@@ -143,6 +154,8 @@ _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.DEPTHWISE: _WINDOW,
     OpKind.MAX_POOL: _WINDOW,
     OpKind.AVERAGE_POOL: _WINDOW,
+    OpKind.QUANTIZE: _CONVERSION,
+    OpKind.DEQUANTIZE: _CONVERSION,
 }
 
 

@@ -26,7 +26,9 @@ class OpKind(StrEnum):
     CONCAT = "concat"
     PAD = "pad"
     MOVE = "move"
-    """Other copies that change no value: Transpose, Slice, Gather, ..."""
+    """Copies of whole runs of channels: Slice, Split, Gather, Tile, ..."""
+    SHUFFLE = "shuffle"
+    """Copies that tear channels apart: Transpose, DepthToSpace, ..."""
     QUANTIZE = "quantize"
     DEQUANTIZE = "dequantize"
 
