@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, helper
 
 from mpqc import numerics
 from mpqc.errors import ModelError
-from mpqc.program import Dequantize, Op, Program, Quantize, Table
-from mpqc.reader.builder import Builder, Codes, FloatNode, Target
+from mpqc.program import Dequantize, Op, Program, Quantize, Table, Tensor
+from mpqc.reader.builder import UNQUANTIZED, Builder, Codes, FloatNode, Target
 from mpqc.reader.elementwise import match_binary, match_table
 from mpqc.reader.linear import match_conv, match_gemm, match_matmul
 from mpqc.reader.moves import MOVES, move, pad_move
-from mpqc.reader.quantizers import Coding, coding, is_standard
+from mpqc.reader.quantizers import Coding, coding, is_standard, weight
 from mpqc.reader.regions import close_regions, live, ordered
-from mpqc.reader.source import DEQUANTIZE, QUANTIZE, Source, attribute, load_source, reads
+from mpqc.reader.source import DEQUANTIZE, QUANTIZE, Source, attribute, is_elementwise, load_source, reads
 from mpqc.reader.spatial import match_average, match_concat, match_pad, max_pool, resize
 
 Matcher = Callable[[Builder, NodeProto, Target], "list[Op] | str"]
@@ -72,6 +72,7 @@ def _program(builder: Builder) -> Program:
 
 
 def _output(builder: Builder, name: str) -> str:
+    _need_plain(builder, name)
     if name in builder.tensors:
         return name
     raise ModelError("the network's output is a constant", where=name)
@@ -79,11 +80,12 @@ def _output(builder: Builder, name: str) -> str:
 
 def _reason(builder: Builder, node: NodeProto) -> str:
     """Why a live float node has no integer form, when no quantizer behind it was tried."""
-    if node.op_type not in _MATCHERS and node.op_type not in _CLAMPS:
+    able = node.op_type in _MATCHERS or node.op_type in MOVES or is_elementwise(node) or _may_carry(node)
+    if not able or not is_standard(node):
         return f"{node.op_type} has no integer kernel"
-    if not any(name in builder.codes for name in node.input):
-        return "input is not quantized"
-    return "no output quantizer"
+    if node.op_type in ("Conv", "Gemm", "MatMul") and isinstance(refused := weight(builder.source, node.input[1]), str):
+        return refused
+    return "no output quantizer" if any(name in builder.codes for name in node.input) else UNQUANTIZED
 
 
 def _visit(builder: Builder, node: NodeProto) -> None:
@@ -104,12 +106,35 @@ def _stay_float(builder: Builder, node: NodeProto) -> None:
 
 
 def _need_plain(builder: Builder, name: str) -> None:
-    """A float node reads integer tensor `name` as the file stores it: that is refused unless the program stores the same codes."""
+    """A float node or the user reads integer tensor `name`: give it the file's own codes, by quantizing the dequantized ones again.
+
+    That is exact, because (code - z) * s / s is within half a step of code - z. int8 tensors hold the file's codes already.
+    """
     codes = builder.codes.get(name)
-    if codes is None or builder.source.elements[name] == TensorProto.FLOAT:
+    if codes is None or name in builder.tensors or builder.source.elements[name] == TensorProto.FLOAT:
         return
-    if codes.coding.element != TensorProto.INT8 or codes.name != name:
-        raise ModelError("quantized codes are read by an op that is not a quantization op", where=name, hint="use Q/DQ with float ops")
+    real, node_name = f"{name}_real", f"{name}_stored"
+    builder.tensors[real] = Tensor(real, codes.shape, "float32")
+    builder.ops.append(Dequantize(node_name, (codes.name,), (real,)))
+    node = helper.make_node(QUANTIZE, [real, *codes.coding.parameters], [name], name=node_name)
+    builder.ops.append(FloatNode(node_name, (real,), (builder.plain(name),), node))
+    builder.reasons[node_name] = "the codes of the file are read as integers"
+
+
+def _stored_name(builder: Builder, name: str, found: Coding) -> str:
+    """Name for the code tensor of `name`: its own, unless the file's codes are needed under it and differ from the program's."""
+    if found.element == TensorProto.INT8:
+        return name
+    readers = builder.source.consumers.get(name, ())
+    plain = name in builder.source.outputs or any(not _takes_codes(builder, node, found) for node in readers)
+    return f"{name}_codes" if plain else name
+
+
+def _takes_codes(builder: Builder, node: NodeProto, written: Coding) -> bool:
+    if node.op_type == DEQUANTIZE:
+        found = coding(builder.source, node)
+        return not isinstance(found, str) and found.reads(written)
+    return node.op_type == "Clip" or _may_carry(node)
 
 
 def _visit_quantize(builder: Builder, node: NodeProto) -> None:
@@ -120,8 +145,7 @@ def _visit_quantize(builder: Builder, node: NodeProto) -> None:
         _stay_float(builder, node)
         return
     name = clip.output[0] if clip is not None else node.output[0]
-    codes = _quantized(builder, node, found, name)
-    builder.codes[name] = codes
+    builder.codes[name] = _quantized(builder, node, found, _stored_name(builder, name, found))
 
 
 def _quantized(builder: Builder, node: NodeProto, found: Coding, name: str) -> Codes:
@@ -216,20 +240,13 @@ def _visit_dequantize(builder: Builder, node: NodeProto) -> None:
         return
     codes = builder.codes.get(node.input[0]) or _input_codes(builder, node)
     found = coding(builder.source, node)
-    if codes is None or isinstance(found, str):
-        builder.reasons[node.name] = found if isinstance(found, str) else "codes come from a float op"
+    if codes is None or isinstance(found, str) or not found.reads(codes.coding):
+        fault = "codes come from a float op" if codes is None else "scale or zero point differ from those of the tensor that is read"
+        builder.reasons[node.name] = found if isinstance(found, str) else fault
         _stay_float(builder, node)
         return
-    if not _reads_as_written(codes.coding, found):
-        raise ModelError("DequantizeLinear has another scale or zero point than the tensor it reads", where=node.name)
     builder.codes[node.output[0]] = codes
     builder.ops.append(Dequantize(node.name, (codes.name,), (builder.plain(node.output[0]),)))
-
-
-def _reads_as_written(written: Coding, read: Coding) -> bool:
-    if written.qparams.scale != read.qparams.scale:
-        return False
-    return int(written.qparams.zero_point) - written.low == int(read.qparams.zero_point) - read.low or written.qparams.qtype != read.qparams.qtype
 
 
 def _input_codes(builder: Builder, node: NodeProto) -> Codes | None:

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from mpqc.interpreter import interpret_all, interpret_op
-from mpqc.program import Binary, Float, Pool, Program, Quantize, Resize, Table
+from mpqc.program import Binary, Pool, Program, Quantize, Resize, Table
 
 INT8, UINT8 = TensorProto.INT8, TensorProto.UINT8
 _TYPES = {INT8: np.int8, UINT8: np.uint8, TensorProto.INT32: np.int32}
@@ -144,10 +144,13 @@ def runtime_codes(model: onnx.ModelProto, program: Program, inputs: dict[str, np
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     elements = {tensor.name: tensor.data_type for tensor in wide.graph.initializer}
-    plain = [
-        n for n in wide.graph.node if n.op_type == "QuantizeLinear" and elements.get(n.input[2]) in (INT8, UINT8) and n.output[0] in program.tensors
-    ]
-    codes = {node.output[0]: 128 if elements[node.input[2]] == UINT8 else 0 for node in plain}
+    codes: dict[str, int] = {}
+    for node in wide.graph.node:
+        if node.op_type == "QuantizeLinear" and elements.get(node.input[2]) in (INT8, UINT8):
+            codes[node.output[0]] = 128 if elements[node.input[2]] == UINT8 else 0
+        elif node.op_type == "Clip" and node.input[0] in codes:
+            codes[node.output[0]] = codes[node.input[0]]
+    codes = {name: shift for name, shift in codes.items() if name in program.tensors}
     results = [value.name for value in wide.graph.output]
     wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in codes if name not in results)
     names = [*results, *(name for name in codes if name not in results)]
@@ -161,8 +164,6 @@ def worst_steps(model: onnx.ModelProto, program: Program, inputs: dict[str, np.n
     values = {**interpret_all(program, inputs), **theirs}
     worst: dict[str, int] = {}
     for op in program.ops:
-        if isinstance(op, Float):
-            continue
         for name, value in interpret_op(program, op, values).items():
             if name in theirs and value.dtype == np.int8:
                 kind = type(op).__name__

@@ -13,6 +13,9 @@ from mpqc.qtype import QParams
 from mpqc.reader.quantizers import Coding
 from mpqc.reader.source import Source
 
+UNQUANTIZED = "input is not quantized"
+"""Reason of a node that could run on integers if what feeds it did"""
+
 
 @dataclass(frozen=True, eq=False)
 class Codes:

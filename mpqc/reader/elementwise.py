@@ -10,7 +10,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from mpqc import numerics
 from mpqc.program import Binary, Op, Table
-from mpqc.reader.builder import Builder, Codes, Target
+from mpqc.reader.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.reader.linear import match_matmul
 from mpqc.reader.probe import session
 from mpqc.reader.quantizers import constant
@@ -102,7 +102,7 @@ def _cone(builder: Builder, name: str) -> tuple[list[NodeProto], str] | str:
             continue
         node = builder.source.producers.get(current)
         if node is None or not is_elementwise(node):
-            return f"{node.op_type} has no integer kernel" if node is not None else "input is not quantized"
+            return f"{node.op_type} has no integer kernel" if node is not None else UNQUANTIZED
         if node.name not in inside:
             inside[node.name] = node
             pending += [part for part in node.input if part]

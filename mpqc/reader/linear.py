@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from mpqc import numerics
 from mpqc.program import Conv, Gemm, Op
-from mpqc.reader.builder import Builder, Codes, Target
+from mpqc.reader.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.reader.geometry import explicit_pads, pair
 from mpqc.reader.quantizers import Weight, code_bits, weight
 from mpqc.reader.source import DEQUANTIZE, Source, attribute
@@ -80,7 +80,7 @@ def _gemm(builder: Builder, node: NodeProto, target: Target, transposed: bool, b
 def _operands(builder: Builder, node: NodeProto, channel_axis: int) -> tuple[Codes, Weight] | str:
     x = builder.codes.get(node.input[0])
     if x is None:
-        return "input is not quantized"
+        return UNQUANTIZED
     w = weight(builder.source, node.input[1])
     if isinstance(w, str):
         return w

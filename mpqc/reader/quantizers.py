@@ -34,6 +34,15 @@ class Coding:
     element: int
     low: int
     high: int
+    stored_zero: int = 0
+    """Zero point in the file's codes"""
+    parameters: tuple[str, ...] = ()
+    """Names of the file's scale and zero point"""
+
+    def reads(self, other: Coding) -> bool:
+        """Whether a DQ with this coding gives back what a Q with `other` has coded."""
+        mine, theirs = (self.qparams.scale, self.stored_zero, self.element), (other.qparams.scale, other.stored_zero, other.element)
+        return mine == theirs
 
     def serves(self, other: Coding) -> bool:
         """Whether codes of this coding are, unchanged, codes of `other`."""
@@ -88,10 +97,10 @@ def coding(source: Source, node: NodeProto, clip: tuple[int, int] | None = None)
     zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, dtype=np.int32)
     if scale.size != 1 or zero.size != 1:
         return "an activation has a scale for each channel or block"
-    return _per_tensor(element, scale, int(zero.reshape(())), clip)
+    return _per_tensor(element, scale, int(zero.reshape(())), clip, tuple(node.input[1:]))
 
 
-def _per_tensor(element: int, scale: np.ndarray, zero: int, clip: tuple[int, int] | None) -> Coding | str:
+def _per_tensor(element: int, scale: np.ndarray, zero: int, clip: tuple[int, int] | None, parameters: tuple[str, ...]) -> Coding | str:
     if scale.dtype != np.float32:
         return f"scale is {scale.dtype}, not float32"
     step = scale.reshape(())
@@ -102,7 +111,7 @@ def _per_tensor(element: int, scale: np.ndarray, zero: int, clip: tuple[int, int
     bits = _range_bits(low, high, element in UNSIGNED) or WIDTHS[element]
     shift = 1 << (bits - 1) if element in UNSIGNED else 0
     qparams = QParams(QType(bits), step, np.array(zero - shift, dtype=np.int32))
-    return Coding(qparams, element, low - shift, high - shift)
+    return Coding(qparams, element, low - shift, high - shift, zero, parameters)
 
 
 def _stored_range(element: int) -> tuple[int, int]:

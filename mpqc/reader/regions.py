@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mpqc.program import Float, Op
-from mpqc.reader.builder import Builder, FloatNode
+from mpqc.reader.builder import UNQUANTIZED, Builder, FloatNode
 from mpqc.reader.source import reads
 
 
@@ -108,8 +108,13 @@ def _region(builder: Builder, region: Sequence[FloatNode], exposed: Sequence[str
     constants = {name: value for name in used if (value := builder.source.real(name)) is not None}
     fed = list(dict.fromkeys(name for op in region for name in op.inputs if name not in made))
     model = _self_contained(builder, region, fed, exposed, constants)
-    reasons = "; ".join(dict.fromkeys(builder.reasons[op.node.name] for op in region))
-    return Float(region[0].name, tuple(fed), tuple(exposed), model, tuple(op.node.op_type for op in region), reasons)
+    return Float(region[0].name, tuple(fed), tuple(exposed), model, tuple(op.node.op_type for op in region), _reasons(builder, region))
+
+
+def _reasons(builder: Builder, region: Sequence[FloatNode]) -> str:
+    """The reasons in the region; nodes that are float only because their neighbours are add nothing."""
+    found = list(dict.fromkeys(builder.reasons[op.node.name] for op in region))
+    return "; ".join([reason for reason in found if reason != UNQUANTIZED] or found)
 
 
 def _self_contained(
@@ -128,5 +133,5 @@ def _self_contained(
 
 def _value_info(builder: Builder, name: str) -> onnx.ValueInfoProto:
     tensor = builder.tensors[name]
-    element = builder.source.elements.get(name) or helper.np_dtype_to_tensor_dtype(tensor.dtype)
+    element = builder.source.elements.get(name) or helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
     return helper.make_tensor_value_info(name, element, tensor.shape)

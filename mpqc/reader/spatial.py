@@ -7,7 +7,7 @@ from onnx import NodeProto
 
 from mpqc import numerics
 from mpqc.program import Concat, Move, Op, Pad, Pool, Resize
-from mpqc.reader.builder import Builder, Codes, Target
+from mpqc.reader.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.reader.geometry import Pair, Quad, declared_pads, explicit_pads, pair, spatial
 from mpqc.reader.source import attribute
 
@@ -18,7 +18,7 @@ def match_average(builder: Builder, node: NodeProto, target: Target) -> list[Op]
     """AveragePool, GlobalAveragePool or ReduceMean over the spatial axes as an average Pool, or the reason why not."""
     x = builder.codes.get(node.input[0])
     if x is None:
-        return "input is not quantized"
+        return UNQUANTIZED
     if node.op_type == "AveragePool":
         return _windowed_average(builder, node, x, target)
     if node.op_type == "ReduceMean" and not reduces_space(builder, node, x):
@@ -105,7 +105,7 @@ def match_pad(builder: Builder, node: NodeProto, target: Target) -> list[Op] | s
     """Constant Pad by non-negative amounts as Pad, behind a Table where the qparams change; other modes are moves."""
     x = builder.codes.get(node.input[0])
     if x is None:
-        return "input is not quantized"
+        return UNQUANTIZED
     pads, value = pad_amounts(builder, node, len(x.shape)), _pad_value(builder, node)
     if pads is None or value is None:
         return "pads are not constant"
