@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpqc.lowering.kernels.depthwise_sdot import kernel, plan
+from mpqc.lowering.kernels.depthwise_weights import packed, unpacked
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.pool import Taps, Window, grid
@@ -15,7 +16,6 @@ from mpqc.lowering.kernels.tir import (
     cast,
     codes,
     function,
-    joined,
     load,
     loop,
     output_bounds,
@@ -41,28 +41,6 @@ def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
 def macs(op: Conv, y: Tensor) -> int:
     """Multiply-accumulates: one a tap and output element."""
     return int(np.prod(y.shape)) * op.weight.shape[2] * op.weight.shape[3]
-
-
-def packed(codes: np.ndarray, lanes: int, bits: int) -> np.ndarray:
-    """Codes [taps, blocks * lanes] as int8 [taps, blocks, lanes * bits / 8].
-
-    Byte j of 16 channels holds the codes of channels j, j + 8 (4 bits) or j, j + 4, j + 8, j + 12 (2 bits), lowest bits first.
-    """
-    fields = 8 // bits
-    parts = codes.astype(np.int64).reshape(codes.shape[0], -1, fields, lanes // fields) & ((1 << bits) - 1)
-    shifts = np.arange(fields).reshape(1, 1, fields, 1) * bits
-    return (parts << shifts).sum(axis=2).astype(np.uint8).view(np.int8)
-
-
-def unpacked(codes: Expr, block: Expr, bits: int, lanes: int) -> Expr:
-    """The codes of one block (`block` counts blocks of all taps) as an int8 vector."""
-    fields = 8 // bits
-    width = lanes // fields
-    vector = load(codes, block * width, width)
-    if fields == 1:
-        return vector
-    parts = [(vector << splat(T.int8(8 - bits * (i + 1)), width)) >> splat(T.int8(8 - bits), width) for i in range(fields)]
-    return joined(parts, width)
 
 
 def _padded(op: Conv) -> np.ndarray:

@@ -13,26 +13,23 @@ from functools import cached_property
 
 import numpy as np
 
+from mpqc.lowering.kernels.depthwise_weights import packed, unpacked
 from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.layout import physical_shape
+from mpqc.lowering.kernels.narrow import Narrower, Narrowing, real
 from mpqc.lowering.kernels.tir import (
-    MAGIC,
     MAGIC_BITS,
     Expr,
     Param,
     T,
     bind,
     cast,
-    exact,
     function,
     intrinsic,
-    joined,
     load,
     loop,
-    output_bounds,
     param,
     registers,
-    reinterpret,
     splat,
     store,
     symbol,
@@ -142,53 +139,37 @@ class Constants:
     weights: np.ndarray
     bias: np.ndarray
     multiplier: np.ndarray
-    bounds: np.ndarray
-    """float32 [12]: four times each low - z, high - z, and MAGIC (+ z where `even`)"""
-    zeros: np.ndarray
-    """int8: input zero point (padding), low, high"""
-    zero: np.ndarray
-    """int16 [8]: output zero point"""
     magic: bool
-    """Sums stay below 2^22 and results below 2^15: the bias holds MAGIC_BITS as well, no saturation before the narrowing"""
-    even: bool
-    """The output zero point is even: MAGIC + z rounds ties as MAGIC does, so z is added there"""
-    clip: bool
-    """Whether the bounds are narrower than int8"""
+    """Sums stay below 2^22: the bias holds MAGIC_BITS as well"""
+    narrowing: Narrowing
 
 
-def constants(op: Conv, p: Plan, x: Tensor, y: Tensor) -> Constants:
+def constants(op: Conv, p: Plan, y: Tensor) -> Constants:
     """Packs `op` for `p`."""
-    from mpqc.lowering.kernels.depthwise import packed
-
     chosen = (p.starts[:, None] + np.arange(p.lanes)).reshape(-1)
     weight, bias = op.weight.astype(np.int64)[chosen], op.bias.astype(np.int64)[chosen]
     m = op.multiplier.astype(np.float32).reshape(-1)[chosen]
     low = bias + np.minimum(weight * 127, weight * -128).sum(axis=(1, 2, 3))
     high = bias + np.maximum(weight * 127, weight * -128).sum(axis=(1, 2, 3))
     largest = np.maximum(np.abs(low), np.abs(high))
-    magic = bool(largest.max() < 2**22 and (largest * m).max() < 2**15 - 300)
-    even = magic and y.zero_point % 2 == 0
+    magic = bool(largest.max() < 2**22)
     return Constants(
         packed(weight.reshape(len(chosen), -1).T, p.lanes, op.weight_bits),
         (bias + (MAGIC_BITS if magic else 0)).astype(np.int32),
         m,
-        np.repeat(np.array([*output_bounds(y.zero_point, op.low, op.high), MAGIC + (y.zero_point if even else 0)], np.float32), 4),
-        np.array([x.zero_point, op.low, op.high], np.int8),
-        np.full(8, y.zero_point, np.int16),
         magic,
-        even,
-        (op.low, op.high) != (-128, 127),
+        Narrowing.of(y.zero_point, op.low, op.high, float((largest * m).max())),
     )
 
 
 def kernel(op: Conv, p: Plan, x: Tensor, y: Tensor) -> Kernel:
     """`op` by plan `p`."""
-    c = constants(op, p, x, y)
-    arrays = (c.weights, c.bias, c.multiplier, c.bounds, c.zeros, c.zero)
+    c = constants(op, p, y)
+    arrays = (c.weights, c.bias, c.multiplier, np.array([x.zero_point], np.int8), *c.narrowing.constants(y.zero_point, op.low, op.high))
     name = symbol("depthwise_sdot", f"w{op.weight_bits}", physical_shape(x), physical_shape(y), p.kernel, p.strides, p.pads, p.dilations)
-    name += ("_magic" if c.magic else "") + ("_even" if c.even else "") + ("_clip" if c.clip else "")
+    name += ("_magic" if c.magic else "") + c.narrowing.suffix
 
-    def body(a: Expr, w: Expr, b: Expr, m: Expr, bounds: Expr, z: Expr, zy: Expr, out: Expr) -> None:
+    def body(a: Expr, w: Expr, b: Expr, m: Expr, z: Expr, *rest: Expr) -> None:
         sums = T.alloc_buffer((p.blocks * p.lanes * p.rows * p.columns,), "int32")
         _repeat_bias(p, b, sums)
         wide = T.alloc_buffer((p.blocks * len(p.pairs) * p.kernel[1] * 4 * p.lanes,), "int8")
@@ -201,9 +182,9 @@ def kernel(op: Conv, p: Plan, x: Tensor, y: Tensor) -> Kernel:
             _fill_sides(p, strip, z[0])
             with T.serial(0, p.blocks) as block:
                 _fill_strip(p, a, strip, z[0], n, row, p.start(block))
-                _convolve(p, c, strip, wide, (sums, m, bounds, z, zy), out, n, row, block)
+                _convolve(p, c, strip, wide, sums, m, rest, n, row, block)
 
-    names = ("weights", "bias", "multiplier", "bounds", "zeros", "zero")
+    names = ("weights", "bias", "multiplier", "zero_x", "floats", "zero_y", "limits")
     params = [Param("x", physical_shape(x), "int8"), *map(param, names, arrays), Param("y", physical_shape(y), "int8")]
     macs = int(np.prod(y.shape)) * p.kernel[0] * p.kernel[1]
     return Kernel(name, function(name, params, body), arrays, physical_shape(y), "int8", macs)
@@ -234,8 +215,6 @@ def _halves(a: Expr, b: Expr, half: int) -> Expr:
 
 def _arrange_weights(p: Plan, w: Expr, wide: Expr) -> None:
     """Packed codes to [block][kernel column][pair][channel][4 rows]."""
-    from mpqc.lowering.kernels.depthwise import unpacked
-
     zero = splat(T.int8(0), p.lanes)
     with T.serial(0, p.blocks) as block, T.serial(0, p.kernel[1]) as kx:
         taps = [bind(unpacked(w, (ky * p.kernel[1] + kx) * p.blocks + block, p.weight_bits, p.lanes)) for ky in range(p.kernel[0])]
@@ -287,10 +266,9 @@ def _row(p: Plan, a: Expr, zero: Expr, n: Expr, y: Expr, x: Expr, channel: Expr,
     return bind(T.Select(T.And(y >= 0, y < p.height), value, splat(zero, p.lanes)) if border else value)
 
 
-def _convolve(p: Plan, c: Constants, strip: Expr, wide: Expr, scalars: tuple[Expr, ...], out: Expr, n: Expr, row: Expr, block: Expr) -> None:
+def _convolve(p: Plan, c: Constants, strip: Expr, wide: Expr, b: Expr, m: Expr, rest: tuple[Expr, ...], n: Expr, row: Expr, block: Expr) -> None:
     """All output columns of one group of rows and one block of channels."""
-    b, m, bounds, z, zy = scalars
-    output = _Output(p, c, bounds, z, zy)
+    narrower = Narrower(c.narrowing, rest[0], rest[1], rest[2], p.lanes)
     steps = -(-p.out_width // p.columns)
     with T.serial(0, steps) as step:
         ox = bind(step * p.columns if p.out_width % p.columns == 0 else T.min(step * p.columns, p.out_width - p.columns))
@@ -302,9 +280,9 @@ def _convolve(p: Plan, c: Constants, strip: Expr, wide: Expr, scalars: tuple[Exp
         for r in range(p.rows):
             for u in range(p.columns):
                 first = (r * p.columns + u) * p.lanes
-                values = [load(sums, first + 4 * g, 4) for g in range(p.vectors)]
+                values = [_real(c, load(sums, first + 4 * g, 4)) * multipliers[g] for g in range(p.vectors)]
                 at = ((n * p.out_height + row + r) * p.out_width + ox + u) * p.channels + p.start(block)
-                store(out, at, output.codes(values, multipliers), p.lanes)
+                store(rest[-1], at, narrower.codes(values), p.lanes)
 
 
 def _accumulate(p: Plan, strip: Expr, wide: Expr, sums: Expr, ox: Expr, block: Expr) -> None:
@@ -326,35 +304,9 @@ def _sdot(total: Expr, a: Expr, b: Expr) -> Expr:
     return intrinsic("llvm.aarch64.neon.sdot.v4i32.v16i8", "int32x4", total, a, b)
 
 
-class _Output:
-    """Requantization with its constants in registers."""
-
-    def __init__(self, p: Plan, c: Constants, bounds: Expr, z: Expr, zy: Expr) -> None:
-        self.c, self.lanes = c, p.lanes
-        self.low, self.high, self.magic = (bind(load(bounds, 4 * i, 4)) for i in range(3))
-        self.zero = bind(load(zy, 0, 8))
-        self.clip = [bind(splat(z[i], p.lanes)) for i in (1, 2)]
-
-    def codes(self, sums: list[Expr], multipliers: list[Expr]) -> Expr:
-        """int8 codes of all lanes."""
-        bits = [self._rounded(self._real(s) * m) for s, m in zip(sums, multipliers, strict=True)]
-        shorts = [
-            T.Shuffle([reinterpret(bits[i], "int16", 8), reinterpret(bits[i + 1], "int16", 8)], list(range(0, 16, 2))) for i in range(0, len(bits), 2)
-        ]
-        placed = shorts if self.c.even else [s + self.zero for s in shorts]
-        narrow = [intrinsic("llvm.aarch64.neon.sqxtn.v8i8", "int8x8", s) for s in placed]
-        codes = joined(narrow, 8) if len(narrow) > 1 else narrow[0]
-        return T.min(T.max(codes, self.clip[0]), self.clip[1]) if self.c.clip and self.c.magic else codes
-
-    def _real(self, total: Expr) -> Expr:
-        """The sum as float32."""
-        return reinterpret(total, "float32", 4) - splat(T.float32(MAGIC), 4) if self.c.magic else cast(total, "float32", 4)
-
-    def _rounded(self, value: Expr) -> Expr:
-        """rne(value), plus z where that is `even`, in the low 16 bits."""
-        if not self.c.magic:
-            value = intrinsic("llvm.minnum", "float32x4", intrinsic("llvm.maxnum", "float32x4", value, self.low), self.high)
-        return reinterpret(exact(value, 4) + self.magic, "int32", 4)
+def _real(c: Constants, total: Expr) -> Expr:
+    """The sum as float32."""
+    return real(total) if c.magic else cast(total, "float32", 4)
 
 
 def _repeat_bias(p: Plan, b: Expr, sums: Expr) -> None:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpqc.lowering.kernels.elementwise_neon import LANES, Operand, Product, Sum, arithmetic, largest, look_up
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import broadcast_strides, physical_shape, reordered, strides, to_physical
+from mpqc.lowering.kernels.narrow import Narrowing
 from mpqc.lowering.kernels.tir import (
     Expr,
     Nest,
     Param,
     bind,
-    byte,
     cast,
     codes,
     exact,
     function,
-    intrinsic,
     load,
     output_bounds,
     param,
     splat,
     store,
     symbol,
-    typed,
 )
 from mpqc.program import Binary, Table, Tensor
 from mpqc.qtype import QParams, QType
@@ -37,21 +36,34 @@ def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTar
     )
     scalars = np.array([*output_bounds(y.zero_point, op.low, op.high), op.m_a, op.m_b], np.float32)
     zeros = np.array([a.zero_point, second.zero_point], np.int32)
-    zero = np.array([y.zero_point], np.int8)
+    narrowing = Narrowing.of(y.zero_point, op.low, op.high, largest(op.kind, (a.zero_point, second.zero_point), op.m_a, op.m_b))
+    neon = target.isa == "dotprod"
+    rounding = narrowing.constants(y.zero_point, op.low, op.high) if neon else (np.array([y.zero_point], np.int8),)
+    arrays = (scalars, zeros, *rounding)
 
-    def body(first: Expr, other: Expr, s: Expr, z: Expr, zy: Expr, out: Expr) -> None:
-        def step(width: int, at: list[Expr], by: list[int], _: None) -> None:
+    def body(first: Expr, other: Expr, s: Expr, z: Expr, *rest: Expr) -> None:
+        def prepare(at: list[Expr]) -> Sum | Product | None:
+            by = nest.merged.strides
+            operands = (Operand(first, by[1][-1], z[0], s[2]), Operand(other, by[2][-1], z[1], s[3]))
+            return arithmetic(op.kind, operands, at[1:], narrowing, rest[:3]) if neon and nest.merged.sizes[-1] >= LANES else None
+
+        def step(width: int, at: list[Expr], by: list[int], sixteen: Sum | Product | None) -> None:
+            if sixteen and width == LANES:
+                store(rest[-1], at[0], sixteen.codes(at[1:]), width, by[0])
+                return
             left = _centred(first, at[1], width, by[1], z[0])
             right = _centred(other, at[2], width, by[2], z[1])
-            store(out, at[0], codes(_combine(op.kind, left, right, s, width), s[0], s[1], zy[0], width), width, by[0])
+            zero = cast(rest[1][0], "int8", 1) if neon else rest[0][0]
+            store(rest[-1], at[0], codes(_combine(op.kind, left, right, s, width), s[0], s[1], zero, width), width, by[0])
 
-        nest.emit(step)
+        nest.emit(step, prepare)
 
     inputs = (Param("a", physical_shape(a), "int8"), Param("b", physical_shape(second), "int8"))
-    constants = (*(() if op.constant is None else (to_physical(op.constant.astype(np.int8), second),)), scalars, zeros, zero)
-    params = [*inputs, param("scalars", scalars), param("zeros", zeros), param("zero", zero), Param("y", physical_shape(y), "int8")]
-    name = symbol(op.kind, physical_shape(y), *nest.merged.strides[1:])
-    name = symbol(name, physical_shape(a), physical_shape(second))
+    constants = (*(() if op.constant is None else (to_physical(op.constant.astype(np.int8), second),)), *arrays)
+    params = [*inputs, *(param(f"c{i}", c) for i, c in enumerate(arrays)), Param("y", physical_shape(y), "int8")]
+    name = symbol(op.kind, physical_shape(y), *nest.merged.strides[1:], physical_shape(a), physical_shape(second)) + (
+        narrowing.suffix if neon else ""
+    )
     return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", 0)
 
 
@@ -80,30 +92,16 @@ def table(op: Table, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """out = op.table[x + 128], element by element; `x` and `y` have one shape."""
     nest = Nest(reordered(y.shape, y), (reordered(strides(y), y), reordered(strides(x), y)))
     entries = op.table.astype(np.int8)
-    look_up = _look_up_neon if target.isa == "dotprod" else _look_up
+    neon = target.isa == "dotprod" and nest.merged.sizes[-1] >= LANES
 
     def body(source: Expr, t: Expr, out: Expr) -> None:
         def step(width: int, at: list[Expr], by: list[int], rows: list[Expr]) -> None:
-            store(out, at[0], look_up(load(source, at[1], width, by[1]), t, rows, width), width, by[0])
+            value = load(source, at[1], width, by[1])
+            found = look_up(value, rows) if rows and width == LANES else t[cast(value, "int32", width) + splat(128, width)]
+            store(out, at[0], found, width, by[0])
 
-        nest.emit(step, lambda: [bind(load(t, 16 * i, 16)) for i in range(16)] if target.isa == "dotprod" else [])
+        nest.emit(step, lambda _: [bind(load(t, 16 * i, 16)) for i in range(16)] if neon else [])
 
     name = symbol("table", physical_shape(y), nest.merged.strides[1])
     params = [Param("x", physical_shape(x), "int8"), param("table", entries), Param("y", physical_shape(y), "int8")]
     return Kernel(name, function(name, params, body), (entries,), physical_shape(y), "int8", 0)
-
-
-def _look_up(x: Expr, entries: Expr, rows: list[Expr], width: int) -> Expr:
-    return entries[cast(x, "int32", width) + splat(128, width)]
-
-
-def _look_up_neon(x: Expr, entries: Expr, rows: list[Expr], width: int) -> Expr:
-    """Four 64-byte TBL/TBX: an index outside 0..63 leaves the result as it was."""
-    if width != 16:
-        return _look_up(x, entries, rows, width)
-    unsigned = x + splat(byte(128), 16)
-    found = intrinsic("llvm.aarch64.neon.tbl4.v16i8", typed("int8", 16), *rows[:4], unsigned)
-    for i in (1, 2, 3):
-        index = unsigned - splat(byte(64 * i), 16)
-        found = intrinsic("llvm.aarch64.neon.tbx4.v16i8", typed("int8", 16), found, *rows[4 * i : 4 * i + 4], index)
-    return found

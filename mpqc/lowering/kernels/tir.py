@@ -200,18 +200,18 @@ class Nest:
     def emit(
         self,
         body: Callable[..., None],
-        prepare: Callable[[], Any] = lambda: None,
+        prepare: Callable[[list[Expr]], Any] = lambda _: None,
         *,
         widths: Sequence[int] = (16, 8, 4, 2, 1),
         threads: bool = True,
     ) -> None:
         """Emits the loops; `body(width, offsets, steps, prepared)` handles `width` elements of the innermost loop from `offsets`, `steps` apart.
 
-        `prepare` emits what comes before each innermost loop (constants bound to registers); its result is `prepared`.
+        `prepare(offsets)` emits what comes before each innermost loop (constants bound to registers); its result is `prepared`.
         The outermost of several loops runs on all threads where that pays, unless `threads` is False.
         """
         nest = self.merged.chunked if threads else self.merged
-        nest._outer(0, [0] * len(self.strides), lambda offsets: nest._inner(offsets, body, prepare(), widths), threads)
+        nest._outer(0, [0] * len(self.strides), lambda offsets: nest._inner(offsets, body, prepare(offsets), widths), threads)
 
     @property
     def chunked(self) -> Nest:

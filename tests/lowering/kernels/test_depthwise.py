@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpqc import numerics
-from mpqc.lowering.kernels.depthwise import depthwise, packed
+from mpqc.lowering.kernels.depthwise import depthwise
+from mpqc.lowering.kernels.depthwise_weights import packed
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.program import Conv
 
