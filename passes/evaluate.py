@@ -94,6 +94,8 @@ def probe_types(
         hint = "fix the inputs that decide it: --value NAME=NUMBER, or cut the model before this node"
         raise ModelError("its shapes cannot be told before running it", where=where, why=error.why, hint=hint) from error
     for name, one, two in zip(names, first, second, strict=True):
+        if not isinstance(one, np.ndarray):
+            raise ModelError("not a tensor", where=f"output {name!r} of {where}", why="sequences and maps are not supported")
         if one.shape != two.shape:
             raise ModelError("its shape depends on the data", where=f"tensor {name!r} of {where}", hint="cut the model before this node")
     return {name: type_of(numpy_helper.from_array(value)) for name, value in zip(names, first, strict=True)}

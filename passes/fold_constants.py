@@ -74,11 +74,13 @@ class _Folder:
 
     def check_inputs(self, node: onnx.NodeProto) -> None:
         """Required inputs must be there, and no more than the operator has."""
-        if not defs.has(node.op_type, node.domain):
+        if not defs.has(node.op_type, self.opset(node.domain), node.domain):
             return
         schema = defs.get_schema(node.op_type, self.opset(node.domain), node.domain)
         given = len(node.input)
-        if not schema.min_input <= given <= schema.max_input or not all(node.input[: schema.min_input]):
+        required = [parameter.option == defs.OpSchema.FormalParameterOption.Single for parameter in schema.inputs]
+        absent = any(needed and not name for needed, name in zip(required, node.input, strict=False))
+        if not schema.min_input <= given <= schema.max_input or absent:
             raise ModelError(f"{given} inputs, {schema.min_input} to {schema.max_input} wanted", where=f"{node.op_type} {node.name!r}")
 
     def keep_or_fold(self, node: onnx.NodeProto) -> None:
@@ -93,6 +95,9 @@ class _Folder:
         """Whether the node's outputs became constants."""
         if node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
             return False
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            self.add_constant(node.output[0], node.attribute[0].t)
+            return True
         if node.op_type in ("Shape", "Size"):
             self.fold_shape(node)
             return True
@@ -131,7 +136,7 @@ class _Folder:
                 self.set_type(name, kind)
 
     def inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
-        if any(True for _ in subgraphs(node)) or not defs.has(node.op_type, node.domain):
+        if any(True for _ in subgraphs(node)) or not defs.has(node.op_type, self.opset(node.domain), node.domain):
             return {}
         schema = defs.get_schema(node.op_type, self.opset(node.domain), node.domain)
         types = {name: self.types[name] for name in node.input if name}

@@ -92,7 +92,7 @@ def run_network(network: Network, feeds: Arrays) -> list[np.ndarray]:
     """Outputs of the FX graph."""
     with torch.no_grad():
         values = CheckedInterpreter(network.module).run(*(torch.from_numpy(np.array(feeds[spec.name])) for spec in network.inputs))
-    return [value.numpy() for value in values]
+    return [value.detach().numpy() for value in values]
 
 
 def assert_close(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], tolerance: float = 1e-5) -> None:

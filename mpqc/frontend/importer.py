@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class _Importer:
     values: dict[str, fx.Node] = field(default_factory=dict)
     floats: list[FloatNode] = field(default_factory=list)
     attributes: dict[str, str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=lambda: {"self"})
 
     def __post_init__(self) -> None:
         graph = self.model.graph
@@ -62,7 +64,7 @@ class _Importer:
 
     def add_inputs(self) -> None:
         for value in self.model.graph.input:
-            node = self.graph.placeholder(safe_name(value.name))
+            node = self.graph.placeholder(self.free_name(safe_name(value.name)))
             self.bind(value.name, node, Origin(value.name, "", ""))
 
     def bind(self, tensor: str, node: fx.Node, origin: Origin) -> None:
@@ -127,8 +129,8 @@ class _Importer:
         return self.values[name]
 
     def add_attribute(self, name: str) -> str:
-        target = self.free_name(safe_name(name))
         value = to_torch(self.constants[name])
+        target = self.free_name(safe_name(name))
         if value.is_floating_point():
             self.root.register_parameter(target, nn.Parameter(value))
         else:
@@ -137,10 +139,12 @@ class _Importer:
         return target
 
     def free_name(self, base: str) -> str:
+        """`base`, numbered where a module attribute, an argument or a keyword has that name."""
         name, count = base, 0
-        while hasattr(self.root, name):
+        while name in self.used or hasattr(fx.GraphModule, name) or hasattr(self.root, name) or keyword.iskeyword(name):
             count += 1
             name = f"{base}_{count}"
+        self.used.add(name)
         return name
 
     def call_region(self, node: onnx.NodeProto) -> fx.Node:
@@ -178,7 +182,13 @@ def _plain(value: Any) -> Any:
 
 def to_torch(tensor: onnx.TensorProto) -> torch.Tensor:
     """An initializer as a torch tensor of the same type."""
-    return torch.from_numpy(np.array(numpy_helper.to_array(tensor), order="C"))
+    array = np.array(numpy_helper.to_array(tensor), order="C")
+    if tensor.data_type == onnx.TensorProto.BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise _RefusedError(f"torch has no {array.dtype.name} constants ({tensor.name!r})") from error
 
 
 def shape_and_dtype(kind: onnx.TypeProto) -> tuple[tuple[int, ...], str]:
@@ -189,5 +199,5 @@ def shape_and_dtype(kind: onnx.TypeProto) -> tuple[tuple[int, ...], str]:
 
 def safe_name(name: str) -> str:
     """A Python identifier close to `name`."""
-    cleaned = re.sub(r"\W", "_", name)
+    cleaned = re.sub(r"\W", "_", name, flags=re.ASCII)
     return cleaned if cleaned and not cleaned[0].isdigit() else f"t_{cleaned}"

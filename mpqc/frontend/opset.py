@@ -7,10 +7,10 @@ each, because the converter renames nothing reliably, skips subgraphs and aborts
 from __future__ import annotations
 
 import onnx
-from onnx import helper, version_converter
+from onnx import defs, helper, version_converter
 
 from mpqc.errors import ModelError
-from mpqc.frontend.opset_upgrades import UPGRADES, Upgrade
+from mpqc.frontend.opset_upgrades import DOWNGRADES, UPGRADES, Upgrade
 from mpqc.passes.base import first_line, subgraphs
 
 CANONICAL_OPSET = 21
@@ -90,6 +90,10 @@ def _upgrade_graph(graph: onnx.GraphProto, version: int, namer: _Namer) -> None:
 def _upgrade_node(node: onnx.NodeProto, version: int, namer: _Namer) -> list[onnx.NodeProto]:
     if node.domain not in STANDARD_DOMAINS:
         return [node]
+    if node.op_type in DOWNGRADES:
+        return _apply(DOWNGRADES[node.op_type], node, namer)
+    if version > CANONICAL_OPSET and defs.has(node.op_type) and not defs.has(node.op_type, CANONICAL_OPSET):
+        raise ModelError(f"operator {node.op_type} is newer than opset {CANONICAL_OPSET}", where=f"node {node.name or node.output[0]!r}")
     nodes = [node]
     for since, upgrade in UPGRADES.get(node.op_type, ()):
         if version < since:

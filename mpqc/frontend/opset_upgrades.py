@@ -187,7 +187,43 @@ def _split_18(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
 
 
 def _group_norm_21(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
-    raise ValueError("GroupNormalization had one scale a group before opset 21")
+    """Scale and bias were one a group; since 21 they are one a channel: each is repeated C / groups times."""
+    groups, base = int(attribute(node, "num_groups")), node.name or node.output[0]
+    numbers = [_constant(node, role, np.asarray([value], np.int64), namer) for role, value in (("groups", groups), ("one", 1), ("rest", -1))]
+    channels, share, sizes = (namer(f"{base}_{role}") for role in ("channels", "share", "sizes"))
+    made = [
+        *numbers,
+        helper.make_node("Shape", [node.input[0]], [channels], name=channels, start=1, end=2),
+        helper.make_node("Div", [channels, numbers[0].output[0]], [share], name=share),
+        helper.make_node("Concat", [numbers[1].output[0], share], [sizes], name=sizes, axis=0),
+    ]
+    for position in (1, 2):
+        column, wide, flat = (namer(f"{base}_{role}{position}") for role in ("column", "wide", "flat"))
+        made.append(helper.make_node("Unsqueeze", [node.input[position], numbers[1].output[0]], [column], name=column))
+        made.append(helper.make_node("Expand", [column, sizes], [wide], name=wide))
+        made.append(helper.make_node("Reshape", [wide, numbers[2].output[0]], [flat], name=flat))
+        node.input[position] = flat
+    return [*made, node]
+
+
+def rms_normalization(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
+    """RMSNormalization came with opset 23: x / sqrt(mean(x^2 over the last axes) + epsilon) * scale; only axis -1 is written out."""
+    if attribute(node, "axis", -1) != -1 or attribute(node, "stash_type", 1) != 1:
+        raise ValueError("RMSNormalization over other axes than the last, or computed in another type")
+    x, base = node.input[0], node.name or node.output[0]
+    axes = _constant(node, "axes", np.asarray([-1], np.int64), namer)
+    epsilon = _constant(node, "epsilon", np.asarray(attribute(node, "epsilon", 1e-5), np.float32), namer)
+    square, mean, shifted, root, normal = (namer(f"{base}_{role}") for role in ("square", "mean", "shifted", "root", "normal"))
+    return [
+        axes,
+        epsilon,
+        helper.make_node("Mul", [x, x], [square], name=square),
+        helper.make_node("ReduceMean", [square, axes.output[0]], [mean], name=mean),
+        helper.make_node("Add", [mean, epsilon.output[0]], [shifted], name=shifted),
+        helper.make_node("Sqrt", [shifted], [root], name=root),
+        helper.make_node("Div", [x, root], [normal], name=normal),
+        helper.make_node("Mul", [normal, node.input[1]], [node.output[0]], name=node.name),
+    ]
 
 
 _AXES = _attributes_to_inputs(("axes", 1, np.int64))
@@ -214,3 +250,6 @@ UPGRADES: Mapping[str, tuple[tuple[int, Upgrade], ...]] = {
     **dict.fromkeys(_REDUCTIONS, ((18, _AXES),)),
 }
 """Op type -> (first opset with the new meaning, upgrade), oldest first."""
+
+DOWNGRADES: Mapping[str, Upgrade] = {"RMSNormalization": rms_normalization}
+"""Op types newer than opset 21 that older operators can say."""

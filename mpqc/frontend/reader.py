@@ -54,6 +54,8 @@ def check_source(model: onnx.ModelProto) -> None:
     if model.functions:
         raise ModelError("the model defines functions", where=model.functions[0].name, hint="inline them: onnx.inliner.inline_local_functions")
     _check_texts(model.graph)
+    if model.graph.sparse_initializer:
+        raise ModelError("sparse initializers are not supported", where=str(model.graph.sparse_initializer[0].values.name))
     for tensor in all_tensors(model.graph):
         _check_tensor(tensor)
     known = {entry.name for entry in (*model.graph.input, *model.graph.initializer)}

@@ -250,6 +250,26 @@ def test_old_opset_resize_and_scatter() -> None:
     check(graph_model([helper.make_node("Scatter", ["x", "i", "u"], ["y"])], {"x": x}, constants, ["y"], opset=9, ir_version=5), {"x": x})
 
 
+def test_old_group_normalization() -> None:
+    node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)
+    x, scale, bias = noise(2, 6, 4), noise(2, seed=1), noise(2, seed=2)
+    model = graph_model([node], {"x": x}, {"s": scale, "b": bias}, ["y"], opset=18)
+    groups = x.reshape(2, 2, 12)
+    normal = (groups - groups.mean(-1, keepdims=True)) / np.sqrt(groups.var(-1, keepdims=True) + 1e-5)
+    expected = (normal * scale[:, None] + bias[:, None]).reshape(x.shape)
+    assert_close(run_network(load_network(model), {"x": x}), [expected])
+
+
+def test_newer_operators() -> None:
+    x, scale = noise(2, 3, 8), noise(8, seed=1)
+    model = graph_model([helper.make_node("RMSNormalization", ["x", "s"], ["y"], name="rms")], {"x": x}, {"s": scale}, ["y"], opset=23)
+    expected = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * scale
+    assert_close(run_network(load_network(model), {"x": x}), [expected])
+    rotary = helper.make_node("RotaryEmbedding", ["x", "c", "s"], ["y"], name="rope")
+    with pytest.raises(ModelError, match=r"rope.*RotaryEmbedding is newer than opset 21"):
+        load_network(graph_model([rotary], {"x": noise(1, 2, 3, 4)}, {"c": noise(1, 3, 2), "s": noise(1, 3, 2)}, ["y"], opset=23))
+
+
 def test_old_opset_inside_a_branch() -> None:
     def branch(name: str, axis: int) -> onnx.GraphProto:
         return helper.make_graph([helper.make_node("Squeeze", ["x"], [name], axes=[axis])], name, [], [onnx.ValueInfoProto(name=name)])

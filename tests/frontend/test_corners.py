@@ -1,0 +1,133 @@
+"""Corners of the format: names, types, outputs that are inputs, copies, sequences."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from onnx_models import assert_close, check, graph_model, noise, one_op, run_network
+
+from mpqc.errors import ModelError
+from mpqc.frontend import load_network
+
+
+def test_names_that_python_or_torch_would_trip_over() -> None:
+    names = ["class", "self", "training", "forward", "graph", "1.weight", "é", "a.b", "a/b", "a b"]
+    inputs = {name: noise(2, 3, seed=index) for index, name in enumerate(names)}
+    nodes = [helper.make_node("Sum", names, ["sum"]), helper.make_node("Concat", ["sum", *(f"c.{name}" for name in names)], ["y"], axis=0)]
+    check(graph_model(nodes, inputs, {f"c.{name}": noise(1, 3, seed=index) for index, name in enumerate(names)}, ["y"]), inputs)
+    stored = {name: noise(1, 3, seed=index) for index, name in enumerate(names)}
+    nodes = [helper.make_node("Concat", ["x", *names], ["y"], axis=0)]
+    network = check(graph_model(nodes, {"x": noise(2, 3)}, stored, ["y"]), {"x": noise(2, 3)})
+    assert set(network.attributes) == set(names)
+    assert len(set(network.attributes.values())) == len(names)
+
+
+def test_output_that_is_an_input_or_a_constant() -> None:
+    x = noise(2, 3)
+    check(graph_model([helper.make_node("Relu", ["x"], ["y"])], {"x": x}, {}, ["y", "x"]), {"x": x})
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Add", ["k", "k"], ["z"])]
+    check(graph_model(nodes, {"x": x}, {"k": noise(2)}, ["y", "z"]), {"x": x})
+
+
+def test_unused_inputs_stay() -> None:
+    feeds = {"x": noise(2, 3), "unused": noise(4)}
+    network = check(graph_model([helper.make_node("Relu", ["x"], ["y"])], feeds, {}, ["y"]), feeds)
+    assert [spec.name for spec in network.inputs] == ["x", "unused"]
+
+
+def test_dead_nodes_go() -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["dead"]), helper.make_node("Relu", ["x"], ["y"])]
+    assert len(load_network(graph_model(nodes, {"x": noise(2)}, {}, ["y"])).model.graph.node) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_float_types(dtype: type) -> None:
+    x, weight = noise(4, 6).astype(dtype), noise(6, 5, seed=1).astype(dtype)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])]
+    network = check(graph_model(nodes, {"x": x}, {"w": weight}, ["y"]), {"x": x}, tolerance=2e-3)
+    assert network.inputs[0].dtype == np.dtype(dtype).name
+
+
+def test_constants_that_torch_cannot_hold() -> None:
+    """4-bit constants are dequantized while folding; where they are read as they are, the node is ONNX Runtime's."""
+    codes = helper.make_tensor("q", onnx.TensorProto.INT4, [4], [1, -8, 7, 0])
+    nodes = [helper.make_node("DequantizeLinear", ["q", "s"], ["w"]), helper.make_node("Mul", ["x", "w"], ["y"])]
+    model = graph_model(nodes, {"x": noise(2, 4)}, {"s": np.float32(0.5)}, ["y"])
+    model.graph.initializer.append(codes)
+    check(model, {"x": noise(2, 4)})
+
+
+def test_quantized_operators_are_left_to_onnx_runtime() -> None:
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])]
+    feeds = {"x": noise(2, 4)}
+    model = graph_model(nodes, feeds, {"s": np.float32(0.1), "z": np.int8(3)}, ["y"])
+    check(model, feeds, floats=["QuantizeLinear", "DequantizeLinear"])
+
+
+def test_copies_and_pickles_of_regions() -> None:
+    model, feeds = one_op("Hardmax", [noise(2, 5)])
+    network = load_network(model)
+    x = torch.from_numpy(feeds["x0"])
+    expected = network.module(x)[0]
+    assert torch.equal(copy.deepcopy(network.module)(x)[0], expected)
+    region = next(iter(network.module.children()))
+    assert torch.equal(pickle.loads(pickle.dumps(region))(x), expected)
+
+
+def test_sequences_are_refused() -> None:
+    nodes = [helper.make_node("SplitToSequence", ["x"], ["s"], name="parts"), helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0)]
+    with pytest.raises(ModelError, match="parts"):
+        load_network(graph_model(nodes, {"x": noise(3, 2)}, {}, ["y"]))
+
+
+def test_loops_stay_float_where_their_shapes_are_known() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Add", ["before", "x"], ["after"]), helper.make_node("Identity", ["going"], ["go"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", onnx.TensorProto.FLOAT, [2]),
+        ],
+        [helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []), helper.make_tensor_value_info("after", onnx.TensorProto.FLOAT, [2])],
+    )
+    nodes = [helper.make_node("Loop", ["n", "", "x"], ["y"], name="turns", body=body)]
+    with pytest.raises(ModelError, match=r"turns.*loop"):
+        load_network(graph_model(nodes, {"x": noise(2)}, {"n": np.int64(3)}, ["y"]))
+
+
+def test_random_nodes_are_not_folded() -> None:
+    nodes = [helper.make_node("RandomNormal", [], ["r"], shape=[3], seed=1.0), helper.make_node("Add", ["x", "r"], ["y"])]
+    network = load_network(graph_model(nodes, {"x": noise(3)}, {}, ["y"]))
+    assert [node.op_type for node in network.model.graph.node] == ["RandomNormal", "Add"]
+    assert [node.op_type for node in network.floats] == ["RandomNormal"]
+
+
+def test_big_constants_are_not_blown_up() -> None:
+    """An Expand of a scalar to 4M elements stays a node instead of 16 MB in the file."""
+    nodes = [helper.make_node("Expand", ["k", "s"], ["e"]), helper.make_node("Add", ["x", "e"], ["y"])]
+    network = load_network(graph_model(nodes, {"x": noise(1)}, {"k": np.float32(1), "s": np.array([2048, 2048], np.int64)}, ["y"]))
+    assert len(network.model.SerializeToString()) < 5000
+    assert_close(run_network(network, {"x": np.float32([1.0])}), [np.full((2048, 2048), 2, np.float32)])
+
+
+def test_sparse_initializers_are_refused() -> None:
+    model, _ = one_op("Relu", [noise(3)])
+    values = numpy_helper.from_array(np.float32([1]), "sparse")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0], np.int64)), [3]))
+    with pytest.raises(ModelError, match="sparse"):
+        load_network(model)
+
+
+def test_every_node_has_shape_type_and_origin() -> None:
+    network = load_network(one_op("Split", [noise(2, 6)], {1: np.array([2, 4], np.int64)}, outputs=2, axis=1)[0])
+    nodes = [node for node in network.module.graph.nodes if node.op != "output"]
+    assert all({"origin", "shape", "dtype"} <= set(node.meta) for node in nodes)
+    assert [node.meta["origin"].tensor for node in nodes] == ["x0", "y0", "y0", "y1"]
+    assert [node.meta["shape"] for node in nodes[2:]] == [(2, 2), (2, 4)]
