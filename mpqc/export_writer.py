@@ -29,8 +29,7 @@ class _Storage:
 
 
 def _activation_storage(qtype: QType, opset: int) -> _Storage:
-    # not int2: ONNX Runtime 1.31 fuses int2 activations into a QLinearConv that it then refuses
-    if qtype.bits in (4, 8, 16) and opset >= _SINCE[qtype.bits]:
+    if qtype.bits in (8, 16) and opset >= _SINCE[qtype.bits]:
         return _Storage(_ELEMENTS[qtype.bits], None)
     return _Storage(_wide_element(qtype, opset), (qtype.qmin, qtype.qmax))
 
@@ -39,7 +38,7 @@ def _weight_storage(qtype: QType, opset: int) -> _Storage:
     widths = [width for width in _ELEMENTS if width >= qtype.bits and opset >= _SINCE[width]]
     if not widths:
         _wide_element(qtype, opset)
-    fallback = widths[0] > qtype.container
+    fallback = widths[0] == 8 > qtype.container
     return _Storage(_ELEMENTS[widths[0]], (qtype.qmin, qtype.qmax) if fallback else None)
 
 
