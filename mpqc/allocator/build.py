@@ -11,7 +11,7 @@ from mpqc.allocator.problem import Group, Problem
 from mpqc.allocator.reasons import Reasons
 from mpqc.allocator.solution import Solution
 from mpqc.allocator.solver import solve
-from mpqc.budget import Budget, Resource, format_amount
+from mpqc.budget import Budget, Resource
 from mpqc.errors import BudgetInfeasibleError, PlanError, TargetError
 from mpqc.plan import Choice, Plan, Proof, Use
 from mpqc.sensitivity_table import Sensitivities

@@ -67,7 +67,9 @@ def error_of(problem: Problem, conflict: Conflict, show: Formatter) -> BudgetInf
     plan = solution_of(problem, conflict.plan, -inf, 0.0) if conflict.plan else None
     if conflict.impossible:
         faults = [f"{name} <= {show(name, limits[name])} (least possible {show(name, alone[name])})" for name in conflict.impossible]
-        return BudgetInfeasibleError(f"cannot meet {', '.join(faults)}", least=alone, together=together, plan=plan, hint="raise the limit to at least this")
+        return BudgetInfeasibleError(
+            f"cannot meet {', '.join(faults)}", least=alone, together=together, plan=plan, hint="raise the limit to at least this"
+        )
     faults = [f"{name} <= {show(name, limit)}" for name, limit in limits.items()]
     options = [f"{name} {show(name, value)}" for name, value in together.items()]
     singles = ", ".join(f"{name} {show(name, value)}" for name, value in alone.items())
@@ -80,8 +82,7 @@ def _least(problem: Problem, bound: Bound, others: Iterable[Bound], effort: Effo
     terms = terms_of(problem, others)
     if isinstance(bound, Cost):
         terms = replace(terms, loss=merge(bound.tables))
-        outcome = minimum(terms, effort)
-        outcome = _strict_if_needed(problem, others, outcome, lambda: minimum(terms, effort, strict=True))
+        outcome = minimum(terms, effort, lambda choice: _hold(others, choice))
     else:
         outcome = _least_peak(problem, bound, others, effort)
     if outcome.choice is None:
@@ -94,12 +95,13 @@ def _least_peak(problem: Problem, bound: Peak, others: Iterable[Bound], effort: 
     unit = grid(max((sum(float(abs(part).max()) for part in parts.values()) for parts in moments), default=0.0))
     terms = terms_of(problem, others)
     outcome = Model(terms, strict=False).minimise_largest(moments, unit, effort)
-    return _strict_if_needed(problem, others, outcome, lambda: Model(terms, strict=True).minimise_largest(moments, unit, effort))
+    return _strict_if_needed(others, outcome, lambda: Model(terms, strict=True).minimise_largest(moments, unit, effort))
 
 
-def _strict_if_needed(problem: Problem, others: Iterable[Bound], outcome: Outcome, again: Callable[[], Outcome]) -> Outcome:
+def _strict_if_needed(others: Iterable[Bound], outcome: Outcome, again: Callable[[], Outcome]) -> Outcome:
     """`outcome`, or that of `again` where its choices exceed another limit by less than the grid can show."""
-    choice = outcome.choice
-    if choice is None or all(other.exact(choice) <= Fraction(other.limit or 0) for other in others):
-        return outcome
-    return again()
+    return outcome if outcome.choice is None or _hold(others, outcome.choice) else again()
+
+
+def _hold(bounds: Iterable[Bound], choice: tuple[int, ...]) -> bool:
+    return all(bound.exact(choice) <= Fraction(bound.limit or 0) for bound in bounds)

@@ -100,7 +100,7 @@ class Pricing:
         nodes = [node for node in self.table.nodes if node.macs]
         return [part for node in nodes for part in split(self._node_table(node, price))], 0.0
 
-    def _per_site(self, kind: SiteKind, price) -> list[Table]:  # noqa: ANN001
+    def _per_site(self, kind: SiteKind, price) -> list[Table]:
         tables: list[Table] = []
         done: set[str] = set()
         for site in self._sites(kind):
@@ -109,7 +109,7 @@ class Pricing:
                 tables.append(self._site_table(site, price))
         return tables
 
-    def _site_table(self, site: Site, price) -> Table:  # noqa: ANN001
+    def _site_table(self, site: Site, price) -> Table:
         bits = self.candidates[site.group_name]
         return Table((self.position[site.group_name],), np.array([float(price(site, width or FLOAT_BITS)) for width in bits]))
 
@@ -148,7 +148,7 @@ class Pricing:
             raise TargetError(f"the target has no kernel for {node.op_type} at any allowed bits", where=node.name, hint=hint)
         return table
 
-    def _node_table(self, node: OpNode, price) -> Table:  # noqa: ANN001
+    def _node_table(self, node: OpNode, price) -> Table:
         """`price` of `node` over the bits of the groups around it: weight, inputs, output; +inf where there is no kernel."""
         names = [name for name in (node.weight, *node.inputs, node.output) if name in self.table.by_name]
         groups = list(dict.fromkeys(self.table.by_name[name].group_name for name in names if name))
@@ -158,7 +158,7 @@ class Pricing:
             values[cell] = self._price(node, bits, price)
         return Table(tuple(self.position[group] for group in groups), values)
 
-    def _price(self, node: OpNode, bits: Mapping[str, int | None], price) -> float:  # noqa: ANN001
+    def _price(self, node: OpNode, bits: Mapping[str, int | None], price) -> float:
         weight = self._bits(node.weight, bits) if node.weight else None
         inputs = tuple(self._bits(name, bits) for name in node.inputs if name in self.table.by_name)
         has_kernel = getattr(self.model, "has_kernel", None)

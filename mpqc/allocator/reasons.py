@@ -44,7 +44,7 @@ class Reasons:
             return ""
         return f"{others.choices[at - 1]} bits would cost {others.loss[at - 1] - others.loss[at]:+.3g} loss"
 
-    def _look(self, name: str):  # noqa: ANN202
+    def _look(self, name: str):
         index = self.problem.index[name]
         return index, self.solution.at[index], self.problem.groups[index]
 
@@ -63,7 +63,7 @@ class Reasons:
         return sum(table.at(changed) - table.at(self.solution.at) for table in tables)
 
     @cached_property
-    def _touching(self):  # noqa: ANN202
+    def _touching(self):
         touching: dict[tuple[str, int], list] = {}
         for cost in self.problem.costs:
             for table in cost.tables:

@@ -1,12 +1,137 @@
-"""Minimise terms under rows: the one search that the solver and the infeasibility report share."""
+"""Minimise terms under rows: the one search that the solver and the infeasibility report share.
+
+Lagrangian bound -> repaired incumbent -> entries ruled out because their least loss is above it -> CP-SAT on what is left: first
+on narrow cores for better incumbents, each of which rules out more, then on all that the best one still allows, for the proof.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
 from mpqc.allocator.model import Effort, Model, Outcome, grid
+from mpqc.allocator.relaxation import Relaxed, relax
+from mpqc.allocator.solution import OPTIMAL_GAP
 from mpqc.allocator.terms import Terms
 
+CORES = (30, 60, 120, 240, 480)
+"""Choices beyond one a group in the cores that are searched for incumbents."""
+CORE_SHARE = 0.1
+"""Of the effort, what one core may take."""
 
-def minimum(terms: Terms, effort: Effort, *, strict: bool = False, hint: tuple[int, ...] | None = None) -> Outcome:
-    """The least sum of `terms.loss` under `terms.rows`, with a valid lower bound."""
-    scale = grid(sum(float(abs(part).max()) for part in terms.loss.values()))
-    return Model(terms, strict=strict).minimise(terms.loss, scale, effort, hint)
+LATE = 0.05
+"""Of the time: with less than this left, the proof is not begun."""
+
+Admits = Callable[[tuple[int, ...]], bool]
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best choices known and their loss in floats."""
+
+    choice: tuple[int, ...] | None
+    value: float
+
+
+def minimum(terms: Terms, effort: Effort, admits: Admits, hint: tuple[int, ...] | None = None) -> Outcome:
+    """The least sum of `terms.loss` under `terms.rows`, with a valid lower bound.
+
+    `admits` is the exact test that choices must pass: rows are counted on a grid, and what exceeds a limit by less than its step
+    is found again with digits enough to tell.
+    """
+    clock = _Clock(effort)
+    relaxed = relax(terms, hint)
+    if relaxed.infeasible:
+        return Outcome("infeasible", None, float("inf"))
+    best = _Best(relaxed.incumbent, relaxed.value)
+    if _closed(best.value, relaxed.bound):
+        return Outcome("optimal", best.choice, relaxed.bound)
+    for size in CORES:
+        if clock.left > 0.5 * effort.seconds:
+            best = _improved(relaxed, best, size, clock.share(CORE_SHARE), admits)
+    return _proved(relaxed, best, clock, admits)
+
+
+def _improved(relaxed: Relaxed, best: _Best, size: int, effort: Effort, admits: Admits) -> _Best:
+    """`best`, or better choices within the core of `size`."""
+    ceiling = _core_ceiling(relaxed, size)
+    if ceiling >= best.value:
+        return best
+    found = exact(kept_terms(relaxed, best, ceiling), effort, strict=True, hint=best.choice)
+    return _better(relaxed, best, found, admits)
+
+
+def _better(relaxed: Relaxed, best: _Best, found: Outcome, admits: Admits) -> _Best:
+    if found.choice is None:
+        return best
+    value = relaxed.place.objective(np.array(found.choice))
+    return _Best(found.choice, value) if value < best.value and admits(found.choice) else best
+
+
+def _proved(relaxed: Relaxed, best: _Best, clock: _Clock, admits: Admits) -> Outcome:
+    """The outcome of searching all that can be better than `best`."""
+    if best.choice is not None and clock.left < LATE * clock.effort.seconds:
+        return Outcome("feasible", best.choice, relaxed.bound)
+    kept = kept_terms(relaxed, best, best.value)
+    first = exact(kept, clock.share(1.0), strict=False, hint=best.choice)
+    if first.status == "infeasible" and best.choice is None:
+        return first
+    better = _better(relaxed, best, first, admits)
+    bound = max(relaxed.bound, min(first.bound, better.value))
+    if first.choice is not None and not admits(first.choice) and not _closed(better.value, bound):
+        second = exact(kept_terms(relaxed, better, better.value), clock.share(1.0), strict=True, hint=better.choice)
+        better = _better(relaxed, better, second, admits)
+        bound = max(bound, min(second.bound, better.value)) if second.exact else bound
+        first = second
+    status = first.status if better.choice is None else "feasible"
+    return Outcome("optimal" if _closed(better.value, bound) else status, better.choice, bound)
+
+
+def _closed(value: float, bound: float) -> bool:
+    return bool(np.isfinite(value)) and value - bound <= OPTIMAL_GAP * abs(value)
+
+
+def _core_ceiling(relaxed: Relaxed, size: int) -> float:
+    """The least loss up to which entries belong to a core of `size` choices more than groups."""
+    place = relaxed.place
+    unary = place.groups * place.choices
+    least = np.sort(relaxed.least[:unary][place.legal[:unary]])
+    return float(least[min(place.groups + size, len(least)) - 1])
+
+
+def kept_terms(relaxed: Relaxed, best: _Best, ceiling: float) -> Terms:
+    """The terms without entries whose least loss is above `ceiling`; at the incumbent's loss nothing better is lost."""
+    place, terms = relaxed.place, relaxed.place.terms
+    keep = relaxed.least <= ceiling + 1e-12 * abs(ceiling) if np.isfinite(ceiling) else np.ones(len(relaxed.least), dtype=bool)
+    if best.choice is not None:
+        keep[place.cells(np.array(best.choice))] = True
+    legal = {}
+    for scope, mask in terms.legal.items():
+        shaped = keep[place.span(scope)].reshape((place.choices,) * len(scope))
+        legal[scope] = mask & shaped[tuple(slice(0, size) for size in mask.shape)]
+    return replace(terms, legal=legal)
+
+
+def exact(terms: Terms, effort: Effort, *, strict: bool, hint: tuple[int, ...] | None) -> Outcome:
+    """CP-SAT on `terms`."""
+    spread = sum(float(np.ptp(part[terms.legal[scope]])) for scope, part in terms.loss.items() if terms.legal[scope].any())
+    return Model(terms, strict=strict).minimise(terms.loss, grid(spread), effort, hint)
+
+
+class _Clock:
+    """Hands out what is left of an effort."""
+
+    def __init__(self, effort: Effort) -> None:
+        self.effort, self.start = effort, time.monotonic()
+
+    @property
+    def left(self) -> float:
+        """Seconds to the deadline."""
+        return self.effort.seconds - (time.monotonic() - self.start)
+
+    def share(self, share: float) -> Effort:
+        """A share of the deterministic time, and of the seconds left where it is a small one."""
+        return replace(self.effort, seconds=max(self.left, 0.1), deterministic=self.effort.deterministic * share)

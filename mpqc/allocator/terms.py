@@ -10,7 +10,7 @@ import numpy as np
 
 from mpqc.allocator.problem import Cost, Peak, Problem, Table
 
-WHOLE = 2.0**32
+WHOLE = 2.0**36
 """Sums of integers below this are counted as they are."""
 
 Scope = tuple[int, ...]

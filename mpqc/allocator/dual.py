@@ -1,0 +1,109 @@
+"""The Lagrangian bound: limits priced into the objective, minimised exactly by elimination, prices raised to the best bound.
+
+L(p) = min_x loss(x) + sum_r p_r (use_r(x) - limit_r) is below every admissible loss for any p >= 0 (Everett 1963, Geoffrion 1974).
+Its maximum is the bound of the Dantzig-Wolfe relaxation, whose gap shrinks with the number of groups: every group keeps all but
+a few choices once those whose best Lagrangian is above a known loss are ruled out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from ortools.linear_solver import pywraplp
+
+from mpqc.allocator.elimination import Elimination, Pass
+from mpqc.allocator.field import Field
+
+EPS = 2.0**-52
+
+
+@dataclass(eq=False)
+class Dual:
+    """Bound and prices found so far, and the choices met on the way (candidates for repair)."""
+
+    bound: float
+    prices: np.ndarray
+    best: Pass
+    margin: float
+    met: list[np.ndarray] = field(default_factory=list)
+    infeasible: bool = False
+    """The bound is above any objective: no choice fits."""
+
+
+class Ascent:
+    """Kelley's cutting planes with the next prices taken between the best ones and the model's maximum (Wentges smoothing)."""
+
+    def __init__(self, place: Field, order: Elimination) -> None:
+        self.place, self.order = place, order
+        self.big = 0.0
+        self.points: list[np.ndarray] = []
+        self.losses: list[float] = []
+        self.overs: list[np.ndarray] = []
+        self.active: list[int] = []
+        self.seen: set[bytes] = set()
+
+    def run(self, iterations: int, tolerance: float) -> Dual:
+        """The best bound after at most `iterations` eliminations, or when it is within `tolerance` (relative) of the dual's maximum."""
+        rows = len(self.place.rows)
+        best = self.evaluate(np.zeros(rows))
+        ceiling = self.place.total
+        toward = 0.5
+        for _ in range(iterations):
+            self._activate()
+            top, prices = self._model(ceiling)
+            if top - best.bound <= tolerance * max(abs(best.bound), abs(top), 1e-300):
+                break
+            tried = self.evaluate(toward * best.prices + (1 - toward) * prices)
+            toward = 0.5 if tried.bound > best.bound else 0.5 * toward if toward > 0.1 else 0.0
+            best = max(best, tried, key=lambda dual: dual.bound)
+            if best.bound > ceiling:
+                best.infeasible = True
+                break
+        best.met = self.points
+        return best
+
+    def evaluate(self, prices: np.ndarray) -> Dual:
+        """The bound at `prices`, with the rounding of floats subtracted."""
+        flat = self.place.priced(prices)
+        rooms = np.array([row.room / row.scale for row in self.place.rows])
+        sizes = self._magnitude(flat) + float(np.abs(prices * rooms).sum())
+        self.big = max(1e4 * sizes, 1e-200)
+        done = self.order.run(self.place.tables(np.where(self.place.legal, flat, self.big)))
+        margin = 4 * EPS * len(self.place.scopes) * sizes
+        value = done.value - float(prices @ rooms)
+        self._remember(done.choice)
+        return Dual(value - margin, prices, done, margin)
+
+    def _magnitude(self, flat: np.ndarray) -> float:
+        kept = np.where(self.place.legal, np.abs(flat), 0.0)
+        return float(np.maximum.reduceat(kept, self.place.first[:-1]).sum())
+
+    def _remember(self, choice: np.ndarray) -> None:
+        key = choice.tobytes()
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        self.points.append(choice)
+        self.losses.append(self.place.objective(choice))
+        self.overs.append(self.place.over(choice))
+
+    def _activate(self) -> None:
+        """Prices for rows that the last choices exceed; the others stay at 0, which is valid and keeps the model small."""
+        over = self.overs[-1] > 0
+        self.active = sorted({*self.active, *np.flatnonzero(over).tolist()})
+
+    def _model(self, ceiling: float) -> tuple[float, np.ndarray]:
+        """The maximum of the cutting-plane model and the prices there."""
+        solver = pywraplp.Solver.CreateSolver("GLOP")
+        top = solver.NumVar(-solver.infinity(), solver.infinity(), "top")
+        prices = {row: solver.NumVar(0.0, 1e3 * ceiling, str(row)) for row in self.active}
+        for loss, over in zip(self.losses, self.overs, strict=True):
+            solver.Add(top - solver.Sum([float(over[row]) * price for row, price in prices.items()]) <= loss)
+        solver.Maximize(top)
+        if solver.Solve() != pywraplp.Solver.OPTIMAL:
+            return float("inf"), np.zeros(len(self.place.rows))
+        found = np.zeros(len(self.place.rows))
+        for row, price in prices.items():
+            found[row] = max(price.solution_value(), 0.0)
+        return top.solution_value(), found
