@@ -1,0 +1,49 @@
+"""From a float network through sites, calibration and random mixed plans to a file: interpreter and ONNX Runtime agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qdq_nets import assert_within, session, worst_steps
+
+from mpqc.calibration import calibrate
+from mpqc.data import open_data
+from mpqc.export import export_qdq, widen
+from mpqc.interpreter import Interpreter
+from mpqc.plan import Choice, Plan, Proof, uniform_plan
+from mpqc.program import Float
+from mpqc.program_reader import read_qdq
+from mpqc.site import SiteTable
+from mpqc.sites import find_sites
+from tests.quant_models import images, residual_network
+
+
+def mixed_plan(table: SiteTable, seed: int) -> Plan:
+    rng = np.random.default_rng(seed)
+    bits = {name: int(rng.integers(2, 9)) for name in table.groups}
+    return Plan("test", tuple(Choice(site.name, site.kind, bits[site.group_name]) for site in table.sites), Proof("given"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("opset", [None, 14])
+def test_a_mixed_plan_means_the_same_to_the_interpreter_and_to_onnx_runtime(seed: int, opset: int | None) -> None:
+    network = residual_network(softmax=True)
+    table = find_sites(network)
+    calibration = calibrate(network, table, open_data(images(8), network.inputs, limit=8), "mse")
+    model = export_qdq(network, table, mixed_plan(table, seed), calibration, opset=opset)
+    program = read_qdq(model)
+    assert [op.op_types for op in program.ops if isinstance(op, Float)] == [("Softmax",)]
+    assert_within(worst_steps(widen(model), program, {"x": images(1, seed=9)}))
+
+
+def test_eight_bits_are_close_to_the_float_network() -> None:
+    network = residual_network()
+    table = find_sites(network)
+    calibration = calibrate(network, table, open_data(images(32), network.inputs, limit=32), "minmax")
+    program = read_qdq(export_qdq(network, table, uniform_plan(table, "test", 8, 8), calibration))
+    pictures = images(32)
+    mine = Interpreter(program).run({"x": pictures})["y"]
+    float_session = session(network.model)
+    expected = np.concatenate([float_session.run(None, {"x": pictures[i : i + 1]})[0] for i in range(32)])
+    noise = ((mine - expected) ** 2).mean() / expected.var()
+    assert noise < 0.01  # 20 dB: eight bits through a dozen layers
