@@ -77,7 +77,11 @@ class QuantizerState(nn.Module):
         return "float" if self.qtype is None else self.qtype.key
 
 
-class FakeQuantize(nn.Module):
+class Quantizer(nn.Module):
+    """Any module that a pass inserted to put values on a grid."""
+
+
+class FakeQuantize(Quantizer):
     """A quantizer of one site: the identity while it is disabled or has no qtype, fake_quantize otherwise."""
 
     def __init__(self, site: str) -> None:
@@ -88,12 +92,65 @@ class FakeQuantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid of the state's qparams; the same shape."""
-        if not self.enabled or self.state.qtype is None:
+        if not self.active or self.state.qtype is None:
             return x
         return fake_quantize(x, self.state.scale, self.state.zero_point, self.state.qtype)
 
+    @property
+    def active(self) -> bool:
+        """Whether values change: enabled and given a qtype."""
+        return self.enabled and self.state.qtype is not None
+
     def extra_repr(self) -> str:
         return f"{self.site}{'' if self.enabled else ', disabled'}"
+
+
+class FakeQuantizeBias(Quantizer):
+    """int32 codes of scale s_x * s_w[c], while the input and the weight of the node are quantized; the identity otherwise.
+
+    Source: DESIGN section 4. Gradients pass straight through.
+    """
+
+    def __init__(self, data: FakeQuantize, weight: FakeQuantize) -> None:
+        super().__init__()
+        self.factors = (data, weight)  # in a tuple, so that they stay children of the graph module alone
+
+    def forward(self, bias: Tensor) -> Tensor:
+        """`bias` [channels] on its grid."""
+        if not all(item.active for item in self.factors):
+            return bias
+        scale = (self.factors[0].state.scale * self.factors[1].state.scale).detach()
+        codes = torch.round(bias.detach().double() / scale.double()).clamp(-(2.0**31), 2.0**31 - 1)
+        return _StraightThrough.apply(bias, codes.float() * scale)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class FakeQuantizeOperand(Quantizer):
+    """8-bit codes of the constant operand of an Add, Sub or Mul while the node runs on integers; the identity otherwise."""
+
+    def __init__(self, qparams: QParams, inputs: tuple[FakeQuantize, ...], output: FakeQuantize) -> None:
+        super().__init__()
+        self.neighbours = (inputs, output)
+        self.state = QuantizerState()
+        self.state.set(qparams)
+
+    def forward(self, operand: Tensor) -> Tensor:
+        """`operand` on its grid."""
+        inputs, output = self.neighbours
+        if self.state.qtype is None or not output.active or not any(item.active for item in inputs):
+            return operand
+        return fake_quantize(operand, self.state.scale, self.state.zero_point, self.state.qtype)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The second argument, with the gradient of the first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, made: Tensor) -> Tensor:
+        return made.reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], None
 
 
 def quantizers(module: nn.Module) -> dict[str, FakeQuantize]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mpqc.calibration import Calibration, moved_sites
 from mpqc.errors import DataError
-from mpqc.fake_quant import fake_quantize
+from mpqc.fake_quant import Quantizer, fake_quantize
 from mpqc.graph import Network
 from mpqc.qtype import QParams
 from mpqc.replay import Replay, arguments
@@ -55,6 +55,8 @@ class _GradientReplay(Replay):
     """Stops gradients where ONNX Runtime runs a node: task.py compares the tensors that enter it."""
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(self.module.get_submodule(str(target)), Quantizer):
+            return super().call_module(target, args, kwargs)
         inputs = tuple(item.detach() if isinstance(item, Tensor) else item for item in args)
         return super().call_module(target, inputs, kwargs)
 

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from mpqc.capability import VIEWS
 from mpqc.graph import Network
-from mpqc.passes.quantizer_graph import origin, quantizer_of
+from mpqc.passes.quantizer_graph import inserted, origin, quantizer_of
 from mpqc.replay import Replay, arguments
 
 
@@ -126,7 +126,7 @@ def _blocks(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _runs_outside(module: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and quantizer_of(module, node) is None
+    return node.op == "call_module" and not inserted(module, node)
 
 
 def _differentiable(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:

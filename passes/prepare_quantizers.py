@@ -9,6 +9,7 @@ from torch import fx
 from mpqc.graph import Network
 from mpqc.passes.fuse_activation import FuseActivation
 from mpqc.passes.insert_quantizers import InsertQuantizers
+from mpqc.passes.quantize_constants import QuantizeConstants
 from mpqc.passes.quantizer_graph import verify
 from mpqc.passes.share_qparams import ShareQParams
 from mpqc.site import SiteTable
@@ -27,6 +28,8 @@ def with_quantizers(network: Network, table: SiteTable, *, shared: bool = True) 
     verify(copy.module, table)
     if shared:
         ShareQParams().run(copy, table)
+    verify(copy.module, table, shared=shared)
+    QuantizeConstants().run(copy, table)
     verify(copy.module, table, shared=shared)
     FuseActivation().run(copy, table)
     return copy

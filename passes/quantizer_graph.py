@@ -7,7 +7,7 @@ from collections import Counter
 from torch import fx, nn
 
 from mpqc.errors import ModelError
-from mpqc.fake_quant import FakeQuantize
+from mpqc.fake_quant import FakeQuantize, Quantizer
 from mpqc.graph import Origin
 from mpqc.site import SiteTable
 
@@ -33,6 +33,11 @@ def quantizer_of(module: fx.GraphModule, node: fx.Node) -> FakeQuantize | None:
         return None
     called = module.get_submodule(str(node.target))
     return called if isinstance(called, FakeQuantize) else None
+
+
+def inserted(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a quantizer pass inserted `node`."""
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), Quantizer)
 
 
 def verify(module: fx.GraphModule, table: SiteTable, *, shared: bool = False) -> None:
@@ -68,6 +73,8 @@ def _line(module: fx.GraphModule, node: fx.Node) -> str:
     reads = ", ".join(item.name for item in node.all_input_nodes)
     if quantizer is not None:
         return f"{node.name} = quantize[{quantizer.site}: {quantizer.state.extra_repr()}]({reads})"
+    if inserted(module, node):
+        return f"{node.name} = {type(module.get_submodule(str(node.target))).__name__}({reads})"
     what = (source.op_type or "constant") if source else node.op
     fused = node.meta.get("fused_into")
     return f"{node.name} = {node.op} {what}({reads})" + (f"  # fused into {fused}" if fused else "")
