@@ -79,6 +79,8 @@ class Contraction:
     """Stored bytes of a panel"""
     unpack: Unpack
     requant: Requant
+    together: int
+    """Products whose sum fits int16 (portable code only)"""
     isa: Isa
 
     @property
@@ -215,7 +217,7 @@ class _Emitter:
         with T.unroll(c.tile.pixels) as i, T.unroll(width // lanes) as j:
             store(acc, i * width + j * lanes, lanes, load(start.buffer, start.at + j * lanes, lanes))
         narrow = c.weight_bits if c.unpack == "register" else 8
-        Reduction(c.window, c.tile, c.isa, c.strip is not None, narrow).accumulate(acc, x, w)
+        Reduction(c.window, c.tile, c.isa, c.strip is not None, c.together, narrow).accumulate(acc, x, w)
         with T.unroll(c.tile.pixels) as i:
             codes = requantization.emit(c.requant, acc, i * width, width, (self.scale, panel * width), self.scalars)
             pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)

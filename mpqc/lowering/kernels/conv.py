@@ -11,7 +11,7 @@ from mpqc.errors import LoweringError
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
-from mpqc.lowering.kernels.packing import pack, split_segments, take_panels
+from mpqc.lowering.kernels.packing import pack, products_together, split_segments, take_panels
 from mpqc.lowering.kernels.requant import Requant
 from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
 from mpqc.program import Conv, Gemm
@@ -84,7 +84,7 @@ def conv2d(op: Conv, input_shape: tuple[int, int, int, int], input_zero_point: i
     _refuse(op)
     matrix = op.weight.transpose(0, 2, 3, 1).reshape(op.weight.shape[0], -1)
     spec = spec_of(op, input_shape)
-    contraction = plan(spec, requantization.choose(matrix, op, output_zero_point, target.isa), target)
+    contraction = plan(spec, matrix, requantization.choose(matrix, op, output_zero_point, target.isa), target)
     return assemble(contraction, op, matrix, (input_zero_point, output_zero_point), spec.macs)
 
 
@@ -115,9 +115,12 @@ def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.nda
     return weights, start, scale
 
 
-def plan(spec: ConvSpec, requants: tuple[Requant, Requant | None], target: KernelTarget) -> Contraction:
+def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | None], target: KernelTarget) -> Contraction:
     """How the convolution is computed on `target`. requants: for plain sums, and for shifted ones where they are allowed."""
     plain = _plan(spec, requants[0], target)
+    if target.isa == "generic":
+        together = products_together(split_segments(matrix, plain.window.length))
+        return replace(plain, name=f"{plain.name}_together{together}", together=together)
     if requants[1] is None or spec.weight_bits == 8:
         return plain
     shifted = replace(plain, name=plain.name.replace(requants[0].key, requants[1].key), requant=requants[1])
@@ -166,6 +169,7 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction
         panel_bytes=stored,
         unpack="none" if spec.weight_bits == 8 else "scratch",
         requant=requant,
+        together=1,
         isa=target.isa,
     )
 

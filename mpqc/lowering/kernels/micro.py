@@ -48,6 +48,8 @@ class Reduction:
     isa: Isa
     slack: bool
     """16 bytes past the last input byte are readable (scratch); otherwise the last vector of a segment reaches back"""
+    together: int = 1
+    """Products whose sum fits int16 (1, 2 or 4; portable code only)"""
     weight_bits: int = 8
     """Narrower than 8: weights are unpacked in registers, into the high bits of their bytes (2^(8 - bits) times their value)"""
 
@@ -98,9 +100,13 @@ class Reduction:
             store(acc, at, 4, neon("sdot.v4i32.v16i8", "int32x4", load(acc, at, 4), weights, lane))
 
     def _portable(self, acc: Buffer, x: Operand, w: Operand, first: int, count: int) -> None:
-        """The same sum by widening multiplies, channels side by side."""
-        width = self.tile.channels
-        with T.serial(count * 4) as k, T.unroll(self.tile.pixels) as i:
-            weights = T.cast(load(w.buffer, w.at + k * width, width), f"int32x{width}")
-            pixel = splat(T.cast(x.buffer[x.at + self._pixel(i) + k + first * 4], "int32"), width)
-            store(acc, i * width, width, load(acc, i * width, width) + weights * pixel)
+        """The same sum by widening multiplies, channels side by side; `together` products are added in int16 first."""
+        width, step = self.tile.channels, self.together
+        with T.serial(count * 4 // step) as n, T.unroll(self.tile.pixels) as i:
+            products = [self._product(x.buffer[x.at + self._pixel(i) + n * step + (first * 4 + t)], w, n * step + t) for t in range(step)]
+            widened = T.cast(sum(products[1:], products[0]), f"int32x{width}")
+            store(acc, i * width, width, load(acc, i * width, width) + widened)
+
+    def _product(self, pixel: Expr, w: Operand, k: Expr) -> Expr:
+        width, dtype = self.tile.channels, "int32" if self.together == 1 else "int16"
+        return T.cast(load(w.buffer, w.at + k * width, width), f"{dtype}x{width}") * splat(T.cast(pixel, dtype), width)

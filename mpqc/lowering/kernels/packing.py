@@ -50,3 +50,13 @@ def narrow(codes: np.ndarray, bits: int) -> np.ndarray:
     runs = padded.reshape(codes.shape[0], -1, fields, 16).astype(np.uint8) & ((1 << bits) - 1)
     shifts = (np.arange(fields, dtype=np.uint8) * bits)[:, None]
     return np.bitwise_or.reduce(runs << shifts, axis=2).reshape(codes.shape[0], -1).astype(np.uint8).view(np.int8)
+
+
+def products_together(quads: np.ndarray) -> int:
+    """How many neighbouring products (4, 2 or 1) fit int16 when summed, whatever the int8 inputs. quads: int8 [O, quads, 4]."""
+    for count in (4, 2):
+        runs = quads.reshape(-1, count).astype(np.int32)
+        positive, negative = np.maximum(runs, 0).sum(axis=1), -np.minimum(runs, 0).sum(axis=1)
+        if np.max(127 * positive + 128 * negative, initial=0) < 2**15 and np.max(128 * positive + 127 * negative, initial=0) <= 2**15:
+            return count
+    return 1

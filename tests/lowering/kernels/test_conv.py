@@ -91,7 +91,9 @@ def test_random_convolutions_are_exact(isa: str, machine: Machine, cases: list[t
 @machines
 def test_extreme_codes_and_saturation(isa: str, machine: Machine, tmp_path: Path) -> None:
     layers = []
-    for seed, (x, w, zy) in enumerate([(-128, -128, -128), (-128, -128, 127), (127, -128, 0), (-128, 127, 3), (127, 127, -127)]):
+    for seed, (x, w, zy) in enumerate(
+        [(-128, -128, -128), (-128, -128, 127), (127, -128, 0), (-128, 127, 3), (127, 127, -127), (-128, -127, 1), (-128, 63, 0)]
+    ):
         layer = conv(ConvSpec((1, 5, 9, 48), 9, (3, 3), pads=(1, 1, 1, 1)), seed, zero_points=(x, zy))
         full = with_op(layer, weight=np.full_like(layer.op.weight, w), bias=np.zeros(9, np.int32))
         for scale in (1e-12, 1.0 / 60000, 0.5, 3e4):
