@@ -183,7 +183,7 @@ def _fused(builder: Builder, x: str, codes: Codes) -> list[Op]:
     if not isinstance(table, str):
         return table
     matcher = _MATCHERS.get(core.op_type) if is_standard(core) else None
-    found = matcher(builder, core, clamped) if matcher is not None else table
+    found = matcher(builder, core, clamped) if matcher is not None else UNQUANTIZED if _may_carry(core) else table
     if isinstance(found, str):
         builder.reasons.setdefault(core.name, found)
         return []

@@ -169,12 +169,11 @@ def _read(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
     where = model.graph.name if isinstance(model, onnx.ModelProto) else str(model)
     try:
         if isinstance(model, onnx.ModelProto):
-            proto = onnx.ModelProto()
-            proto.CopyFrom(model)
-            onnx.checker.check_model(proto)
+            onnx.checker.check_model(model)
         else:
             onnx.checker.check_model(str(model))
-            proto = onnx.load(str(model))
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model if isinstance(model, onnx.ModelProto) else onnx.load(str(model)))
     except Exception as error:  # the checker, protobuf and the file system raise unrelated types; each means the file cannot be read
         raise ModelError("cannot read the ONNX model", where=where, why=str(error).split("\n")[0]) from error
     return proto
