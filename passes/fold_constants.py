@@ -8,7 +8,7 @@ pools are written out as they are met (windows.py), because the shapes behind th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import ClassVar
@@ -63,7 +63,6 @@ class _Folder:
             self.visit(node)
 
     def visit(self, node: onnx.NodeProto) -> None:
-        self.check_inputs(node)
         if node.op_type == "If" and node.input[0] in self.constants:
             self.inline(node)
         elif is_windowed(node):
@@ -71,17 +70,6 @@ class _Folder:
                 self.keep_or_fold(each)
         else:
             self.keep_or_fold(node)
-
-    def check_inputs(self, node: onnx.NodeProto) -> None:
-        """Required inputs must be there, and no more than the operator has."""
-        if not defs.has(node.op_type, self.opset(node.domain), node.domain):
-            return
-        schema = defs.get_schema(node.op_type, self.opset(node.domain), node.domain)
-        given = len(node.input)
-        required = [parameter.option == defs.OpSchema.FormalParameterOption.Single for parameter in schema.inputs]
-        absent = any(needed and not name for needed, name in zip(required, node.input, strict=False))
-        if not schema.min_input <= given <= schema.max_input or absent:
-            raise ModelError(f"{given} inputs, {schema.min_input} to {schema.max_input} wanted", where=f"{node.op_type} {node.name!r}")
 
     def keep_or_fold(self, node: onnx.NodeProto) -> None:
         if not self.fold(node):
@@ -95,7 +83,7 @@ class _Folder:
         """Whether the node's outputs became constants."""
         if node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
             return False
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
+        if node.op_type == "Constant" and [item.name for item in node.attribute] == ["value"]:
             self.add_constant(node.output[0], node.attribute[0].t)
             return True
         if node.op_type in ("Shape", "Size"):
@@ -166,11 +154,12 @@ class _Folder:
 
     def inline(self, node: onnx.NodeProto) -> None:
         """Walk the branch that the known condition takes, under names prefixed with the If node's."""
-        condition = bool(numpy_helper.to_array(self.constants[node.input[0]]))
-        wanted = "then_branch" if condition else "else_branch"
+        condition = numpy_helper.to_array(self.constants[node.input[0]])
+        wanted = "then_branch" if condition.any() else "else_branch"
         branch = next(item.g for item in node.attribute if item.name == wanted)
-        outputs = dict(zip((value.name for value in branch.output), node.output, strict=True))
-        renamed = _renamed(branch, f"{node.name}/", outputs)
+        if condition.size != 1 or len(branch.output) != len(node.output):
+            raise ModelError("its condition or outputs do not fit", where=f"If {node.name!r}", why=f"{len(branch.output)} outputs in {wanted}")
+        renamed = _renamed(branch, f"{node.name}/", list(zip((value.name for value in branch.output), node.output, strict=True)))
         for tensor in renamed.initializer:
             self.add_constant(tensor.name, tensor)
         self.walk(renamed.node)
@@ -227,15 +216,15 @@ def _replace(field_: object, values: list) -> None:  # type: ignore[type-arg]
     field_.extend(copies)  # type: ignore[attr-defined]
 
 
-def _renamed(graph: onnx.GraphProto, prefix: str, outputs: Mapping[str, str]) -> onnx.GraphProto:
+def _renamed(graph: onnx.GraphProto, prefix: str, outputs: Sequence[tuple[str, str]]) -> onnx.GraphProto:
     """A copy whose own tensors and nodes carry `prefix`; names of the surrounding graph stay, outputs get their outer names."""
     copy = onnx.GraphProto()
     copy.CopyFrom(graph)
     made = [name for node in graph.node for name in node.output if name] + [tensor.name for tensor in graph.initializer]
-    names = {name: outputs.get(name, prefix + name) for name in made}
-    passed = [(inner, outer) for inner, outer in outputs.items() if inner not in names]
+    names = {name: dict(reversed(outputs)).get(name, prefix + name) for name in made}
+    again = [(names[inner], outer) for inner, outer in outputs if names[inner] != outer]
     _rename(copy, names, prefix)
-    copy.node.extend(helper.make_node("Identity", [inner], [outer], name=f"{prefix}{outer}") for inner, outer in passed)
+    copy.node.extend(helper.make_node("Identity", [source], [outer], name=f"{prefix}{outer}") for source, outer in again)
     return copy
 
 

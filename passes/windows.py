@@ -61,11 +61,14 @@ def write_out(node: onnx.NodeProto, shape: Ints, weight: Ints) -> list[onnx.Node
 
 
 def _check_channels(node: onnx.NodeProto, given: dict[str, Any], shape: Ints, weight: Ints) -> None:
-    if not weight:
+    convolution = node.op_type in CONVOLUTIONS
+    if len(shape) < 3 or (convolution and len(weight) != len(shape)):
+        raise ModelError("its input has too few dimensions", where=f"{node.op_type} {node.name!r}", why=f"input {list(shape)}, weight {list(weight)}")
+    if not convolution:
         return
     group = given.get("group", 1)
     wanted = weight[1] * group if node.op_type == "Conv" else weight[0]
-    if len(shape) < 3 or len(weight) != len(shape) or group < 1 or shape[1] != wanted or (node.op_type == "Conv" and weight[0] % group):
+    if group < 1 or shape[1] != wanted or weight[0] % group:
         why = f"input {list(shape)}, weight {list(weight)}, group {group}"
         raise ModelError("its input does not fit its weight", where=f"{node.op_type} {node.name!r}", why=why)
 

@@ -22,9 +22,7 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 
 def canonical_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` at opset 21. Raises ModelError for an opset outside 1..23 or one that cannot be converted."""
-    version = opset_of(model)
-    if version > NEWEST_OPSET:
-        raise ModelError(f"opset {version} is newer than {NEWEST_OPSET}", hint=f"export the model with opset {CANONICAL_OPSET}")
+    version = supported_opset(model)
     if version < OLDEST_OPSET:
         model, version = _convert_old(model, version), OLDEST_OPSET
     upgraded = onnx.ModelProto()
@@ -38,12 +36,14 @@ def canonical_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     return upgraded
 
 
-def opset_of(model: onnx.ModelProto) -> int:
-    """Version of the standard operator set that `model` imports. Raises ModelError when it imports none."""
+def supported_opset(model: onnx.ModelProto) -> int:
+    """Version of the standard operator set that `model` imports. Raises ModelError when it imports none, or one that is too new."""
     versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS]
     if not versions:
         raise ModelError("the model imports no standard operator set", hint="export it as ONNX opset 9 to 23")
-    return max(versions)
+    if max(versions) > NEWEST_OPSET:
+        raise ModelError(f"opset {max(versions)} is newer than {NEWEST_OPSET}", hint=f"export the model with opset {CANONICAL_OPSET}")
+    return int(max(versions))
 
 
 def _convert_old(model: onnx.ModelProto, version: int) -> onnx.ModelProto:

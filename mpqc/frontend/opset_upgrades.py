@@ -186,26 +186,6 @@ def _split_18(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
     return [node]
 
 
-def _group_norm_21(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
-    """Scale and bias were one a group; since 21 they are one a channel: each is repeated C / groups times."""
-    groups, base = int(attribute(node, "num_groups")), node.name or node.output[0]
-    numbers = [_constant(node, role, np.asarray([value], np.int64), namer) for role, value in (("groups", groups), ("one", 1), ("rest", -1))]
-    channels, share, sizes = (namer(f"{base}_{role}") for role in ("channels", "share", "sizes"))
-    made = [
-        *numbers,
-        helper.make_node("Shape", [node.input[0]], [channels], name=channels, start=1, end=2),
-        helper.make_node("Div", [channels, numbers[0].output[0]], [share], name=share),
-        helper.make_node("Concat", [numbers[1].output[0], share], [sizes], name=sizes, axis=0),
-    ]
-    for position in (1, 2):
-        column, wide, flat = (namer(f"{base}_{role}{position}") for role in ("column", "wide", "flat"))
-        made.append(helper.make_node("Unsqueeze", [node.input[position], numbers[1].output[0]], [column], name=column))
-        made.append(helper.make_node("Expand", [column, sizes], [wide], name=wide))
-        made.append(helper.make_node("Reshape", [wide, numbers[2].output[0]], [flat], name=flat))
-        node.input[position] = flat
-    return [*made, node]
-
-
 def rms_normalization(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
     """RMSNormalization came with opset 23: x / sqrt(mean(x^2 over the last axes) + epsilon) * scale; only axis -1 is written out."""
     if attribute(node, "axis", -1) != -1 or attribute(node, "stash_type", 1) != 1:
@@ -233,7 +213,6 @@ UPGRADES: Mapping[str, tuple[tuple[int, Upgrade], ...]] = {
     "BatchNormalization": ((9, _batch_norm_9), (14, _batch_norm_14)),
     "Clip": ((11, _clip_11),),
     "Dropout": ((12, _dropout_12),),
-    "GroupNormalization": ((21, _group_norm_21),),
     "Hardmax": ((13, _softmax_13),),
     "LogSoftmax": ((13, _softmax_13),),
     "Pad": ((11, _pad_11),),

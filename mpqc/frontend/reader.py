@@ -11,9 +11,10 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import helper
+from onnx import checker, helper
 
 from mpqc.errors import ModelError
+from mpqc.frontend.opset import supported_opset
 from mpqc.passes.base import first_line, node_reads, subgraphs
 from mpqc.passes.evaluate import fits
 
@@ -51,6 +52,7 @@ def parse_onnx(data: bytes) -> onnx.ModelProto:
 
 def check_source(model: onnx.ModelProto) -> None:
     """Bounds, data sizes and graph structure of a model as it came. Raises ModelError naming what is wrong."""
+    supported_opset(model)
     if model.functions:
         raise ModelError("the model defines functions", where=model.functions[0].name, hint="inline them: onnx.inliner.inline_local_functions")
     _check_texts(model.graph)
@@ -58,6 +60,7 @@ def check_source(model: onnx.ModelProto) -> None:
         raise ModelError("sparse initializers are not supported", where=str(model.graph.sparse_initializer[0].values.name))
     for tensor in all_tensors(model.graph):
         _check_tensor(tensor)
+    _check_nodes(model.graph, _checker_context(model))
     known = {entry.name for entry in (*model.graph.input, *model.graph.initializer)}
     _check_graph(model.graph, known, 0)
 
@@ -84,6 +87,29 @@ def _check_texts(graph: onnx.GraphProto) -> None:
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise ModelError("a name is not text", why=f"{wrong[0]!r} is not UTF-8")
+
+
+def _checker_context(model: onnx.ModelProto) -> checker.C.CheckerContext:
+    context = checker.C.CheckerContext()
+    context.ir_version = max(model.ir_version, 3)
+    context.opset_imports = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+    return context
+
+
+def _check_nodes(graph: onnx.GraphProto, context: checker.C.CheckerContext) -> None:
+    """Every node against its operator's schema: known operator, number of inputs and outputs, attributes and their types."""
+    for node in graph.node:
+        bare = onnx.NodeProto()
+        bare.CopyFrom(node)
+        for inner in subgraphs(bare):
+            inner.Clear()
+            inner.name = "checked on its own"
+        try:
+            checker.check_node(bare, context)
+        except checker.ValidationError as error:
+            raise ModelError("invalid node", where=f"{node.op_type} {node.name or list(node.output)}", why=first_line(error)) from error
+        for inner in subgraphs(node):
+            _check_nodes(inner, context)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -102,6 +102,19 @@ def test_loops_stay_float_where_their_shapes_are_known() -> None:
         load_network(graph_model(nodes, {"x": noise(2)}, {"n": np.int64(3)}, ["y"]))
 
 
+def test_branch_that_gives_one_tensor_twice() -> None:
+    def branch(op_type: str) -> onnx.GraphProto:
+        outputs = [onnx.ValueInfoProto(name="b"), onnx.ValueInfoProto(name="b")]
+        return helper.make_graph([helper.make_node(op_type, ["x"], ["b"])], op_type, [], outputs)
+
+    nodes = [helper.make_node("If", ["c"], ["y", "z"], name="choice", then_branch=branch("Relu"), else_branch=branch("Neg"))]
+    model = graph_model(nodes, {"x": noise(3)}, {"c": np.array(False)}, ["y", "z"])
+    assert_close(run_network(load_network(model), {"x": noise(3)}), [-noise(3), -noise(3)])
+    del model.graph.node[0].output[1], model.graph.output[1]
+    with pytest.raises(ModelError, match=r"choice.*do not fit"):
+        load_network(model)
+
+
 def test_random_nodes_are_not_folded() -> None:
     nodes = [helper.make_node("RandomNormal", [], ["r"], shape=[3], seed=1.0), helper.make_node("Add", ["x", "r"], ["y"])]
     network = load_network(graph_model(nodes, {"x": noise(3)}, {}, ["y"]))

@@ -250,16 +250,6 @@ def test_old_opset_resize_and_scatter() -> None:
     check(graph_model([helper.make_node("Scatter", ["x", "i", "u"], ["y"])], {"x": x}, constants, ["y"], opset=9, ir_version=5), {"x": x})
 
 
-def test_old_group_normalization() -> None:
-    node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)
-    x, scale, bias = noise(2, 6, 4), noise(2, seed=1), noise(2, seed=2)
-    model = graph_model([node], {"x": x}, {"s": scale, "b": bias}, ["y"], opset=18)
-    groups = x.reshape(2, 2, 12)
-    normal = (groups - groups.mean(-1, keepdims=True)) / np.sqrt(groups.var(-1, keepdims=True) + 1e-5)
-    expected = (normal * scale[:, None] + bias[:, None]).reshape(x.shape)
-    assert_close(run_network(load_network(model), {"x": x}), [expected])
-
-
 def test_newer_operators() -> None:
     x, scale = noise(2, 3, 8), noise(8, seed=1)
     model = graph_model([helper.make_node("RMSNormalization", ["x", "s"], ["y"], name="rms")], {"x": x}, {"s": scale}, ["y"], opset=23)
