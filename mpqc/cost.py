@@ -73,7 +73,7 @@ class CostModel:
         if self.can_bound(resource):
             return
         lacks = "cost rows" if resource is Resource.LATENCY else "energy table"
-        hint = "bound size, BOPs, bits or memory, or take cost rows with mpqc calibrate-target"
+        hint = "bound size, BOPs, bits or memory instead, or give the target cost rows (cost_rows in its TOML)"
         raise TargetError(f"{resource.value} cannot be bounded", where=self.target.name, why=f"the target has no {lacks}", hint=hint)
 
     def microseconds(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int) -> float:
@@ -84,7 +84,7 @@ class CostModel:
         self.require(Resource.LATENCY)
         work = workload(node)
         if work is None:
-            return 0.0
+            return self._row_cycles("call") / self._cycles_a_microsecond
         computed = input_bits if work.macs or output_bits >= FLOAT_BITS else (*input_bits, output_bits)
         widths = self._widths(node, work, weight_bits, computed)
         return self._cycles(work, widths, output_bits) / self._cycles_a_microsecond

@@ -10,7 +10,7 @@ from mpqc.site import OpNode
 from mpqc.targets import OpKind, Shape
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
-"""Ops whose output is the input's memory: they cost nothing."""
+"""Ops whose output is the input's memory: no kernel runs, the runtime only renames it."""
 
 _KINDS = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Min", "Max"), OpKind.BINARY),
