@@ -8,6 +8,7 @@ forms are kept beside the integer ones until the end, when what nothing needs is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,50 +159,71 @@ def _quantized(builder: Builder, node: NodeProto, found: Coding, name: str) -> C
     codes = builder.new_codes(name, builder.source.shapes[node.output[0]], found)
     builder.quantized.setdefault(x, []).append(codes)
     ops = _fused(builder, x, codes)
-    builder.ops += ops or _edge(builder, node, codes)
+    builder.ops += ops or _edge(builder, node.name, x, codes)
     return codes
 
 
-def _edge(builder: Builder, node: NodeProto, codes: Codes) -> list[Op]:
+def _edge(builder: Builder, name: str, x: str, codes: Codes) -> list[Op]:
     """Quantize, with a Table behind where the file limits codes to less than their type's range."""
     q = codes.qparams
     if (codes.coding.low, codes.coding.high) == (q.qtype.qmin, q.qtype.qmax):
-        return [Quantize(node.name, (node.input[0],), (codes.name,))]
+        return [Quantize(name, (x,), (codes.name,))]
     full = builder.new_codes(f"{codes.name}_full", codes.shape, Coding(q, codes.coding.element, q.qtype.qmin, q.qtype.qmax))
     limits = np.clip(np.arange(-128, 128), codes.coding.low, codes.coding.high).astype(np.int8)
-    return [Quantize(node.name, (node.input[0],), (full.name,)), Table(node.name, (full.name,), (codes.name,), limits, "Clip")]
+    return [Quantize(name, (x,), (full.name,)), Table(name, (full.name,), (codes.name,), limits, "Clip")]
 
 
 def _fused(builder: Builder, x: str, codes: Codes) -> list[Op]:
     """The integer op for the chain that ends in float tensor `x`, or [] with the reason noted on its node."""
-    core, low, high = _core(builder.source, x, codes)
+    unclamped, low, high = _before_clamps(builder.source, x, codes)
+    core = builder.source.producers.get(unclamped)
     if core is None:
         return []
-    clamped = Target(codes.name, codes.shape, codes.coding, low, high)
     whole = Target(codes.name, codes.shape, codes.coding, codes.coding.low, codes.coding.high)
     table = match_table(builder, x, whole)
     if not isinstance(table, str):
         return table
     matcher = _MATCHERS.get(core.op_type) if is_standard(core) else None
-    found = matcher(builder, core, clamped) if matcher is not None else UNQUANTIZED if _may_carry(core) else table
+    found: list[Op] | str = table
+    if matcher is not None:
+        found = matcher(builder, core, Target(codes.name, codes.shape, codes.coding, low, high))
+    elif is_standard(core) and _may_carry(core):
+        found = _behind_move(builder, core, unclamped, codes, replace(codes.coding, low=low, high=high))
     if isinstance(found, str):
         builder.reasons.setdefault(core.name, found)
         return []
     return found
 
 
-def _core(source: Source, x: str, codes: Codes) -> tuple[NodeProto | None, int, int]:
-    """The node behind the Relu/Clip nodes that end in `x`, and the code range that they leave."""
+def _behind_move(builder: Builder, core: NodeProto, result: str, codes: Codes, clamped: Coding) -> list[Op] | str:
+    """Q behind an op that moves or selects values, moved before it: Conv -> MaxPool -> Q is Conv -> Q -> MaxPool with the same codes,
+    because rounding keeps the order. A float input is quantized there only when that quantizes no more elements."""
+    x = core.input[0]
+    if core.op_type == "Resize" and attribute(core, "mode", "nearest") != "nearest":
+        return "a linear Resize of unquantized values has no integer kernel"
+    if x in builder.source.constants or builder.source.elements[x] != TensorProto.FLOAT:
+        return UNQUANTIZED
+    before = builder.new_codes(f"{x}_codes", builder.source.shapes[x], clamped)
+    ops = _fused(builder, x, before)
+    if not ops and np.prod(before.shape) <= np.prod(codes.shape):
+        ops = _edge(builder, core.name, x, before)
+    carried = _carry(builder, core, before, {result: codes}) if ops else UNQUANTIZED
+    return carried if isinstance(carried, str) else [*ops, *carried]
+
+
+def _before_clamps(source: Source, x: str, codes: Codes) -> tuple[str, int, int]:
+    """The tensor before the Relu/Clip nodes that end in `x`, and the code range that they leave."""
     clamps: list[tuple[float, float]] = []
     node = source.producers.get(x)
     while node is not None and node.op_type in _CLAMPS and (bounds := _bounds(source, node)) is not None and node.input[0] in source.producers:
         clamps.append(bounds)
-        node = source.producers.get(node.input[0])
+        x = node.input[0]
+        node = source.producers.get(x)
     low, high = codes.coding.low, codes.coding.high
     for bounds in reversed(clamps):
         first, last = (int(numerics.quantize(np.array(value, dtype=np.float32), codes.qparams)) for value in bounds)
         low, high = int(np.clip(low, first, last)), int(np.clip(high, first, last))
-    return node, max(low, codes.coding.low), min(high, codes.coding.high)
+    return x, max(low, codes.coding.low), min(high, codes.coding.high)
 
 
 def _bounds(source: Source, node: NodeProto) -> tuple[float, float] | None:

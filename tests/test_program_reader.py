@@ -195,6 +195,29 @@ def test_a_transposed_weight_is_found_behind_its_transpose() -> None:
     assert_same_output(model, program, 0.05)
 
 
+@pytest.mark.parametrize("clamp", [True, False])
+def test_a_quantizer_behind_a_max_pool_is_moved_before_it(clamp: bool) -> None:
+    """Tools that write Q/DQ in front of convolutions alone leave Conv -> Relu -> MaxPool -> Q."""
+    net = Net()
+    y = net.conv(net.qdq(net.input(1, 4, 9, 9), 0.02, 3), 0.02, 6, 4)
+    pooled = net.op("MaxPool", net.op("Relu", y) if clamp else y, kernel_shape=[2, 2])
+    model = net.model(net.qdq(net.op("Flatten", pooled), 0.05, -20))
+    program = read_qdq(model)
+    assert [type(op).__name__ for op in program.ops] == ["Quantize", "Conv", "Pool", "Move", "Dequantize"]
+    assert only(program, Conv).low == (-20 if clamp else -128)
+    assert_same_output(model, program, 0.05)
+
+
+def test_a_selection_of_float_values_is_quantized_behind_and_a_repetition_before() -> None:
+    net = Net()
+    x = net.input(1, 40)
+    few = net.qdq(net.op("Gather", x, net.constant(np.array([3, 7])), axis=1), 0.1)
+    many = net.qdq(net.op("Tile", x, net.constant(np.array([1, 3]))), 0.1)
+    program = read_qdq(net.model(few, many))
+    assert [program.tensors[op.outputs[0]].shape for op in program.ops if isinstance(op, Quantize)] == [(1, 2), (1, 40)]
+    assert [op.op_types for op in floats(program)] == [("Gather",)]
+
+
 def test_int8_network_inputs_are_codes_themselves() -> None:
     net = Net()
     net.inputs.append(helper.make_tensor_value_info("x", INT8, (1, 6)))

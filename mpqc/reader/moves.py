@@ -17,7 +17,7 @@ MOVES = _PLAIN | {"DepthToSpace", "Expand", "Gather", "GatherElements", "GatherN
 
 def move(builder: Builder, node: NodeProto, x: Codes, results: dict[str, Codes]) -> list[Op] | str:
     """One Move for each output in `results` (file tensor -> code tensor), or the reason why the node does not merely move."""
-    if node.input[0] not in builder.codes or any(name not in builder.source.constants for name in reads(node)[1:]):
+    if any(name not in builder.source.constants for name in reads(node)[1:]):
         return "an operand besides the data is computed at run time"
     if node.op_type in _PLAIN:
         return [Move(node.name, (x.name,), (next(iter(results.values())).name,), node.op_type)]
