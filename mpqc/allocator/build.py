@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mpqc.allocator.pricing import Pricer, Pricing
-from mpqc.allocator.problem import Group, Problem
+from mpqc.allocator.problem import Cost, Group, Peak, Problem
 from mpqc.allocator.reasons import Reasons
 from mpqc.allocator.solution import Solution
 from mpqc.allocator.solver import solve
@@ -48,7 +48,7 @@ def allocate(
     try:
         solution = solve(problem, seconds=seconds, seed=seed, workers=workers, hint=group_bits(table, hint or {}) or None)
     except BudgetInfeasibleError as error:
-        raise _in_user_units(error, pricing, problem, sensitivities, budgets, seed) from None
+        raise _in_user_units(error, pricing, problem, sensitivities, budgets, fixed or {}, seed) from None
     return plan_of(pricing, problem, solution, sensitivities, budgets, fixed or {}, seed)
 
 
@@ -108,9 +108,9 @@ def problem_of(pricing: Pricing, sensitivities: Sensitivities, limits: Mapping[R
     """The allocation problem of a network inside `limits`."""
     groups = tuple(_group(name, pricing, sensitivities) for name in pricing.candidates)
     bounds = [pricing.bound(resource, limit) for resource, limit in limits.items()]
-    costs = tuple(bound for bound in bounds if hasattr(bound, "tables"))
-    peaks = tuple(bound for bound in bounds if not hasattr(bound, "tables"))
-    return Problem(groups, (*costs, pricing.kernels()), peaks)  # type: ignore[arg-type]
+    costs = [bound for bound in bounds if isinstance(bound, Cost)]
+    peaks = [bound for bound in bounds if isinstance(bound, Peak)]
+    return Problem(groups, (*costs, pricing.kernels()), tuple(peaks))
 
 
 def _group(name: str, pricing: Pricing, sensitivities: Sensitivities) -> Group:
@@ -173,7 +173,16 @@ def _notes(pricing: Pricing, fixed: Mapping[str, Bits]) -> tuple[str, ...]:
 
 
 def _in_user_units(
-    error: BudgetInfeasibleError, pricing: Pricing, problem: Problem, sensitivities: Sensitivities, budgets: Sequence[Budget], seed: int
+    error: BudgetInfeasibleError,
+    pricing: Pricing,
+    problem: Problem,
+    sensitivities: Sensitivities,
+    budgets: Sequence[Budget],
+    fixed: Mapping[str, Bits],
+    seed: int,
 ) -> BudgetInfeasibleError:
-    """The same error with amounts a user can type back, and the plan in place of the solution."""
-    return error
+    """The same error with averages instead of sums, and the plan in place of the solution."""
+    least = {name: value * pricing.scale(Resource(name)) for name, value in error.least.items()}
+    together = {name: value * pricing.scale(Resource(name)) for name, value in error.together.items()}
+    plan = plan_of(pricing, problem, error.plan, sensitivities, budgets, fixed, seed) if isinstance(error.plan, Solution) else None
+    return BudgetInfeasibleError(error.what, why=error.why, hint=error.hint, least=least, together=together, plan=plan)

@@ -8,6 +8,7 @@ a few choices once those whose best Lagrangian is above a known loss are ruled o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import fsum, inf
 
 import numpy as np
 from ortools.linear_solver import pywraplp
@@ -25,7 +26,10 @@ class Dual:
     bound: float
     prices: np.ndarray
     best: Pass
+    offset: float
+    """What to add to sums of `best`"""
     margin: float
+    """What rounding of floats can have added to the bound"""
     met: list[np.ndarray] = field(default_factory=list)
     infeasible: bool = False
     """The bound is above any objective: no choice fits."""
@@ -36,7 +40,7 @@ class Ascent:
 
     def __init__(self, place: Field, order: Elimination) -> None:
         self.place, self.order = place, order
-        self.big = 0.0
+        self.error = 4 * EPS * len(place.scopes)
         self.points: list[np.ndarray] = []
         self.losses: list[float] = []
         self.overs: list[np.ndarray] = []
@@ -47,6 +51,8 @@ class Ascent:
         """The best bound after at most `iterations` eliminations, or when it is within `tolerance` (relative) of the dual's maximum."""
         rows = len(self.place.rows)
         best = self.evaluate(np.zeros(rows))
+        if best.infeasible:
+            return best
         ceiling = self.place.total
         toward = 0.5
         for _ in range(iterations):
@@ -64,20 +70,24 @@ class Ascent:
         return best
 
     def evaluate(self, prices: np.ndarray) -> Dual:
-        """The bound at `prices`, with the rounding of floats subtracted."""
-        flat = self.place.priced(prices)
-        rooms = np.array([row.room / row.scale for row in self.place.rows])
-        sizes = self._magnitude(flat) + float(np.abs(prices * rooms).sum())
-        self.big = max(1e4 * sizes, 1e-200)
-        done = self.order.run(self.place.tables(np.where(self.place.legal, flat, self.big)))
-        margin = 4 * EPS * len(self.place.scopes) * sizes
-        value = done.value - float(prices @ rooms)
-        self._remember(done.choice)
-        return Dual(value - margin, prices, done, margin)
+        """The bound at `prices`, with the rounding of floats subtracted.
 
-    def _magnitude(self, flat: np.ndarray) -> float:
-        kept = np.where(self.place.legal, np.abs(flat), 0.0)
-        return float(np.maximum.reduceat(kept, self.place.first[:-1]).sum())
+        Each slot is shifted so that its least entry is 0: a sum of n terms of one sign is off by at most n roundings of itself.
+        """
+        place = self.place
+        flat, first = place.priced(prices), place.first
+        least = np.minimum.reduceat(np.where(place.legal, flat, np.inf), first[:-1])
+        if np.isinf(least).any():
+            return Dual(inf, prices, Pass(inf, np.zeros(place.groups, dtype=np.int64), [], []), 0.0, 0.0, infeasible=True)
+        shifted = flat - np.repeat(least, np.diff(first))
+        most = float(np.maximum.reduceat(np.where(place.legal, shifted, 0.0), first[:-1]).sum())
+        done = self.order.run(place.tables(np.where(place.legal, shifted, max(1e4 * most, 1e-200))))
+        rooms = [price * row.room / row.scale for price, row in zip(prices, place.rows, strict=True)]
+        offset = fsum(least) - fsum(rooms)
+        sizes = done.value + float(np.abs(least).sum()) + fsum(map(abs, rooms))
+        margin = self.error * (sizes if place.is_positive else sizes + most)
+        self._remember(done.choice)
+        return Dual(done.value + offset - margin, prices, done, offset, margin)
 
     def _remember(self, choice: np.ndarray) -> None:
         key = choice.tobytes()
@@ -102,7 +112,7 @@ class Ascent:
             solver.Add(top - solver.Sum([float(over[row]) * price for row, price in prices.items()]) <= loss)
         solver.Maximize(top)
         if solver.Solve() != pywraplp.Solver.OPTIMAL:
-            return float("inf"), np.zeros(len(self.place.rows))
+            return inf, np.zeros(len(self.place.rows))
         found = np.zeros(len(self.place.rows))
         for row, price in prices.items():
             found[row] = max(price.solution_value(), 0.0)

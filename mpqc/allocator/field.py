@@ -45,7 +45,7 @@ class Field:
         self.by_arity = _by_arity(self.scopes)
 
     def _flat(self, parts: dict[Scope, np.ndarray], *, fill: float | bool, dtype: type) -> np.ndarray:
-        flat = np.full(int(self.first[-1]), fill, dtype=dtype)
+        flat: np.ndarray = np.full(int(self.first[-1]), fill, dtype=dtype)
         for scope, part in parts.items():
             flat[self.span(scope)] = self._padded(part, fill, dtype).reshape(-1)
         return flat
@@ -56,7 +56,7 @@ class Field:
         return slice(self.first[slot], self.first[slot + 1])
 
     def _padded(self, part: np.ndarray, fill: float | bool, dtype: type) -> np.ndarray:
-        padded = np.full((self.choices,) * part.ndim, fill, dtype=dtype)
+        padded: np.ndarray = np.full((self.choices,) * part.ndim, fill, dtype=dtype)
         padded[tuple(slice(0, size) for size in part.shape)] = part
         return padded
 
@@ -67,8 +67,14 @@ class Field:
         starts = np.cumsum([0, *(len(value) for value in values[:-1])]) if values else np.zeros(0, dtype=np.int64)
         spread = sum(float(part.max() - part.min()) for part in row.parts.values())
         slack = 0.0 if row.whole else 1e-12 * (row.magnitude + abs(row.limit))
-        flat = (np.concatenate(index), np.concatenate(values)) if values else (np.zeros(0, dtype=np.int64), np.zeros(0))
-        return FlatRow(slots, starts, *flat, row.limit - row.constant, max(spread / 2, 1e-30), slack)
+        where = np.concatenate(index) if index else np.zeros(0, dtype=np.int64)
+        what = np.concatenate(values) if values else np.zeros(0)
+        return FlatRow(slots, starts, where, what, row.limit - row.constant, max(spread / 2, 1e-30), slack)
+
+    @cached_property
+    def is_positive(self) -> bool:
+        """Whether no loss and no cost is negative."""
+        return bool((self.loss >= 0).all()) and all(bool((row.values >= 0).all()) for row in self.rows)
 
     @cached_property
     def total(self) -> float:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import inf
 
 from mpqc.allocator.model import Effort, Model, Outcome, grid
 from mpqc.allocator.problem import Cost, Peak, Problem
 from mpqc.allocator.search import minimum
-from mpqc.allocator.solution import round_up, solution_of
+from mpqc.allocator.solution import Solution, round_up, solution_of
 from mpqc.allocator.terms import merge, terms_of
 from mpqc.errors import BudgetInfeasibleError, PlanError
 
 Bound = Cost | Peak
-Formatter = Callable[[str, float], str]
 
 
 @dataclass(frozen=True)
@@ -36,16 +34,25 @@ class Conflict:
     together: tuple[Least, ...]
 
     @property
-    def plan(self) -> tuple[int, ...] | None:
-        """Choices that attain the least of the first bound named: while the others hold if they can, else alone."""
+    def way_out(self) -> Least | None:
+        """The least of the first bound named: while the others hold if they can, else alone."""
         first = self.impossible[0] if self.impossible else ""
         ranked = (*self.together, *self.alone)
-        return next((least.at for least in ranked if least.at and first in ("", least.name)), None)
+        return next((least for least in ranked if least.at and first in ("", least.name)), None)
+
+
+def refuse(problem: Problem, effort: Effort) -> BudgetInfeasibleError:
+    """The error for `problem`, whose limits no choice satisfies; `plan` is the best Solution where the first limit named is the least
+    that can be met. Raises PlanError where no combination exists at all."""
+    conflict = explain(problem, effort)
+    alone, together = _values(conflict.alone), _values(conflict.together)
+    what, why, hint = _told(problem, conflict, alone, together)
+    return BudgetInfeasibleError(what, why=why, hint=hint, least=alone, together=together, plan=_best(problem, conflict, effort))
 
 
 def explain(problem: Problem, effort: Effort) -> Conflict:
     """The conflict in `problem`, whose limits no choice satisfies. Raises PlanError where no combination exists at all."""
-    bounds = [bound for bound in (*problem.costs, *problem.peaks) if bound.limit is not None]
+    bounds = problem.limited
     alone = tuple(_least(problem, bound, (), effort) for bound in bounds)
     if any(least.at is None for least in alone):
         raise PlanError("no combination of the allowed and fixed choices has a kernel", hint="free some fixed sites or pick another target")
@@ -54,28 +61,44 @@ def explain(problem: Problem, effort: Effort) -> Conflict:
     return Conflict(impossible, alone, together)
 
 
-def refuse(problem: Problem, effort: Effort) -> BudgetInfeasibleError:
-    """The error for `problem`, whose limits no choice satisfies, in the problem's own units."""
-    return error_of(problem, explain(problem, effort), lambda _, value: f"{value:.6g}")
+def _values(leasts: tuple[Least, ...]) -> dict[str, float]:
+    return {least.name: least.value for least in leasts if least.value is not None}
 
 
-def error_of(problem: Problem, conflict: Conflict, show: Formatter) -> BudgetInfeasibleError:
-    """The error that tells `conflict`; `show(name, value)` writes an amount."""
-    limits = {bound.name: bound.limit for bound in (*problem.costs, *problem.peaks) if bound.limit is not None}
-    alone = {least.name: least.value for least in conflict.alone if least.value is not None}
-    together = {least.name: least.value for least in conflict.together if least.value is not None}
-    plan = solution_of(problem, conflict.plan, -inf, 0.0) if conflict.plan else None
+def _told(problem: Problem, conflict: Conflict, alone: dict[str, float], together: dict[str, float]) -> tuple[str, str, str]:
+    """What, why and hint."""
+    bounds = {bound.name: bound for bound in problem.limited}
+    limits = {name: f"{name} <= {bound.show(bound.limit or 0.0)}" for name, bound in bounds.items()}
+    options = "; ".join(f"{name} {bounds[name].show(value)}" for name, value in together.items())
     if conflict.impossible:
-        faults = [f"{name} <= {show(name, limits[name])} (least possible {show(name, alone[name])})" for name in conflict.impossible]
-        return BudgetInfeasibleError(
-            f"cannot meet {', '.join(faults)}", least=alone, together=together, plan=plan, hint="raise the limit to at least this"
-        )
-    faults = [f"{name} <= {show(name, limit)}" for name, limit in limits.items()]
-    options = [f"{name} {show(name, value)}" for name, value in together.items()]
-    singles = ", ".join(f"{name} {show(name, value)}" for name, value in alone.items())
-    hint = f"with the other limits held, the least is: {'; '.join(options)}" if options else "relax at least two limits"
-    what = f"cannot meet {' and '.join(faults)} together"
-    return BudgetInfeasibleError(what, why=f"each alone can be met (least: {singles})", least=alone, together=together, plan=plan, hint=hint)
+        faults = (f"{limits[name]} (the least possible is {bounds[name].show(alone[name])})" for name in conflict.impossible)
+        tighter = "; ".join(f"{name} {bounds[name].show(together[name])}" for name in conflict.impossible if together.get(name, 0.0) > alone[name])
+        hint = f"with the other budgets held: at least {tighter}" if tighter else "raise it to at least that"
+        return f"cannot meet {' nor '.join(faults)}", "", hint
+    singles = "; ".join(f"{name} {bounds[name].show(value)}" for name, value in alone.items())
+    hint = f"with the others held, the least is: {options}" if options else "raise at least two of them"
+    return f"cannot meet {' and '.join(limits.values())} together", f"each alone can be met (least: {singles})", hint
+
+
+def _best(problem: Problem, conflict: Conflict, effort: Effort) -> Solution | None:
+    """The best choices where the limit in the way is the least that can be met, and the others hold if they can."""
+    least = conflict.way_out
+    if least is None or least.at is None:
+        return None
+    kept = {bound.name for bound in problem.limited} if least in conflict.together else {least.name}
+    eased = replace(
+        problem,
+        costs=tuple(replace(cost, limit=_eased(cost, least, kept)) for cost in problem.costs),
+        peaks=tuple(replace(peak, limit=_eased(peak, least, kept)) for peak in problem.peaks),
+    )
+    found = minimum(terms_of(eased), effort, eased.admits, least.at)
+    return solution_of(eased, found.choice or least.at, found.bound, 0.0)
+
+
+def _eased(bound: Bound, least: Least, kept: set[str]) -> float | None:
+    if bound.name == least.name:
+        return least.value
+    return bound.limit if bound.name in kept else None
 
 
 def _least(problem: Problem, bound: Bound, others: Iterable[Bound], effort: Effort) -> Least:

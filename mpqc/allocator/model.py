@@ -156,7 +156,7 @@ class Model:
         self._add_digits([literal for literal, _ in variables], [value for _, value in variables], limit)
 
     def _add_digits(self, literals: list[cp_model.IntVar], values: list[int], limit: int) -> None:
-        carried: cp_model.LinearExprT = 0
+        carried = self.cp.new_constant(0)
         for _ in range(LIMBS):
             carry = self.cp.new_int_var(0, len(literals) + 2, "carry")
             low = cp_model.LinearExpr.weighted_sum(literals, [value % LIMB for value in values])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from typing import Protocol
@@ -13,11 +14,13 @@ from typing import Protocol
 import numpy as np
 
 from mpqc.allocator.problem import Cost, Peak, Table
-from mpqc.budget import Resource
+from mpqc.budget import Resource, format_amount, parse_budget
 from mpqc.errors import TargetError
 from mpqc.site import OpNode, Site, SiteKind, SiteTable
 
 FLOAT_BITS = 32
+SitePrice = Callable[[Site, int], float]
+NodePrice = Callable[[OpNode, int | None, tuple[int, ...], int], float]
 BIAS_BYTES = 4
 
 
@@ -66,15 +69,18 @@ class Pricing:
         require = getattr(self.model, "require", None)
         if require is not None:
             require(resource)
+        scale = self.scale(resource)
+
+        def show(amount: float) -> str:
+            return enough(resource, amount * scale)
+
         if resource is Resource.PEAK_MEMORY:
-            return Peak(resource.value, tuple(self._moment(names) for names in self.table.live), limit)
+            return Peak(resource.value, tuple(self._moment(names) for names in self.table.live), limit, show)
         if resource is Resource.LARGEST_ACTIVATION:
-            return Peak(resource.value, tuple(self._moment([site.name]) for site in self._sites(SiteKind.ACTIVATION)), limit)
+            return Peak(resource.value, tuple(self._moment([site.name]) for site in self._sites(SiteKind.ACTIVATION)), limit, show)
         tables, constant = self._terms(resource)
-        scaled = None if limit is None else limit / self.scale(resource)
-        if scaled is not None and self.scale(resource) != 1.0:
-            scaled = float(math.floor(Fraction(limit or 0.0) * self._elements(resource)))
-        return Cost(resource.value, tuple(tables), scaled, constant)
+        scaled = limit if limit is None or resource not in _KINDS else float(math.floor(Fraction(limit) * self._elements(resource)))
+        return Cost(resource.value, tuple(tables), scaled, constant, show)
 
     def scale(self, resource: Resource) -> float:
         """What turns the problem's sum into the resource's unit: 1, or 1 / elements for average bits."""
@@ -100,7 +106,7 @@ class Pricing:
         nodes = [node for node in self.table.nodes if node.macs]
         return [part for node in nodes for part in split(self._node_table(node, price))], 0.0
 
-    def _per_site(self, kind: SiteKind, price) -> list[Table]:
+    def _per_site(self, kind: SiteKind, price: SitePrice) -> list[Table]:
         tables: list[Table] = []
         done: set[str] = set()
         for site in self._sites(kind):
@@ -109,7 +115,7 @@ class Pricing:
                 tables.append(self._site_table(site, price))
         return tables
 
-    def _site_table(self, site: Site, price) -> Table:
+    def _site_table(self, site: Site, price: SitePrice) -> Table:
         bits = self.candidates[site.group_name]
         return Table((self.position[site.group_name],), np.array([float(price(site, width or FLOAT_BITS)) for width in bits]))
 
@@ -148,7 +154,7 @@ class Pricing:
             raise TargetError(f"the target has no kernel for {node.op_type} at any allowed bits", where=node.name, hint=hint)
         return table
 
-    def _node_table(self, node: OpNode, price) -> Table:
+    def _node_table(self, node: OpNode, price: NodePrice) -> Table:
         """`price` of `node` over the bits of the groups around it: weight, inputs, output; +inf where there is no kernel."""
         names = [name for name in (node.weight, *node.inputs, node.output) if name in self.table.by_name]
         groups = list(dict.fromkeys(self.table.by_name[name].group_name for name in names if name))
@@ -158,7 +164,7 @@ class Pricing:
             values[cell] = self._price(node, bits, price)
         return Table(tuple(self.position[group] for group in groups), values)
 
-    def _price(self, node: OpNode, bits: Mapping[str, int | None], price) -> float:
+    def _price(self, node: OpNode, bits: Mapping[str, int | None], price: NodePrice) -> float:
         weight = self._bits(node.weight, bits) if node.weight else None
         inputs = tuple(self._bits(name, bits) for name in node.inputs if name in self.table.by_name)
         has_kernel = getattr(self.model, "has_kernel", None)
@@ -183,6 +189,23 @@ class Pricing:
 
 
 _KINDS = {Resource.WEIGHT_BITS: SiteKind.WEIGHT, Resource.ACTIVATION_BITS: SiteKind.ACTIVATION}
+
+
+def enough(resource: Resource, amount: float) -> str:
+    """`amount` in words, rounded up in the last digit shown: typed back as a budget, it is not below `amount`."""
+    text = format_amount(resource, amount)
+    if resource in _KINDS:
+        return text if float(text.split()[0]) >= amount else f"{math.ceil(amount * 1e4) / 1e4:g} bits"
+    if parse_amount(resource, text) >= amount or "e" in text:
+        return text
+    number, unit = text.split()
+    step = Decimal(1).scaleb(Decimal(number).adjusted() - 3)
+    return f"{Decimal(number) + step} {unit}"
+
+
+def parse_amount(resource: Resource, text: str) -> float:
+    """The amount that `format_amount` wrote; 0 has no budget text."""
+    return 0.0 if text.startswith(("0 ", "-")) else parse_budget(resource, text).limit
 
 
 def split(table: Table) -> list[Table]:

@@ -8,7 +8,7 @@ subject to sum of a Cost's tables + constant <= its limit      (latency, size, b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -19,6 +19,14 @@ from mpqc.errors import MpqcError, PlanError, TargetError
 
 Label = int | str | None
 """What a choice is called: bits, a qtype key, or None for float."""
+
+
+Show = Callable[[float], str]
+
+
+def plain(amount: float) -> str:
+    """`amount` with six digits."""
+    return f"{amount:.6g}"
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class Cost:
     tables: tuple[Table, ...]
     limit: float | None = None
     constant: float = 0.0
+    show: Show = plain
+    """Writes an amount of it for people"""
 
     def exact(self, choice: Sequence[int]) -> Fraction:
         """The sum for `choice`, without rounding. Raises nothing; the combination must exist."""
@@ -71,6 +81,8 @@ class Peak:
     name: str
     moments: tuple[tuple[Table, ...], ...]
     limit: float | None = None
+    show: Show = plain
+    """Writes an amount of it for people"""
 
     def exact(self, choice: Sequence[int]) -> Fraction:
         """The largest moment's sum for `choice`, without rounding."""
@@ -103,7 +115,7 @@ class Problem:
             raise PlanError("two groups have this name", where=next(name for name in names if names.count(name) > 1))
         for table in self.interactions:
             _check_table(table, self.groups, "interaction", PlanError, allow_inf=False)
-        for bound in (*self.costs, *self.peaks):
+        for bound in self.bounds:
             _check_bound(bound, self.groups)
         for name, label in self.fixed.items():
             self._check_fixed(name, label)
@@ -119,6 +131,16 @@ class Problem:
     def index(self) -> Mapping[str, int]:
         """Position of a group by name."""
         return {group.name: position for position, group in enumerate(self.groups)}
+
+    @property
+    def bounds(self) -> tuple[Cost | Peak, ...]:
+        """Everything that is summed."""
+        return (*self.costs, *self.peaks)
+
+    @property
+    def limited(self) -> tuple[Cost | Peak, ...]:
+        """What has a limit."""
+        return tuple(bound for bound in self.bounds if bound.limit is not None)
 
     @cached_property
     def allowed(self) -> tuple[tuple[int, ...], ...]:
@@ -143,12 +165,11 @@ class Problem:
 
     def uses(self, choice: Sequence[int]) -> dict[str, Fraction]:
         """Exact use of every cost and peak by `choice`."""
-        return {bound.name: bound.exact(choice) for bound in (*self.costs, *self.peaks)}
+        return {bound.name: bound.exact(choice) for bound in self.bounds}
 
     def violated(self, choice: Sequence[int]) -> tuple[str, ...]:
         """Names of the limits that `choice` exceeds, by exact arithmetic."""
-        bounds = (bound for bound in (*self.costs, *self.peaks) if bound.limit is not None)
-        return tuple(bound.name for bound in bounds if bound.exact(choice) > Fraction(bound.limit or 0))
+        return tuple(bound.name for bound in self.limited if bound.exact(choice) > Fraction(bound.limit or 0))
 
     def admits(self, choice: Sequence[int]) -> bool:
         """Whether `choice` obeys fixed choices and existing combinations, exceeds no limit (exact arithmetic)."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from mpqc.allocator.pricing import Pricing
-from mpqc.allocator.problem import Cost, Peak, Problem
+from mpqc.allocator.problem import Cost, Group, Peak, Problem, Table
 from mpqc.allocator.solution import Solution
 from mpqc.budget import Resource, format_amount
 from mpqc.site import Site
@@ -44,7 +44,7 @@ class Reasons:
             return ""
         return f"{others.choices[at - 1]} bits would cost {others.loss[at - 1] - others.loss[at]:+.3g} loss"
 
-    def _look(self, name: str):
+    def _look(self, name: str) -> tuple[int, int, Group]:
         index = self.problem.index[name]
         return index, self.solution.at[index], self.problem.groups[index]
 
@@ -52,8 +52,7 @@ class Reasons:
         """What the choice saves of each limited resource against choice number `other`, in words."""
         changed = list(self.solution.at)
         changed[group] = other
-        bounds = [bound for bound in (*self.problem.costs, *self.problem.peaks) if bound.limit is not None]
-        amounts = [(Resource(bound.name), self._difference(bound, group, changed)) for bound in bounds]
+        amounts = [(Resource(bound.name), self._difference(bound, group, changed)) for bound in self.problem.limited]
         return [format_amount(resource, amount * self.pricing.scale(resource)) for resource, amount in amounts if amount > 0]
 
     def _difference(self, bound: Cost | Peak, group: int, changed: Sequence[int]) -> float:
@@ -63,8 +62,8 @@ class Reasons:
         return sum(table.at(changed) - table.at(self.solution.at) for table in tables)
 
     @cached_property
-    def _touching(self):
-        touching: dict[tuple[str, int], list] = {}
+    def _touching(self) -> dict[tuple[str, int], list[Table]]:
+        touching: dict[tuple[str, int], list[Table]] = {}
         for cost in self.problem.costs:
             for table in cost.tables:
                 for group in table.groups:

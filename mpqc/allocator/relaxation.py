@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mpqc.allocator.dual import Ascent, Dual
+from mpqc.allocator.dual import EPS, Ascent, Dual
 from mpqc.allocator.elimination import Elimination, TooWideError
 from mpqc.allocator.field import Field
 from mpqc.allocator.repair import Repair
@@ -44,17 +44,17 @@ def relax(terms: Terms, hint: tuple[int, ...] | None = None) -> Relaxed:
     eased = place if loose is terms else Field(loose)
     ascent = Ascent(eased, order)
     dual = ascent.run(ITERATIONS, CLOSE)
-    least = _spread(place, eased, _least(eased, order, dual), dual.bound)
     if dual.infeasible:
-        return Relaxed(place, dual.bound, least, True, None, float("inf"))
+        return Relaxed(place, dual.bound, np.zeros(0), True, None, float("inf"))
+    least = _spread(place, eased, _least(eased, order, dual), dual.bound)
     incumbent = _repaired(place, ascent, dual, hint)
     value = float("inf") if incumbent is None else place.objective(incumbent)
     return Relaxed(place, dual.bound, least, False, None if incumbent is None else tuple(incumbent.tolist()), value)
 
 
 def _least(place: Field, order: Elimination, dual: Dual) -> np.ndarray:
-    rooms = np.array([row.room / row.scale for row in place.rows])
-    return place.flatten(order.marginals(dual.best)) - float(dual.prices @ rooms) - 2 * dual.margin
+    least = place.flatten(order.marginals(dual.best))
+    return least * (1 - 4 * EPS * len(place.scopes)) + dual.offset - 2 * dual.margin
 
 
 def _spread(place: Field, eased: Field, least: np.ndarray, bound: float) -> np.ndarray:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import fsum, inf, isfinite
 
 import numpy as np
 
+from mpqc.allocator.dual import EPS
 from mpqc.allocator.model import Effort, Model, Outcome, grid
 from mpqc.allocator.relaxation import Relaxed, relax
 from mpqc.allocator.solution import OPTIMAL_GAP
@@ -45,7 +47,7 @@ def minimum(terms: Terms, effort: Effort, admits: Admits, hint: tuple[int, ...] 
     clock = _Clock(effort)
     relaxed = relax(terms, hint)
     if relaxed.infeasible:
-        return Outcome("infeasible", None, float("inf"))
+        return Outcome("infeasible", None, inf)
     best = _Best(relaxed.incumbent, relaxed.value)
     if _closed(best.value, relaxed.bound):
         return Outcome("optimal", best.choice, relaxed.bound)
@@ -116,9 +118,14 @@ def kept_terms(relaxed: Relaxed, best: _Best, ceiling: float) -> Terms:
 
 
 def exact(terms: Terms, effort: Effort, *, strict: bool, hint: tuple[int, ...] | None) -> Outcome:
-    """CP-SAT on `terms`."""
-    spread = sum(float(np.ptp(part[terms.legal[scope]])) for scope, part in terms.loss.items() if terms.legal[scope].any())
-    return Model(terms, strict=strict).minimise(terms.loss, grid(spread), effort, hint)
+    """CP-SAT on `terms`, each part of the objective counted from its least entry."""
+    least = {scope: float(part[terms.legal[scope]].min(initial=inf)) for scope, part in terms.loss.items()}
+    least = {scope: value if isfinite(value) else 0.0 for scope, value in least.items()}
+    above = {scope: np.where(terms.legal[scope], part - least[scope], 0.0) for scope, part in terms.loss.items()}
+    spread = sum(float(part.max()) for part in above.values())
+    outcome = Model(terms, strict=strict).minimise(above, grid(spread), effort, hint)
+    rounding = 4 * EPS * (sum(map(abs, least.values())) + spread)
+    return replace(outcome, bound=outcome.bound + fsum(least.values()) - rounding)
 
 
 class _Clock:

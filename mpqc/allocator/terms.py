@@ -58,8 +58,8 @@ class Terms:
 
 def terms_of(problem: Problem, bounds: Iterable[Cost | Peak] | None = None) -> Terms:
     """The terms of `problem` with a row for each limited cost and moment of `bounds` (default: all of them)."""
-    chosen = (*problem.costs, *problem.peaks) if bounds is None else tuple(bounds)
-    rows = tuple(row for bound in chosen if bound.limit is not None for row in _rows(bound))
+    chosen = problem.limited if bounds is None else tuple(bounds)
+    rows = tuple(row for bound in chosen for row in _rows(bound))
     legal = _legal(problem)
     for row in rows:
         for scope in row.parts:
@@ -73,7 +73,8 @@ def terms_of(problem: Problem, bounds: Iterable[Cost | Peak] | None = None) -> T
 
 def _split_single(rows: Sequence[Row]) -> tuple[tuple[Row, ...], list[Row]]:
     """Rows that are always satisfied dropped; rows of one group apart, for they only forbid choices."""
-    kept, single = [], []
+    kept: list[Row] = []
+    single: list[Row] = []
     for row in rows:
         if row.constant + sum(float(part.max()) for part in row.parts.values()) <= row.limit * (1 - 1e-9):
             continue
@@ -111,7 +112,7 @@ def sort_axes(table: Table) -> tuple[Scope, np.ndarray]:
 
 
 def _loss(problem: Problem) -> dict[Scope, np.ndarray]:
-    loss = {(index,): np.array(group.loss, dtype=np.float64) for index, group in enumerate(problem.groups)}
+    loss: dict[Scope, np.ndarray] = {(index,): np.array(group.loss, dtype=np.float64) for index, group in enumerate(problem.groups)}
     for scope, values in merge(problem.interactions).items():
         loss[scope] = loss[scope] + values if scope in loss else values
     return loss
