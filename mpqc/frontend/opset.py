@@ -47,9 +47,15 @@ def supported_opset(model: onnx.ModelProto) -> int:
 
 
 def _convert_old(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    declared = onnx.ModelProto()
+    declared.CopyFrom(model)
+    inputs = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:  # the converter wants them among the inputs, as IR version 3 did
+        if tensor.name not in inputs:
+            declared.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     try:
-        return version_converter.convert_version(model, OLDEST_OPSET)
-    except (RuntimeError, ValueError) as error:
+        return version_converter.convert_version(declared, OLDEST_OPSET)
+    except (version_converter.ConvertError, RuntimeError, ValueError) as error:
         hint = "export the model with opset 9 or newer"
         raise ModelError(f"opset {version} cannot be converted", why=first_line(error), hint=hint) from error
 

@@ -206,8 +206,16 @@ def test_opsets() -> None:
     model = small()
     del model.opset_import[:]
     refused(model, "no standard operator set")
-    model.opset_import.append(helper.make_opsetid("", 5))
-    refused(graph_model([helper.make_node("Nonsense", ["x"], ["y"])], {"x": noise(2)}, {}, ["y"], opset=5), "opset 5")
+
+
+def test_opsets_that_onnx_runtime_no_longer_runs() -> None:
+    x, weight, bias = noise(2, 3), noise(3, 4, seed=1), noise(4, seed=2)
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], broadcast=1)
+    model = graph_model([node], {"x": x}, {"w": weight, "b": bias}, ["y"], opset=6, ir_version=3)
+    np.testing.assert_allclose(run_ort(load_network(model).model, {"x": x})[0], x @ weight + bias, rtol=1e-5)
+    node = helper.make_node("GRU", ["x", "w", "r"], ["y"], hidden_size=3)
+    constants = {"w": noise(1, 9, 5), "r": noise(1, 9, 3)}
+    refused(graph_model([node], {"x": noise(2, 2, 5)}, constants, ["y"], opset=6, ir_version=3), "opset 6", "opset 9 or newer")
 
 
 def test_inputs_of_unknown_size() -> None:
