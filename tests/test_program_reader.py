@@ -287,6 +287,22 @@ def test_other_symbolic_dimensions_are_refused_by_name() -> None:
         read_qdq(net.model(net.qdq("x", 0.1)))
 
 
+def test_shapes_that_depend_on_the_data_are_refused_by_name() -> None:
+    net = Net()
+    picked = net.op("NonZero", net.qdq(net.input(1, 4), 0.1))
+    with pytest.raises(ModelError, match=f"{picked}: the shape depends on the data"):
+        read_qdq(net.model(net.op("Cast", picked, to=TensorProto.FLOAT)))
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_weight_scales_that_do_not_fit_are_refused_by_name(size: int) -> None:
+    net = Net()
+    w = net.weight(net.rng.integers(-60, 60, (5, 4, 3, 3)), np.full(size, 0.01, np.float32))
+    model = net.model(net.qdq(net.op("Conv", net.qdq(net.input(1, 4, 5, 5), 0.02), w), 0.05))
+    with pytest.raises(ModelError, match=f"{w}_node: scale or zero point does not fit"):
+        read_qdq(model)
+
+
 def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"not a model")

@@ -12,6 +12,7 @@ from mpqc import numerics
 from mpqc.program import Binary, Op, Table
 from mpqc.reader.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.reader.linear import match_matmul
+from mpqc.reader.moves import MOVES
 from mpqc.reader.probe import session
 from mpqc.reader.quantizers import constant
 from mpqc.reader.source import is_elementwise
@@ -102,7 +103,7 @@ def _cone(builder: Builder, name: str) -> tuple[list[NodeProto], str] | str:
             continue
         node = builder.source.producers.get(current)
         if node is None or not is_elementwise(node):
-            return f"{node.op_type} has no integer kernel" if node is not None else UNQUANTIZED
+            return UNQUANTIZED if node is None or node.op_type in MOVES else f"{node.op_type} has no integer kernel"
         if node.name not in inside:
             inside[node.name] = node
             pending += [part for part in node.input if part]

@@ -35,13 +35,15 @@ def match_conv(builder: Builder, node: NodeProto, target: Target) -> list[Op] | 
     x, w = found
     if w.codes.ndim not in (3, 4):
         return f"{w.codes.ndim - 2}-D convolution has no integer kernel"
+    groups = int(attribute(node, "group", 1))
+    if len(x.shape) != w.codes.ndim or x.shape[1] != w.codes.shape[1] * groups or w.codes.shape[0] % groups:
+        return "weight does not fit the input's channels"
     folded = _fold(builder.source, x, w, node.input[2] if len(node.input) > 2 else "", target)
     if isinstance(folded, str):
         return folded
     codes = folded.codes if folded.codes.ndim == 4 else folded.codes[:, :, None, :]
     strides, dilations = pair(attribute(node, "strides", [1])), pair(attribute(node, "dilations", [1]))
     pads = explicit_pads(node, x.shape, builder.source.shapes[node.output[0]], (codes.shape[2], codes.shape[3]), strides, dilations)
-    groups = int(attribute(node, "group", 1))
     constants = (codes, code_bits(codes), folded.bias, folded.multiplier)
     return [Conv(node.name, (x.name,), (target.name,), *constants, strides, pads, dilations, groups, target.low, target.high)]
 

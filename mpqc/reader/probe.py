@@ -1,4 +1,4 @@
-"""Shapes that ONNX's inference cannot tell, found by running the model once on zeros in ONNX Runtime."""
+"""Shapes that ONNX's inference cannot tell, found by running the model on zeros and on random numbers in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -23,15 +23,31 @@ def session(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def probe(source: Source, names: Sequence[str]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Shape and element type of each of `names`. Raises ModelError where the model does not run."""
+    """Shape and element type of each of `names`. Raises ModelError where the model does not run or shapes depend on the data."""
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     present = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    feeds = {name: np.zeros(source.shapes[name], helper.tensor_dtype_to_np_dtype(source.elements[name])) for name in source.inputs}
     try:
-        results = session(model.SerializeToString()).run(list(names), feeds)
+        runner = session(model.SerializeToString())
+        first, second = (runner.run(list(names), _feeds(source, random)) for random in (False, True))
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise ModelError("shape unknown", where=names[0], why=str(error).split("\n")[0], hint="export with static shapes") from error
-    shapes = {name: np.asarray(value).shape for name, value in zip(names, results, strict=True)}
-    return shapes, {name: helper.np_dtype_to_tensor_dtype(np.asarray(value).dtype) for name, value in zip(names, results, strict=True)}
+    for name, one, other in zip(names, first, second, strict=True):
+        if np.shape(one) != np.shape(other):
+            raise ModelError("the shape depends on the data", where=name, hint="cut the model before this tensor")
+    values = {name: np.asarray(value) for name, value in zip(names, first, strict=True)}
+    return {name: value.shape for name, value in values.items()}, {
+        name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in values.items()
+    }
+
+
+def _feeds(source: Source, random: bool) -> dict[str, np.ndarray]:
+    """Zeros, or standard normal numbers (0 and 1 for other types than floats)."""
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for name in source.inputs:
+        kind = helper.tensor_dtype_to_np_dtype(source.elements[name])
+        values = rng.standard_normal(source.shapes[name]) if np.issubdtype(kind, np.floating) else rng.integers(0, 2, source.shapes[name])
+        feeds[name] = (values * random).astype(kind)
+    return feeds

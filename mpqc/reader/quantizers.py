@@ -12,6 +12,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from mpqc import numerics
+from mpqc.errors import ModelError
 from mpqc.qtype import QParams, QType
 from mpqc.reader.source import DEQUANTIZE, Source, attribute
 
@@ -149,6 +150,8 @@ def _signed_weight(source: Source, node: NodeProto) -> Weight | str:
         return "a weight scale is not a positive float32 number"
     axis = attribute(node, "axis", 1) % max(stored.ndim, 1)
     zero = source.constants[node.input[2]].astype(np.int32) if len(node.input) > 2 and node.input[2] else np.zeros((), np.int32)
+    if scale.size not in (1, stored.shape[axis] if stored.ndim else 1) or zero.size not in (1, scale.size):
+        raise ModelError("scale or zero point does not fit the tensor's shape", where=node.name)
     centred = stored - numerics.along(zero if zero.size > 1 else zero.reshape(()), axis, stored.ndim)
     if centred.min(initial=0) < -128 or centred.max(initial=0) > 127:
         return f"weight zero point is not {_middle(element)}"

@@ -101,6 +101,8 @@ def _dequantized(node: NodeProto, arrays: Sequence[np.ndarray | None]) -> np.nda
         scale, zero = scale.reshape(()), zero.reshape(())
     else:
         shape = [-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)]
+        if not scale.size == zero.size == codes.shape[axis % codes.ndim]:
+            raise ModelError("scale or zero point does not fit the tensor's shape", where=node.name)
         scale, zero = scale.reshape(shape), zero.reshape(shape)
     return ((codes.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale.astype(np.float32)).astype(scale.dtype)
 
