@@ -29,6 +29,13 @@ KNOWN = {
 }
 """SHA-256 of the wheels this version was tested with; for others pip's own check against the index has to do."""
 SOURCES = Path(__file__).parent
+FLAGS = (
+    "-std=c++17", "-O2", "-s", "-Wl,--build-id=none", "-Wl,-rpath,$ORIGIN/../lib",
+    # Nothing in the runner refers to libtvm_runtime by symbol: it registers itself when loaded.
+    "-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi",
+    # The runner's copy of class tvm::ffi::Error, made for libc++, must not take the place of the libraries' own, made for libstdc++.
+    "-fvisibility=hidden", "-DTVM_FFI_DLL=",
+)  # fmt: skip
 
 
 def cache_folder() -> Path:
@@ -51,8 +58,8 @@ def libraries() -> tuple[Path, ...]:
 
 def runner() -> Path:
     """The AArch64 runner, compiled on first use. Raises ToolMissingError or LoweringError."""
-    digest = hashlib.sha256(b"".join((SOURCES / name).read_bytes() for name in ("runner.cc", "npy.h")) + version("ziglang").encode())
-    path = cache_folder() / f"mpqc-runner-{digest.hexdigest()[:12]}"
+    content = [(SOURCES / name).read_bytes() for name in ("runner.cc", "npy.h")] + [" ".join((*FLAGS, version("ziglang"))).encode()]
+    path = cache_folder() / f"mpqc-runner-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
     if not path.is_file():
         _compile(path)
     return path
@@ -67,11 +74,9 @@ def include_folders() -> tuple[Path, ...]:
 
 def _compile(path: Path) -> None:
     folders = [f"-L{libraries()[0].parent}", *(f"-I{folder}" for folder in include_folders())]
-    # Nothing in the runner refers to libtvm_runtime by symbol: it registers itself when loaded.
-    linked = ["-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi", "-Wl,-rpath,$ORIGIN/../lib", "-Wl,--build-id=none"]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
-        zig("c++", TRIPLE, ["-std=c++17", "-O2", "-s", *folders, SOURCES / "runner.cc", *linked, "-o", partial])
+        zig("c++", TRIPLE, [*folders, SOURCES / "runner.cc", *FLAGS, "-o", partial])
         os.replace(partial, path)
 
 

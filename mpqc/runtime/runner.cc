@@ -1,7 +1,7 @@
 // mpqc-runner: runs a compiled model (model.so) on a board, without Python. See --help.
 //
-// Only the C interface of libtvm_ffi and its header-only wrappers are used: an exception must not cross from the board's
-// libstdc++ (inside libtvm_runtime) into the libc++ that this program is linked with.
+// TVM's functions are called through the C interface of libtvm_ffi: an exception must not cross from libstdc++, which the
+// libraries use, into the libc++ that this program is linked with.
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/map.h>
 #include <tvm/ffi/container/tensor.h>
@@ -78,6 +78,21 @@ Options Parse(int argc, char** argv) {
   return o;
 }
 
+ffi::Any CallPacked(const ffi::Function& function, const ffi::AnyView* arguments, size_t count) {
+  ffi::Any result;
+  void* handle = const_cast<ffi::Object*>(static_cast<const ffi::Object*>(function.get()));
+  auto* given = reinterpret_cast<TVMFFIAny*>(const_cast<ffi::AnyView*>(arguments));
+  if (TVMFFIFunctionCall(handle, given, static_cast<int32_t>(count), reinterpret_cast<TVMFFIAny*>(&result))) throw ffi::detail::MoveFromSafeCallRaised();
+  return result;
+}
+
+template <typename... Args>
+ffi::Any Call(const ffi::Function& function, const Args&... arguments) {
+  ffi::AnyView packed[sizeof...(Args) + 1];
+  ffi::PackedArgs::Fill(packed, arguments...);
+  return CallPacked(function, packed, sizeof...(Args));
+}
+
 struct Allocator {
   void AllocData(DLTensor* t) {
     size_t bytes = (t->dtype.bits + 7) / 8;
@@ -105,12 +120,12 @@ class Model {
     std::error_code error;
     if (!fs::is_regular_file(path, error)) throw std::runtime_error(path + ": no such file");
     // A path without a slash would be looked up as a library name.
-    lib_ = Global("ffi.ModuleLoadFromFile")(ffi::String(fs::absolute(path).string())).cast<ffi::Module>();
-    vm_ = Member(lib_.value(), "vm_load_executable")().cast<ffi::Module>();
+    lib_ = Call(Global("ffi.ModuleLoadFromFile"), ffi::String(fs::absolute(path).string())).cast<ffi::Module>();
+    vm_ = Call(Member(lib_.value(), "vm_load_executable")).cast<ffi::Module>();
     const int pooled = 2;
-    Get("vm_initialization")(static_cast<int>(kDLCPU), 0, pooled, static_cast<int>(kDLCPU), 0, pooled);
+    Call(Get("vm_initialization"), static_cast<int>(kDLCPU), 0, pooled, static_cast<int>(kDLCPU), 0, pooled);
     main_ = Get("main");
-    auto text = Get("describe")().cast<ffi::Tensor>();
+    auto text = Call(Get("describe")).cast<ffi::Tensor>();
     ffi::String error_text;
     std::string json(static_cast<const char*>(text.data_ptr()), static_cast<size_t>(text.numel()));
     about_ = ffi::json::Parse(json, &error_text).cast<ffi::json::Object>();
@@ -122,8 +137,7 @@ class Model {
   ffi::Function Get(const char* name) { return Member(vm_.value(), name); }
 
   std::vector<ffi::Tensor> Run(const std::vector<ffi::AnyView>& arguments) {
-    ffi::Any result;
-    main_.CallPacked(arguments.data(), static_cast<int32_t>(arguments.size()), &result);
+    ffi::Any result = CallPacked(main_, arguments.data(), arguments.size());
     if (auto one = result.try_cast<ffi::Tensor>()) return {*one};
     std::vector<ffi::Tensor> all;
     for (const ffi::Any& item : result.cast<ffi::Array<ffi::Any>>()) all.push_back(item.cast<ffi::Tensor>());
@@ -141,7 +155,7 @@ class Model {
   }
 
   static ffi::Function Member(const ffi::Module& module, const char* name) {
-    auto f = Global("ffi.ModuleGetFunction")(module, ffi::String(name), true).try_cast<ffi::Function>();
+    auto f = Call(Global("ffi.ModuleGetFunction"), module, ffi::String(name), true).try_cast<ffi::Function>();
     if (!f) throw std::runtime_error(std::string("the model has no function ") + name + ": it was not made by mpqc");
     return *f;
   }
@@ -296,7 +310,7 @@ class Profiler {
       if (at_ == calls_.size()) calls_.push_back({symbol, 0});
       calls_[at_++].second += us;
     };
-    model.Get("set_instrument")(ffi::Function::FromPacked(hook));
+    Call(model.Get("set_instrument"), ffi::Function::FromPacked(hook));
   }
 
   void Rewind() { at_ = 0; }

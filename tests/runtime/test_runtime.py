@@ -1,0 +1,221 @@
+"""Bundles and the C++ runner: right results, clear refusals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lowering"))
+from programs import Net, noise
+
+from mpqc.errors import DataError, RunError, ToolMissingError
+from mpqc.interpreter import Interpreter
+from mpqc.lowering import build, lower
+from mpqc.lowering.lowered import file_names
+from mpqc.lowering.toolchain import zig
+from mpqc.program import Program
+from mpqc.runtime import run_emulated, run_host, write_bundle
+from mpqc.runtime.description import Description
+from mpqc.runtime.run import SYSROOT, emulator
+from mpqc.targets import load_target
+
+QEMU = ["qemu-aarch64", "-cpu", "cortex-a76", "-L", str(SYSROOT)]
+
+
+def two_inputs() -> Program:
+    net = Net(11)
+    image, row = net.quantize(net.input(1, 3, 8, 8)), net.quantize(net.input(1, 6))
+    flat = net.move(net.conv(image, 6), lambda p: p.reshape(1, 384), "Flatten")
+    return net.program(net.dequantize(net.binary("add", net.gemm(flat, 6), row)), net.dequantize(image))
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return two_inputs()
+
+
+@pytest.fixture(scope="module")
+def bundle(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    lowered = lower(program, load_target("cortex-a76"))
+    inputs = noise(program)
+    module = build(lowered, folder / "model.so")
+    return write_bundle(folder / "bundle", lowered, module, inputs=inputs, expected=Interpreter(program).run(inputs))
+
+
+def runner(bundle: Path, *arguments: object, model: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [*QEMU, str(bundle / "bin" / "mpqc-runner"), "--model", str(model or bundle / "model.so"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def saved(folder: Path, arrays: Mapping[str, np.ndarray], program: Program) -> Path:
+    files = file_names((*program.inputs, *program.outputs))
+    folder.mkdir()
+    for name, array in arrays.items():
+        np.save(folder / files[name], array)
+    return folder
+
+
+@pytest.mark.emulator
+def test_run_sh_compares_with_what_is_expected(bundle: Path) -> None:
+    environment = {**os.environ, "MPQC_LAUNCHER": " ".join(QEMU)}
+    done = subprocess.run([bundle / "run.sh", "--repeat", "3", "--profile"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report == json.loads((bundle / "result.json").read_text())
+    assert report["as_expected"] is True
+    assert list(report["difference"].values()) == [0, 0]
+    times = report["microseconds"]
+    assert times["runs"] == 3
+    assert 0 < times["min"] <= times["median"] <= times["p90"]
+    assert [row["kernel"] for row in report["profile"]][2].startswith("conv3x3")
+    assert all(row["us"] > 0 and row["op"] for row in report["profile"])
+
+
+@pytest.mark.emulator
+def test_run_sh_fails_where_outputs_differ(bundle: Path, program: Program, tmp_path: Path) -> None:
+    wrong = {name: values + 1 for name, values in Interpreter(program).run(noise(program)).items()}
+    done = runner(bundle, "--input", bundle / "inputs", "--expected", saved(tmp_path / "expected", wrong, program))
+    assert done.returncode == 1
+    assert "differ" in done.stderr
+
+
+@pytest.mark.emulator
+def test_stacked_samples_run_in_one_process(bundle: Path, program: Program) -> None:
+    inputs = noise(program, seed=3, samples=5)
+    outputs, expected = run_emulated(bundle, inputs), Interpreter(program).run(inputs)
+    for name, values in expected.items():
+        assert values.shape[0] == 5
+        np.testing.assert_array_equal(outputs[name], values)
+
+
+@pytest.mark.emulator
+def test_what_is_wrong_with_the_inputs_is_said(bundle: Path, program: Program, tmp_path: Path) -> None:
+    image, row = program.inputs
+    good = noise(program)
+    pickled = tmp_path / "pickled.npy"
+    np.save(pickled, np.array([{}], object), allow_pickle=True)
+    truncated = tmp_path / "truncated.npy"
+    np.save(truncated, good[image])
+    truncated.write_bytes(truncated.read_bytes()[:-4])
+    arrays = {
+        "wrong shape": (good[image][:, :2], "has shape [1,2,8,8], the model's t0 is [1,3,8,8]"),
+        "wrong dtype": (good[image].astype(np.float64), "is float64"),
+        "nan": (np.where(good[image] > 2, np.nan, good[image]), "NaN"),
+        "fortran": (np.asfortranarray(good[image]), "Fortran"),
+        "two samples": (np.concatenate([good[image]] * 2), "samples"),
+    }
+    cases = [(tmp_path / "missing.npy", "no such file"), (pickled, "not supported"), (truncated, "bytes"), (bundle / "run.sh", "not a .npy")]
+    for number, (array, message) in enumerate(arrays.values()):
+        np.save(tmp_path / f"{number}.npy", array)
+        cases.append((tmp_path / f"{number}.npy", message))
+    np.save(tmp_path / "row.npy", np.concatenate([good[row]] * 3))
+    for path, message in cases:
+        done = runner(bundle, "--input", f"{image}={path}", "--input", f"{row}={tmp_path / 'row.npy'}")
+        assert done.returncode == 1, (path, done.stderr)
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.emulator
+def test_usage_errors_have_exit_code_two(bundle: Path, tmp_path: Path) -> None:
+    for arguments, message in [
+        (["--fast"], "unknown option"),
+        (["--repeat", "0"], "--repeat"),
+        (["--threads"], "needs a value"),
+        (["--input", f"nothing={tmp_path}"], "no input nothing"),
+        (["--input", f"t0={bundle / 'inputs' / 't0.npy'}"], "no --input for t2"),
+        (["--output", "one.npy"], "must be a folder"),
+    ]:
+        done = runner(bundle, *arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert message in done.stderr
+
+
+@pytest.mark.emulator
+def test_files_that_are_no_model_are_refused(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.so").write_text("not a library")
+    (tmp_path / "other.c").write_text("int other(void) { return 1; }")
+    zig("cc", "aarch64-linux-gnu", ["-shared", tmp_path / "other.c", "-o", tmp_path / "other.so"])
+    for path, message in [
+        (tmp_path / "absent.so", "no such file"),
+        (tmp_path / "text.so", "text.so"),
+        (tmp_path / "other.so", "not made by mpqc"),
+    ]:
+        done = runner(bundle, model=path)
+        assert done.returncode == 1, done.stderr
+        assert message in done.stderr
+
+
+@pytest.mark.emulator
+def test_noise_stands_in_for_missing_inputs_and_is_repeatable(bundle: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert runner(bundle, "--repeat", 1, "--output", tmp_path / name).returncode == 0
+    for path in (tmp_path / "a").iterdir():
+        np.testing.assert_array_equal(np.load(path), np.load(tmp_path / "b" / path.name))
+        assert np.ptp(np.load(path)) > 0
+
+
+def test_host_run_checks_inputs_and_files(program: Program, tmp_path: Path) -> None:
+    module = build(lower(program, load_target("host")), tmp_path / "model.so")
+    inputs = noise(program, samples=3)
+    for name, values in Interpreter(program).run(inputs).items():
+        np.testing.assert_array_equal(run_host(module, inputs, threads=2)[name], values)
+    with pytest.raises(DataError, match="no array"):
+        run_host(module, {program.inputs[0]: inputs[program.inputs[0]]})
+    with pytest.raises(DataError, match="no such input"):
+        run_host(module, {**inputs, "more": np.zeros(1)})
+    with pytest.raises(RunError, match="no such file"):
+        run_host(tmp_path / "absent.so", inputs)
+    (tmp_path / "text.so").write_text("text")
+    with pytest.raises(RunError, match="not an mpqc module"):
+        run_host(tmp_path / "text.so", inputs)
+
+
+def test_a_module_for_another_machine_is_refused(program: Program, bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not an mpqc module for this machine"):
+        run_host(bundle / "model.so", noise(program))
+    lowered = lower(program, load_target("host"))
+    with pytest.raises(RunError, match="AArch64"):
+        write_bundle(tmp_path / "bundle", lowered, build(lowered, tmp_path / "model.so"))
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, program: Program) -> None:
+    with pytest.raises(RunError, match="not a bundle"):
+        run_emulated(tmp_path, noise(program))
+
+
+def test_without_the_emulator_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ToolMissingError, match="apt-get install qemu-user"):
+        emulator("cortex-a76")
+
+
+def test_bundle_holds_what_the_board_needs(bundle: Path) -> None:
+    names = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+    libraries = {"lib/libtvm_runtime.so", "lib/libtvm_ffi.so"}
+    files = {"bin/mpqc-runner", "model.so", "model.json", "run.sh", "README.txt", "inputs/t0.npy", "inputs/t2.npy", "expected/t1.npy"}
+    assert libraries < names
+    assert len(files & names) >= 7
+    assert os.access(bundle / "run.sh", os.X_OK)
+    assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) < 8e6
+
+
+def test_file_names_are_legal_and_distinct() -> None:
+    names = ("a/b:0", "a_b_0", "A.B.0", "", "onnx::Relu_0", "a_b_0")
+    files = file_names(names)
+    assert len({name.lower() for name in files.values()}) == 5
+    assert all(name.replace("_", "").replace("-", "").removesuffix(".npy").isalnum() for name in files.values())
+
+
+def test_a_broken_description_is_refused() -> None:
+    for text in ("{", "[]", '{"inputs": 1, "outputs": []}', '{"inputs": [{"name": "x"}], "outputs": []}'):
+        with pytest.raises(RunError, match="not the description"):
+            Description.parse(text)
