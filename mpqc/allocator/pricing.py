@@ -216,7 +216,7 @@ def split(table: Table) -> list[Table]:
     values = table.values
     if values.ndim < 2 or not np.isfinite(values).all():
         return [table]
-    for axis in range(values.ndim):
+    for axis in sorted(range(values.ndim), key=lambda axis: bool(np.ptp(values, axis=axis).any())):
         rest = np.take(values, [0], axis=axis)
         steps = values - rest
         corner = steps[tuple(slice(None) if at == axis else slice(0, 1) for at in range(values.ndim))]

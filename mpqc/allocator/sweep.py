@@ -29,7 +29,7 @@ def pareto(problem: Problem, resource: str, limits: Sequence[float], *, seconds:
     found: dict[float, Solution | None] = {}
     last: Solution | None = None
     for limit in sorted(set(limits), reverse=True):
-        last = _within(problem, resource, limit, last, seconds, seed)
+        last = None if None in found.values() else _within(problem, resource, limit, last, seconds, seed)
         found[limit] = last
     return tuple(Point(limit, found[limit]) for limit in limits)
 
