@@ -99,7 +99,7 @@ def _visit(builder: Builder, node: NodeProto) -> None:
 
 
 def _stay_float(builder: Builder, node: NodeProto) -> None:
-    inputs = tuple(dict.fromkeys(name for name in reads(node) if builder.source.real(name) is None))
+    inputs = tuple(dict.fromkeys(name for name in reads(node) if not builder.source.is_constant(name)))
     for name in inputs:
         _need_plain(builder, name)
     outputs = tuple(builder.plain(name) for name in node.output if name)
@@ -258,7 +258,7 @@ def _clips_codes(builder: Builder, node: NodeProto) -> bool:
 
 
 def _visit_dequantize(builder: Builder, node: NodeProto) -> None:
-    if builder.source.real(node.output[0]) is not None:
+    if builder.source.is_constant(node.output[0]):
         return
     codes = builder.codes.get(node.input[0]) or _input_codes(builder, node)
     found = coding(builder.source, node)

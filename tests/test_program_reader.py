@@ -186,6 +186,23 @@ def test_shape_arithmetic_is_folded() -> None:
     assert only(program, Move).index is None
 
 
+def test_functions_of_the_model_are_written_out() -> None:
+    net = Net(opset=18)
+    x = net.qdq(net.input(1, 8), 0.1)
+    net.nodes.append(helper.make_node("Gate", [x], ["gated"], "gate", domain="local"))
+    scale, zero = net.constant(np.float32(0.05)), net.constant(np.array(0), INT8)
+    y = net.op("DequantizeLinear", net.op("QuantizeLinear", "gated", scale, zero), scale, zero)
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    body = [helper.make_node("Sigmoid", ["a"], ["s"]), helper.make_node("Mul", ["a", "s"], ["b"])]
+    output = helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 8])
+    graph = helper.make_graph(net.nodes, "net", net.inputs, [output], net.constants)
+    function = helper.make_function("local", "Gate", ["a"], ["b"], body, imports[:1])
+    model = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=10)
+    program = read_qdq(model)
+    assert only(program, Table).function == "Sigmoid+Mul"
+    assert_same_output(model, program, 0.05)
+
+
 def test_a_transposed_weight_is_found_behind_its_transpose() -> None:
     net = Net()
     w = net.weight(net.rng.integers(-60, 60, (3, 4)), net.rng.uniform(0.01, 0.02, 3))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
 from mpqc.errors import ModelError
@@ -78,15 +79,18 @@ class Source:
         """Graph outputs."""
         return tuple(value.name for value in self.model.graph.output)
 
+    def is_constant(self, name: str) -> bool:
+        """Whether `name` is a constant or dequantized from one."""
+        node = self.producers.get(name)
+        dequantized = node is not None and node.op_type == DEQUANTIZE and all(part in self.constants for part in node.input if part)
+        return name in self.constants or dequantized
+
     def real(self, name: str) -> np.ndarray | None:
         """Value of a constant, also where it is dequantized from one; None where `name` is computed."""
-        if name in self.constants:
-            return self.constants[name]
-        node = self.producers.get(name)
-        if node is None or node.op_type != DEQUANTIZE or any(part and part not in self.constants for part in node.input):
-            return None
-        arrays = [self.constants[part] if part else None for part in node.input]
-        return _dequantized(node, arrays)
+        if name in self.constants or not self.is_constant(name):
+            return self.constants.get(name)
+        node = self.producers[name]
+        return _dequantized(node, [self.constants[part] if part else None for part in node.input])
 
 
 def _dequantized(node: NodeProto, arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
@@ -157,6 +161,8 @@ def load_source(model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequen
     Raises ModelError for files that are not ONNX models and for tensors whose shape stays unknown.
     """
     proto = _read(model)
+    if proto.functions:
+        proto = inline_local_functions(proto)
     _fix_inputs(proto.graph, shapes or {})
     _name_nodes(proto.graph)
     constants, elements = _initializers(proto.graph)
