@@ -121,12 +121,14 @@ def _check(values: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def _monotone(values: Values) -> tuple[Values, tuple[str, ...]]:
-    """Rows that do not grow with the bits, and a note for each that did by more than a tenth."""
-    rows, notes = {}, []
+    """Rows that do not grow with the bits, and a note naming those that did by more than a tenth."""
+    rows, grew = {}, []
     for site, row in values.items():
         widths = sorted(row)
         rows[site] = dict(zip(widths, np.minimum.accumulate([max(row[width], 0.0) for width in widths]).tolist(), strict=True))
-        steep = [width for width in widths if row[width] > 1.1 * rows[site][width] + 1e-12]
-        if steep:
-            notes.append(f"{site}: measured loss grew at {', '.join(map(str, steep))} bits over a narrower width; lowered to it")
-    return rows, tuple(notes)
+        if any(row[width] > 1.1 * rows[site][width] + 1e-12 for width in widths):
+            grew.append(site)
+    named = f"{', '.join(grew[:3])}{', ...' if len(grew) > 3 else ''}"
+    return rows, (
+        f"{len(grew)} of {len(values)} sites measured a larger loss at a wider type, which then takes the smaller one: {named}",
+    ) if grew else ()
