@@ -156,7 +156,7 @@ class Model {
 
   static ffi::Function Member(const ffi::Module& module, const char* name) {
     auto f = Call(Global("ffi.ModuleGetFunction"), module, ffi::String(name), true).try_cast<ffi::Function>();
-    if (!f) throw std::runtime_error(std::string("the model has no function ") + name + ": it was not made by mpqc");
+    if (!f || f->get() == nullptr) throw std::runtime_error(std::string("the model has no function ") + name + ": it was not made by mpqc");
     return *f;
   }
 
