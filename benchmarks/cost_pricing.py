@@ -1,4 +1,4 @@
-"""Prices kernels in cycles of a Cortex-A76: compiles them, links them with a small driver, and runs each under a76time.
+"""Prices AArch64 programs in cycles of a Cortex-A76 with a76time: programs of kernels, and whole bundles.
 
 a76time counts executed blocks under qemu-aarch64 and prices them with llvm-mca and a cache model. It is found in
 $MPQC_SHARED/tools/a76, else ../shared/tools/a76 beside the checkout.
@@ -12,17 +12,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-import tvm
-import tvm_ffi
-
-if TYPE_CHECKING:
-    from mpqc.lowering.kernels.kernel import Kernel
 
 HERE = Path(__file__).resolve().parent
-TARGET = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}
 METHOD = "a76time: qemu-aarch64 block counts priced by llvm-mca neoverse-n1 and a cache model; warm caches; one core"
 
 
@@ -35,20 +26,9 @@ def find_a76time() -> Path:
     return tool
 
 
-class Driver:
-    """Kernels in one AArch64 program, run by index."""
-
-    def __init__(self, kernels: Sequence[Kernel], folder: Path) -> None:
-        self.folder, self.kernels = folder, kernels
-        folder.mkdir(parents=True, exist_ok=True)
-        _compile(kernels, folder / "kernels.o")
-        _write_table(kernels, folder)
-        _link(folder)
-
-    def cycles(self, index: int, tool: Path) -> float:
-        """Modelled cycles of one run of kernel `index`, warm."""
-        command = [self.folder / "driver", index, "{n}", self.folder / "constants.bin"]
-        return modelled_cycles(tool, command, (1, 2), self.kernels[index].name)
+def kernel_cycles(program: Path, index: int, tool: Path, name: str) -> float:
+    """Modelled cycles of one warm run of kernel `index` of a program that mpqc.runtime.cost_program wrote."""
+    return modelled_cycles(tool, [program / "driver", index, "{n}", program / "constants.bin"], (1, 2), name)
 
 
 def bundle_cycles(bundle: Path, tool: Path, runs: tuple[int, int] = (1, 2)) -> float:
@@ -64,43 +44,3 @@ def modelled_cycles(tool: Path, command: Sequence[object], runs: tuple[int, int]
     if done.returncode:
         sys.exit(f"{what}: {done.stderr.strip()}")
     return float(json.loads(done.stdout)["modelled_cycles"])
-
-
-def _compile(kernels: Sequence[Kernel], path: Path) -> None:
-    functions = {kernel.name: kernel.func.with_attr("global_symbol", kernel.name) for kernel in kernels}
-    module = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(TARGET))
-    module.mod.write_to_file(str(path), "o")
-
-
-def _write_table(kernels: Sequence[Kernel], folder: Path) -> None:
-    offset, entries, names = 0, [], {kernel.name for kernel in kernels}
-    with (folder / "constants.bin").open("wb") as blob:
-        for kernel in kernels:
-            constants = iter(kernel.constants)
-            buffers = list(kernel.func.params)
-            first = len(buffers) - 1 - len(kernel.constants)
-            arguments = []
-            for position, buffer in enumerate(buffers):
-                is_constant = first <= position < len(buffers) - 1
-                data = np.ascontiguousarray(next(constants)).tobytes() if is_constant else b""
-                arguments.append(_argument(buffer, offset if is_constant else -1))
-                offset += blob.write(data)
-            entries.append(f"{{__tvm_ffi_{kernel.name}, {len(arguments)}, {{{', '.join(arguments)}}}}}")
-    declared = "\n".join(f"extern int __tvm_ffi_{name}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);" for name in sorted(names))
-    table = ",\n".join(entries)
-    (folder / "kernels.inc").write_text(f"{declared}\nstatic Entry kernels[] = {{\n{table}\n}};\n", encoding="utf-8")
-
-
-def _argument(buffer: tvm.ir.Var, offset: int) -> str:
-    dtype = np.dtype(str(buffer.dtype))
-    shape = [int(extent) for extent in buffer.shape]
-    code = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat"}[dtype.kind]
-    size = int(np.prod(shape)) * dtype.itemsize
-    return f"{{{len(shape)}, {{{', '.join(map(str, shape)) or 1}}}, {{{code}, {dtype.itemsize * 8}, 1}}, {size}, {offset}}}"
-
-
-def _link(folder: Path) -> None:
-    include = Path(tvm_ffi.__file__).parent / "include"
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-gnu.2.28", "-O2", f"-I{include}", f"-I{folder}"]
-    command += [str(HERE / "cost_driver.c"), str(folder / "kernels.o"), "-lm", "-o", str(folder / "driver")]
-    subprocess.run(command, check=True)

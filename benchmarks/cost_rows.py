@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from cost_grid import KINDS, Case, cases
-from cost_pricing import METHOD, Driver, find_a76time
+from cost_pricing import METHOD, find_a76time, kernel_cycles
 from cost_runtime import runtime_cycles
 
-from mpqc.lowering.kernels.kernel import KernelTarget
+from mpqc.lowering.cost_grid import KINDS, Case, cases
+from mpqc.runtime.cost_program import grid_target, write_program
 from mpqc.targets import FOLDER, RUNTIME_KERNELS, CostRow, Shape, Target, load_target, read_rows, write_rows
 
 BATCH = 24
@@ -66,19 +66,18 @@ class Origin:
 
 
 def _kernel_rows(only: Collection[str], target: Target, origin: Origin, folder: Path) -> list[CostRow]:
-    kernel_target = KernelTarget("dotprod" if target.has_dotprod else "generic", target.cores)
-    todo = list(cases([kind for kind in KINDS if kind in only], kernel_target))
+    todo = list(cases([kind for kind in KINDS if kind in only], grid_target(target)))
     batches = [todo[start : start + BATCH] for start in range(0, len(todo), BATCH)]
-    return [row for index, batch in enumerate(batches) for row in price(batch, origin, folder / str(index))]
+    return [row for index, batch in enumerate(batches) for row in price(batch, target, origin, folder / str(index))]
 
 
-def price(todo: list[Case], origin: Origin, folder: Path) -> list[CostRow]:
+def price(todo: list[Case], target: Target, origin: Origin, folder: Path) -> list[CostRow]:
     """One row for each of `todo`, run in one program built in `folder`."""
     tool = find_a76time()
-    driver = Driver([case.kernel for case in todo], folder)
+    program = write_program([case.kernel for case in todo], target.llvm_target, folder)
     rows = []
     for index, case in enumerate(todo):
-        cycles = driver.cycles(index, tool)
+        cycles = kernel_cycles(program, index, tool, case.kernel.name)
         rows.append(origin.row(case.kind, case.shape, case.weight_bits, cycles))
         rate = case.kernel.macs / cycles if case.kernel.macs else case.shape.outputs / cycles
         print(f"{case.kernel.name:100s} {cycles:12.0f} cycles {rate:7.2f} a cycle", file=sys.stderr)

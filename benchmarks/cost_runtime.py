@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from cost_pricing import Driver, bundle_cycles
+from cost_pricing import bundle_cycles, kernel_cycles
 
 from mpqc.lowering import build, lower
 from mpqc.lowering.steps import Call
 from mpqc.program import Dequantize, Op, Program, Quantize, Table, Tensor
 from mpqc.qtype import QParams, QType
 from mpqc.runtime.bundle import write_bundle
+from mpqc.runtime.cost_program import write_program
 from mpqc.targets import Target
 
 SHAPE = (1, 64)
@@ -23,8 +24,8 @@ def runtime_cycles(target: Target, folder: Path, tool: Path) -> dict[str, float]
     """Cycles that the runtime adds to every kernel (`call`) and to every run (`run`)."""
     whole = {length: _chain_cycles(length, target, folder / str(length), tool) for length in (SHORT, LONG)}
     calls = [step for step in lower(_chain(1), target).steps if isinstance(step, Call)]
-    driver = Driver([step.kernel for step in calls], folder / "kernels")
-    quantize, table, dequantize = (driver.cycles(index, tool) for index in range(len(calls)))
+    program = write_program([step.kernel for step in calls], target.llvm_target, folder / "kernels")
+    quantize, table, dequantize = (kernel_cycles(program, index, tool, step.kernel.name) for index, step in enumerate(calls))
     call = (whole[LONG] - whole[SHORT]) / (LONG - SHORT) - table
     return {"call": call, "run": whole[SHORT] - SHORT * (call + table) - 2 * call - quantize - dequantize}
 

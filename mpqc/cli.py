@@ -194,6 +194,19 @@ def targets_check(file: Annotated[Path, typer.Argument(help="TOML file of a targ
     targets_check_command(existing(file, "target file"))
 
 
+@app.command("calibrate-target", epilog='Example: mpqc calibrate-target chip.toml, then the same with --times times.csv --device "Raspberry Pi 4"')
+def calibrate_target(
+    target: Annotated[str, typer.Argument(help="a name of `mpqc targets list`, or a TOML file")],
+    output_dir: Output = Path("calibration"),
+    times: Annotated[Path | None, typer.Option(help="what run.sh printed on the board: makes cost rows of it")] = None,
+    device: Annotated[str | None, typer.Option(help="the board that the times come from, for the rows' origin")] = None,
+) -> None:
+    """Writes a folder of kernels to time on a board; with its --times, the target's cost rows."""
+    from mpqc.cli_commands import calibrate_target_command
+
+    calibrate_target_command(target, output_dir, times and existing(times, "times"), device)
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Says what this machine has of what mpqc needs, and how to get the rest."""

@@ -95,7 +95,7 @@ def test_latency_without_rows_is_refused_by_name() -> None:
     assert model.origin == "none"
     assert not model.can_bound(Resource.LATENCY)
     for call in (lambda: model.microseconds(conv(), 8, (8,), 8), model.fixed_microseconds, lambda: model.require(Resource.LATENCY)):
-        with pytest.raises(TargetError, match=r"cortex-a72: latency cannot be bounded: the target has no cost rows \(.*calibrate-target"):
+        with pytest.raises(TargetError, match=r"cortex-a72: latency cannot be bounded: the target has no cost rows \(bound size"):
             call()
     model.require(Resource.SIZE)
     model.require(Resource.BOPS)
@@ -140,8 +140,11 @@ def test_values_are_converted_where_the_integer_program_begins_and_ends(priced: 
     assert model.for_network(table).fixed_microseconds() == pytest.approx((100 + 2 * 1200 + 6400) / 1800, rel=1e-3)
 
 
-def test_views_are_free(priced: Target) -> None:
-    assert CostModel(priced).microseconds(OpNode("r", "Reshape", ("x",), "y", None, (1, 4, 2, 2), (1, 16)), None, (8,), 8) == 0.0
+def test_views_run_no_kernel(priced: Target) -> None:
+    view = OpNode("r", "Reshape", ("x",), "y", None, (1, 4, 2, 2), (1, 16))
+    assert CostModel(priced).microseconds(view, None, (8,), 8) == 0.0
+    called = CostModel(priced.model_copy(update={"rows": (*priced.rows, row(Shape(), 360.0, "call", None))}))
+    assert called.microseconds(view, None, (8,), 8) == pytest.approx(0.2)
 
 
 def test_runtime_rows_are_added(priced: Target) -> None:
@@ -207,3 +210,48 @@ def test_bit_fusion_trades_width_for_rate_and_energy() -> None:
     assert model.nanojoules(node, 8, (8,)) == pytest.approx(node.macs * 0.4592e-3)
     assert model.nanojoules(node, 2, (2,)) == pytest.approx(node.macs * 0.0287e-3)
     assert model.nanojoules(ADD, None, (8, 8)) == 0.0
+
+
+A76 = CostModel(load_target("cortex-a76"))
+
+
+def test_every_kernel_of_the_cortex_a76_has_rows_that_the_fit_explains() -> None:
+    listed = {kind for facts in A76.target.kernels for kind in facts.ops}
+    assert {fit.kind for fit in A76.fits} == listed
+    for fit in A76.fits:
+        assert fit.mean_error < 0.1, (fit.kind, fit.widths, fit.mean_error)
+        assert fit.worst_error < 0.3, (fit.kind, fit.widths, fit.worst_error)
+
+
+def test_rows_say_how_they_were_obtained() -> None:
+    assert A76.origin.startswith(f"modelled: {len(A76.target.rows)} rows")
+    assert {row.method.split(":")[0] for row in A76.target.rows} == {"a76time"}
+    assert A76.fixed_microseconds() > 0
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(
+    ("channels", "size", "out", "kernel"), [(64, 56, 64, 3), (16, 32, 16, 3), (256, 14, 512, 1), (100, 30, 70, 3), (512, 60, 512, 3)]
+)
+def test_convolutions_run_near_the_rate_of_sdot(bits: int, channels: int, size: int, out: int, kernel: int) -> None:
+    node = conv(channels, size, out, kernel)
+    rate = node.macs / (A76.microseconds(node, bits, (8,), 8) * 2400)
+    assert 20 < rate < 32  # two SDOT of 16 products a cycle
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    channels=extents, size=st.integers(1, 64), out=extents, bits=st.sampled_from((2, 4, 8)), kernel=st.sampled_from((1, 3)), grow=st.integers(1, 40)
+)
+def test_cortex_a76_latency_never_falls_when_a_layer_grows(channels: int, size: int, out: int, bits: int, kernel: int, grow: int) -> None:
+    before = A76.microseconds(conv(channels, size, out, kernel), bits, (8,), 8)
+    for larger in ((channels + grow, size, out), (channels, size + grow, out), (channels, size, out + grow)):
+        assert 0 < before <= A76.microseconds(conv(*larger, kernel), bits, (8,), 8) * (1 + 1e-9)
+
+
+def test_fully_connected_layers_of_large_networks_gain_from_narrow_weights() -> None:
+    node = OpNode("fc", "Gemm", ("x",), "y", "w", (1, 2048), (1, 1000), (1000, 2048), 2_048_000)
+    crowded = CostModel(A76.target, Context(network_weight_bytes=64e6))
+    warm, cold = A76.microseconds(node, 8, (8,), 8), crowded.microseconds(node, 8, (8,), 8)
+    assert warm < cold
+    assert crowded.microseconds(node, 4, (8,), 8) < cold

@@ -1,9 +1,12 @@
-// Runs one compiled kernel n times without TVM's runtime: ./driver KERNEL N CONSTANTS
+// Runs compiled kernels without TVM's runtime, on one core:
+//   ./driver KERNEL N CONSTANTS      runs one kernel N times
+//   ./driver SECONDS CONSTANTS       times every kernel for that long each and prints CSV
 // The build adds a table of kernels (kernels.inc). Inputs are filled with a fixed pattern, constants come from the file.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <tvm/ffi/c_api.h>
 
 typedef int (*Kernel)(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);
@@ -85,22 +88,57 @@ static void* memory_of(const Argument* a, FILE* constants) {
   return data;
 }
 
-int main(int argc, char** argv) {
-  if (argc != 4) return 2;
-  Entry* entry = &kernels[atoi(argv[1])];
-  FILE* constants = fopen(argv[3], "rb");
-  if (!constants) return 1;
-  static DLTensor tensors[16];
-  static TVMFFIAny values[16];
+static DLTensor tensors[16];
+static TVMFFIAny values[16];
+
+static void prepare(Entry* entry, FILE* constants) {
   for (int i = 0; i < entry->count; i++) {
     Argument* a = &entry->arguments[i];
+    free(tensors[i].data);
     tensors[i] = (DLTensor){memory_of(a, constants), {kDLCPU, 0}, a->dims, a->type, a->shape, NULL, 0};
     values[i].type_index = kTVMFFIDLTensorPtr;
     values[i].v_ptr = &tensors[i];
   }
-  for (int i = 0; i < atoi(argv[2]); i++) {
-    TVMFFIAny result = {0};
-    if (entry->run(NULL, values, entry->count, &result)) return 1;
+}
+
+static void run(Entry* entry) {
+  TVMFFIAny result = {0};
+  if (entry->run(NULL, values, entry->count, &result)) exit(1);
+}
+
+static double seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec + 1e-9 * now.tv_nsec;
+}
+
+// The shortest of the runs that fit into `budget` seconds (at least 3), in nanoseconds, after a run that warms the caches.
+static double shortest(Entry* entry, double budget) {
+  double least = 1e30, end = seconds() + budget;
+  run(entry);
+  for (int i = 0; i < 3 || seconds() < end; i++) {
+    double start = seconds();
+    run(entry);
+    double spent = seconds() - start;
+    if (spent < least) least = spent;
+  }
+  return 1e9 * least;
+}
+
+int main(int argc, char** argv) {
+  FILE* constants = argc == 4 || argc == 3 ? fopen(argv[argc - 1], "rb") : NULL;
+  if (!constants) return 2;
+  if (argc == 4) {
+    Entry* entry = &kernels[atoi(argv[1])];
+    prepare(entry, constants);
+    for (int i = 0; i < atoi(argv[2]); i++) run(entry);
+    return 0;
+  }
+  printf("kernel,nanoseconds\n");
+  for (int i = 0; i < (int)(sizeof kernels / sizeof kernels[0]); i++) {
+    prepare(&kernels[i], constants);
+    printf("%d,%.0f\n", i, shortest(&kernels[i], atof(argv[1])));
+    fflush(stdout);
   }
   return 0;
 }

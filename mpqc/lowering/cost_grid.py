@@ -89,7 +89,7 @@ def _gemms(target: KernelTarget) -> Iterator[Case]:
 
 
 def _codes(name: str, *shape: int) -> Tensor:
-    return Tensor(name, shape, "int8", QParams(QType(8), np.float32(0.05), np.int32(-3)))
+    return Tensor(name, shape, "int8", QParams(QType(8), np.asarray(0.05, np.float32), np.asarray(-3, np.int32)))
 
 
 def _floats(name: str, *shape: int) -> Tensor:
@@ -202,9 +202,10 @@ def _shuffles(target: KernelTarget) -> Iterator[Case]:
 
 def _move(kind: str, op_type: str, source: tuple[int, int, int], index: np.ndarray, target: KernelTarget) -> Case:
     channels, height, width = source
+    rows, columns = index.shape[1:]
     op = Move("op", ("x",), ("z",), op_type, index.reshape(-1))
     tensors = [_codes("x", 1, *source), _codes("z", 1, *index.shape)]
-    return Case(kind, Shape(height, width, channels, *index.shape[1:], channels), None, _kernel(op, tensors, target))
+    return Case(kind, Shape(height, width, channels, rows, columns, channels), None, _kernel(op, tensors, target))
 
 
 def _max_pools(target: KernelTarget) -> Iterator[Case]:

@@ -1,0 +1,158 @@
+"""A program of kernels: the grid of cost rows compiled for a chip and linked with a small driver, to be priced or timed.
+
+The driver (cost_driver.c) needs neither Python nor TVM's runtime on the board.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tvm
+
+from mpqc.errors import LoweringError, TargetError
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.toolchain import zig
+from mpqc.runtime.libraries import include_folders
+from mpqc.targets import CostRow, Shape, Target
+
+if TYPE_CHECKING:
+    from mpqc.lowering.cost_grid import Case
+
+DRIVER = Path(__file__).with_name("cost_driver.c")
+_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat"}
+_RUN = """#!/bin/sh
+# Times every kernel on one core of this board: ./run.sh > times.csv
+here=$(cd "$(dirname "$0")" && pwd)
+exec "$here/driver" "${1:-0.05}" "$here/constants.bin"
+"""
+
+
+def write_program(kernels: Sequence[Kernel], llvm_target: Mapping[str, object], folder: Path) -> Path:
+    """Compiles `kernels` into `folder`/driver, which runs them by index, and returns the folder.
+
+    Raises LoweringError where a kernel does not compile or link, ToolMissingError without zig.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _compile(kernels, llvm_target, folder / "kernels.o")
+    _write_table(kernels, folder)
+    includes = [f"-I{path}" for path in (*include_folders(), folder)]
+    zig("cc", str(llvm_target["mtriple"]), ["-O2", *includes, DRIVER, folder / "kernels.o", "-lm", "-o", folder / "driver"])
+    return folder
+
+
+def write_calibration(target: Target, cases: Sequence[Case], folder: Path) -> Path:
+    """A folder to copy to a board of `target`: `./run.sh > times.csv` there times every case; `rows_from_times` reads the result.
+
+    Raises TargetError for a cost-only target, LoweringError, ToolMissingError.
+    """
+    if not target.llvm_target:
+        raise TargetError("is cost-only: there are no kernels to time", where=target.name)
+    write_program([case.kernel for case in cases], target.llvm_target, folder)
+    grid = [{"kernel": case.kind, "shape": asdict(case.shape), "weight_bits": case.weight_bits} for case in cases]
+    (folder / "grid.json").write_text(json.dumps({"schema_version": 1, "target": target.name, "cases": grid}, indent=1), encoding="utf-8")
+    script = folder / "run.sh"
+    script.write_text(_RUN, encoding="utf-8")
+    script.chmod(0o755)
+    for name in ("kernels.o", "kernels.inc"):
+        (folder / name).unlink()
+    return folder
+
+
+def rows_from_times(target: Target, folder: Path, times: Path, device: str, commit: str) -> tuple[CostRow, ...]:
+    """Cost rows `measured on DEVICE` from the CSV that run.sh printed; cycles are those of the target's clock.
+
+    Raises TargetError, naming file and line, for times that do not fit the folder.
+    """
+    if target.clock_hz is None:
+        raise TargetError("is needed to turn time into cycles", where=f"{target.name}: clock_hz")
+    cases = _read_grid(folder / "grid.json", target)
+    nanoseconds = _read_times(times, len(cases))
+    origin = {"origin": f"measured on {device}", "method": "cost_driver: shortest run, one core, warm caches"}
+    provenance = {**origin, "date": date.today().isoformat(), "commit": commit}
+    cycles = [spent * target.clock_hz / 1e9 for spent in nanoseconds]
+    return tuple(
+        CostRow(case["kernel"], Shape(**case["shape"]), case["weight_bits"], 8, spent, **provenance)
+        for case, spent in zip(cases, cycles, strict=True)
+    )
+
+
+def grid_target(target: Target) -> KernelTarget:
+    """What the kernels of the grid need to know of `target`."""
+    return KernelTarget("dotprod" if target.has_dotprod else "generic", target.cores)
+
+
+def _read_grid(path: Path, target: Target) -> list[dict]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        named, cases = raw["target"], list(raw["cases"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TargetError("cannot read the grid", where=str(path), why=f"{type(error).__name__}: {error}") from error
+    if named != target.name:
+        raise TargetError(f"the times are of {named}, not of {target.name}", where=str(path))
+    return cases
+
+
+def _read_times(path: Path, count: int) -> list[float]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise TargetError("cannot read the times", where=str(path), why=str(error)) from error
+    if len(lines) != count + 1 or lines[0] != ["kernel", "nanoseconds"]:
+        raise TargetError(f"{max(len(lines) - 1, 0)} times for {count} kernels", where=str(path), hint="let run.sh finish")
+    return [_time(line, index, f"{path}: line {index + 2}") for index, line in enumerate(lines[1:])]
+
+
+def _time(line: list[str], index: int, where: str) -> float:
+    if len(line) != 2 or line[0] != str(index) or not line[1].isdigit() or int(line[1]) == 0:
+        raise TargetError(f"{','.join(line)!r} is not a time of kernel {index}", where=where)
+    return float(line[1])
+
+
+def _compile(kernels: Sequence[Kernel], llvm_target: Mapping[str, object], path: Path) -> None:
+    functions = {kernel.name: kernel.func.with_attr("global_symbol", kernel.name) for kernel in kernels}
+    try:
+        module = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(dict(llvm_target)))
+    except Exception as error:  # TVM raises many classes; all mean that a kernel does not compile
+        raise LoweringError("TVM does not compile the kernels", why=str(error).strip().splitlines()[-1]) from error
+    module.mod.write_to_file(str(path), "o")
+
+
+def _write_table(kernels: Sequence[Kernel], folder: Path) -> None:
+    entries, offset = [], 0
+    with (folder / "constants.bin").open("wb") as blob:
+        for kernel in kernels:
+            arguments, offset = _arguments(kernel, offset)
+            for constant in kernel.constants:
+                blob.write(np.ascontiguousarray(constant).tobytes())
+            entries.append(f"{{__tvm_ffi_{kernel.name}, {len(arguments)}, {{{', '.join(arguments)}}}}}")
+    names = sorted({kernel.name for kernel in kernels})
+    declared = "\n".join(f"extern int __tvm_ffi_{name}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);" for name in names)
+    table = ",\n".join(entries)
+    (folder / "kernels.inc").write_text(f"{declared}\nstatic Entry kernels[] = {{\n{table}\n}};\n", encoding="utf-8")
+
+
+def _arguments(kernel: Kernel, offset: int) -> tuple[list[str], int]:
+    """The driver's arguments of `kernel`, whose constants begin at `offset` in the file, and where they end."""
+    buffers = list(kernel.func.params)
+    first = len(buffers) - 1 - len(kernel.constants)
+    arguments = []
+    for position, buffer in enumerate(buffers):
+        is_constant = first <= position < len(buffers) - 1
+        arguments.append(_argument(buffer, offset if is_constant else -1))
+        offset += kernel.constants[position - first].nbytes if is_constant else 0
+    return arguments, offset
+
+
+def _argument(buffer: tvm.ir.Var, offset: int) -> str:
+    dtype, shape = np.dtype(str(buffer.dtype)), [int(extent) for extent in buffer.shape]
+    extents = ", ".join(map(str, shape)) or "1"
+    size = int(np.prod(shape)) * dtype.itemsize
+    return f"{{{len(shape)}, {{{extents}}}, {{{_CODES[dtype.kind]}, {dtype.itemsize * 8}, 1}}, {size}, {offset}}}"
