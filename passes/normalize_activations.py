@@ -15,7 +15,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from mpqc.passes.base import PassResult
-from mpqc.passes.surgery import close_graph, constant, free_name, input_at, open_graph, producer, read_only_by, unchanged
+from mpqc.passes.patterns import scalar
+from mpqc.passes.surgery import close_graph, free_name, input_at, open_graph, producer, read_only_by, unchanged
 
 SIXTH = 1.0 / 6.0
 CLOSE = 1e-6
@@ -40,12 +41,6 @@ class NormalizeActivations:
 
 
 Rewrite = Callable[[gs.Graph, gs.Node], bool]
-
-
-def scalar(tensor: gs.Tensor | None) -> float | None:
-    """The number in a constant of one element (of rank at most that of what it meets), else None."""
-    value = constant(tensor)
-    return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
 
 def _become(graph: gs.Graph, node: gs.Node, op_type: str, inputs: list[gs.Tensor], **attributes: float) -> bool:

@@ -16,13 +16,18 @@ from mpqc.frontend.reader import check_source, read_onnx
 from mpqc.frontend.shapes import Shapes, Values, fix_inputs, fix_values
 from mpqc.graph import Network, TensorSpec
 from mpqc.passes.base import OnnxPass, PassResult, run_passes, verify
+from mpqc.passes.batch_norm_to_conv import BatchNormToConv
 from mpqc.passes.decompose_recurrent import DecomposeRecurrent
+from mpqc.passes.division_to_product import DivisionToProduct
 from mpqc.passes.fold_batch_norm import FoldBatchNorm
 from mpqc.passes.fold_channel_affine import FoldChannelAffine
 from mpqc.passes.fold_constants import FoldConstants
+from mpqc.passes.fuse_gelu import FuseGelu
+from mpqc.passes.fuse_layer_norm import FuseLayerNorm
 from mpqc.passes.matmul_to_gemm import MatMulToGemm
 from mpqc.passes.name_nodes import NameNodes
 from mpqc.passes.normalize_activations import NormalizeActivations
+from mpqc.passes.normalize_gemm import NormalizeGemm
 from mpqc.passes.remove_no_ops import RemoveNoOps
 
 PASSES: tuple[OnnxPass, ...] = (
@@ -30,10 +35,15 @@ PASSES: tuple[OnnxPass, ...] = (
     DecomposeRecurrent(),
     RemoveNoOps(),
     NormalizeActivations(),
+    FuseGelu(),
+    FuseLayerNorm(),
     MatMulToGemm(),
+    NormalizeGemm(),
     FoldChannelAffine(),
     FoldBatchNorm(),
     FoldChannelAffine(),
+    BatchNormToConv(),
+    DivisionToProduct(),
     RemoveNoOps(),
     FoldConstants(),
 )
