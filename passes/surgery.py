@@ -82,10 +82,10 @@ def set_constant(graph: gs.Graph, node: gs.Node, position: int, value: np.ndarra
     """Write `value` as the node's constant input at `position`, in place where no other node reads it."""
     old = input_at(node, position)
     if isinstance(old, gs.Constant) and len(old.outputs) == 1:
-        old.values = np.ascontiguousarray(value)
+        old.values = np.array(value, order="C")
         return
     base = old.name if isinstance(old, gs.Constant) else f"{node.name}.{role}"
-    made = gs.Constant(free_name(graph, base), np.ascontiguousarray(value))
+    made = gs.Constant(free_name(graph, base), np.array(value, order="C"))
     while len(node.inputs) <= position:
         node.inputs.append(gs.Variable.empty())
     node.inputs[position] = made

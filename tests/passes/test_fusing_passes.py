@@ -149,6 +149,7 @@ def test_layer_norm_scaled_by_each_row_stays_apart() -> None:
 def test_normalize_gemm(golden: Golden) -> None:
     x = noise(5, 2)
     model = typed([make("Gemm", "x w b", "y", alpha=0.5, beta=2.0, transA=1)], x, {"w": noise(5, 4), "b": noise(4)})
+    run(NormalizeGemm(), typed([make("Gemm", "x w b", "y", beta=2.0, transA=1)], x, {"w": noise(5, 4), "b": np.float32(0.5)}), x)
     result = run(NormalizeGemm(), model, x)
     golden("passes/normalize_gemm.txt", text(model, result.model))
     assert ops(result.model) == ["Transpose", "Gemm"]
@@ -181,6 +182,7 @@ def test_division_to_product(golden: Golden) -> None:
     result = run(DivisionToProduct(), model, X)
     golden("passes/division_to_product.txt", text(model, result.model))
     assert ops(result.model) == ["Mul"]
+    assert ops(run(DivisionToProduct(), typed([make("Div", "x k", "y")], X, {"k": np.float32(3)}), X).model) == ["Mul"]
 
 
 @pytest.mark.parametrize("divisor", [np.float32(0), np.float32(1e-45), np.float32(3e38), np.float32(np.inf)])
