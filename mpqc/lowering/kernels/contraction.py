@@ -74,6 +74,7 @@ class Contraction:
     strip: Strip | None
     tile: Tile
     blocks: Blocks
+    parallel: bool
     weight_bits: int
     panel_bytes: int
     """Stored bytes of a panel"""
@@ -129,7 +130,7 @@ class _Emitter:
 
     def tasks(self) -> None:
         blocks, window = self.c.blocks, self.c.window
-        with T.parallel(self.c.images * blocks.count * blocks.splits) as task:
+        with (T.parallel if self.c.parallel else T.serial)(self.c.images * blocks.count * blocks.splits) as task:
             image = tirx.floordiv(task, blocks.count * blocks.splits)
             block = tirx.floormod(tirx.floordiv(task, blocks.splits), blocks.count)
             row, rows = _span(block, blocks.rows, self.c.tile.rows, window.rows)

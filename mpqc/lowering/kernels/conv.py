@@ -17,6 +17,8 @@ from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
 from mpqc.program import Conv, Gemm
 
 WEIGHT_BITS = (2, 4, 8)
+PARALLEL_MACS = 1 << 18
+"""Below this, some 4 microseconds on one Cortex-A76, waking the other cores costs more than they save"""
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,13 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction
     panels = ceil(spec.channels // spec.groups / tile.channels)
     wide = window.quads * 4 * tile.channels
     stored = ceil(wide * spec.weight_bits / 128) * 16
-    blocks = choose_blocks(window, tile, stored * panels * spec.groups, panels * spec.groups, target.cores)
+    cores = target.cores if spec.macs >= PARALLEL_MACS else 1
+    blocks = choose_blocks(window, tile, stored * panels * spec.groups, panels * spec.groups, cores)
     strip = _strip(spec, blocks.rows) if padded else None
     _, height, width, depth = spec.input_shape
     images = 1 if spec.pointwise and not padded else spec.input_shape[0]
     return Contraction(
-        name=f"{spec.name}_{requant.key}_{target.isa}{target.cores}",
+        name=f"{spec.name}_{requant.key}_{target.isa}{cores}",
         input_shape=spec.input_shape,
         output_shape=spec.output_shape,
         images=images,
@@ -165,6 +168,7 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction
         strip=strip,
         tile=tile,
         blocks=blocks,
+        parallel=cores > 1,
         weight_bits=spec.weight_bits,
         panel_bytes=stored,
         unpack="none" if spec.weight_bits == 8 else "scratch",

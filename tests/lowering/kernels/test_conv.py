@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from layers import check, conv, with_op
 
 from mpqc.errors import LoweringError
+from mpqc.lowering.kernels import conv as conv_module
 from mpqc.lowering.kernels.conv import ConvSpec, conv2d
 from mpqc.lowering.kernels.kernel import KernelTarget
 
@@ -49,7 +50,14 @@ ODD = [
 ]
 
 
+@pytest.fixture
+def always_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the smallest layers are cut into tasks."""
+    monkeypatch.setattr(conv_module, "PARALLEL_MACS", 0)
+
+
 @machines
+@pytest.mark.usefixtures("always_parallel")
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_awkward_shapes_are_exact(isa: str, machine: Machine, bits: int, tmp_path: Path) -> None:
     points = [(-128, 0), (127, -128), (-3, 7), (0, 127), (5, -1)]
@@ -78,6 +86,7 @@ codes8 = st.integers(-128, 127)
 
 
 @machines
+@pytest.mark.usefixtures("always_parallel")
 @settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(cases=st.lists(st.tuples(specs(), codes8, codes8, codes8, codes8, st.integers(1, 5)), min_size=16, max_size=16))
 def test_random_convolutions_are_exact(isa: str, machine: Machine, cases: list[tuple], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -124,6 +133,7 @@ def test_ties_round_to_even_before_the_zero_point_is_added(isa: str, machine: Ma
 
 
 @machines
+@pytest.mark.usefixtures("always_parallel")
 def test_threads_change_nothing(isa: str, machine: Machine, tmp_path: Path) -> None:
     specs = [
         ConvSpec((1, 28, 30, 24), 40, (3, 3), pads=(1, 1, 1, 1)),
@@ -143,6 +153,13 @@ def test_large_weights_and_several_blocks(tmp_path: Path) -> None:
     """More weights than the budget of one pass, rows that do not divide into blocks, weights unpacked for several blocks."""
     specs = [ConvSpec((1, 9, 9, 256), 136, (3, 3), pads=(1, 1, 1, 1)), ConvSpec((1, 61, 57, 64), 16, (3, 3), pads=(1, 1, 1, 1))]
     check([conv(replace(spec, weight_bits=bits)) for spec in specs for bits in (8, 4, 2)], "dotprod", A76, tmp_path)
+
+
+def test_small_layers_start_no_threads() -> None:
+    small, large = ConvSpec((1, 8, 8, 16), 8, (3, 3)), ConvSpec((1, 28, 28, 64), 64, (3, 3))
+    assert "T.parallel" not in str(conv(small).kernel("dotprod").func)
+    assert "T.parallel" in str(conv(large).kernel("dotprod").func)
+    assert "T.parallel" not in str(replace(conv(large), cores=1).kernel("dotprod").func)
 
 
 def test_equal_shapes_share_their_code() -> None:
