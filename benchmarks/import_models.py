@@ -1,7 +1,8 @@
 """Import every model of the shared folder and compare it with ONNX Runtime on the file as it is: `python benchmarks/import_models.py`.
 
 Writes benchmarks/results/import.md. The difference is max |ours - ONNX Runtime's| over max(|ONNX Runtime's|, 1e-3), the worst of all
-outputs, once for the canonical ONNX in ONNX Runtime and once for the FX graph in torch. Inputs: uniform in [0, 1], seeded.
+outputs, once for the canonical ONNX in ONNX Runtime and once for the FX graph in torch. Inputs: uniform in [0, 1], seeded. YuNet's figure is
+about 1e-7 absolute on scores below 1e-3, where ONNX Runtime's Sigmoid has an error of that size.
 """
 
 from __future__ import annotations

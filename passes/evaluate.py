@@ -91,7 +91,7 @@ def probe_types(
     try:
         first, second = (_trial(session, seed, where) for seed in (None, 0))
     except ModelError as error:
-        hint = "fix the inputs that decide it: --value NAME=NUMBER, or cut the model before this node"
+        hint = "fix the inputs that decide it (values= of load_network), or cut the model before this node"
         raise ModelError("its shapes cannot be told before running it", where=where, why=error.why, hint=hint) from error
     for name, one, two in zip(names, first, second, strict=True):
         if not isinstance(one, np.ndarray):

@@ -22,7 +22,7 @@ def fix_values(model: onnx.ModelProto, values: Values | None) -> onnx.ModelProto
     fixed.CopyFrom(model)
     inputs = {value.name: value for value in fixed.graph.input}
     stored = {tensor.name for tensor in fixed.graph.initializer}
-    _check_names(values or {}, [name for name in inputs if name not in stored], "--value")
+    _check_names(values or {}, [name for name in inputs if name not in stored], "values")
     for name, value in (values or {}).items():
         dtype = helper.tensor_dtype_to_np_dtype(inputs[name].type.tensor_type.elem_type)
         fixed.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))

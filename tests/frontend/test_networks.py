@@ -198,7 +198,7 @@ def test_values_decide_branches() -> None:
     assert types(check(model, feeds, values={"rate": 16000})) == ["Relu"]
     assert types(check(model, {**feeds, "rate": np.array(8000, np.int64)}, values={"rate": 8000})) == ["Neg"]
     assert types(check(model, feeds, floats=["If"])) == ["Equal", "If"]
-    with pytest.raises(UsageError, match="--value"):
+    with pytest.raises(UsageError, match="values: 'speed'"):
         load_network(model, values={"speed": 1})
 
 
