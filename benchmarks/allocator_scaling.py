@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -128,7 +129,13 @@ def summary(runs: list[Run]) -> list[dict[str, object]]:
 def write(runs: list[Run], command: str) -> None:
     """benchmarks/results/allocator.json and .md."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    head = {"command": command, "date": datetime.now(UTC).date().isoformat(), "commit": commit, "machine": MACHINE}
+    head = {
+        "command": command,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit,
+        "machine": MACHINE,
+        "load": f"{os.getloadavg()[2]:.1f} (of all that ran on it)",
+    }
     rows = summary(runs)
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({**head, "summary": rows, "runs": [asdict(run) for run in runs]}, indent=1)

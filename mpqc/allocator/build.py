@@ -9,7 +9,7 @@ from dataclasses import replace
 from mpqc.allocator.pricing import Pricer, Pricing
 from mpqc.allocator.problem import Cost, Group, Peak, Problem
 from mpqc.allocator.reasons import Reasons
-from mpqc.allocator.solution import Solution
+from mpqc.allocator.solution import Solution, round_up
 from mpqc.allocator.solver import solve
 from mpqc.budget import Budget, Resource
 from mpqc.errors import BudgetInfeasibleError, PlanError, TargetError
@@ -160,7 +160,7 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
             bound = chosen.bound(resource, None)
         except TargetError:
             continue  # the target has no price for a resource that no budget bounds
-        used = float(bound.exact([0] * len(decided))) * pricing.scale(resource)
+        used = float(pricing.amount(resource, bound.exact([0] * len(decided))))
         uses.append(Use(resource.value, used, limits.get(resource)))
     return tuple(uses)
 
@@ -182,7 +182,7 @@ def _in_user_units(
     seed: int,
 ) -> BudgetInfeasibleError:
     """The same error with averages instead of sums, and the plan in place of the solution."""
-    least = {name: value * pricing.scale(Resource(name)) for name, value in error.least.items()}
-    together = {name: value * pricing.scale(Resource(name)) for name, value in error.together.items()}
+    least = {name: round_up(pricing.amount(Resource(name), value)) for name, value in error.least.items()}
+    together = {name: round_up(pricing.amount(Resource(name), value)) for name, value in error.together.items()}
     plan = plan_of(pricing, problem, error.plan, sensitivities, budgets, fixed, seed) if isinstance(error.plan, Solution) else None
     return BudgetInfeasibleError(error.what, why=error.why, hint=error.hint, least=least, together=together, plan=plan)

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from mpqc.allocator.problem import Cost, Peak, Table
+from mpqc.allocator.solution import round_up
 from mpqc.budget import Resource, format_amount, parse_budget
 from mpqc.errors import TargetError
 from mpqc.site import OpNode, Site, SiteKind, SiteTable
@@ -65,14 +66,13 @@ class Pricing:
         return {name: index for index, name in enumerate(self.candidates)}
 
     def bound(self, resource: Resource, limit: float | None) -> Cost | Peak:
-        """The Cost or Peak of `resource`; averages are counted as sums (see `scale`)."""
+        """The Cost or Peak of `resource`; averages are counted as sums (see `amount`)."""
         require = getattr(self.model, "require", None)
         if require is not None:
             require(resource)
-        scale = self.scale(resource)
 
-        def show(amount: float) -> str:
-            return enough(resource, amount * scale)
+        def show(total: float) -> str:
+            return enough(resource, round_up(self.amount(resource, total)))
 
         if resource is Resource.PEAK_MEMORY:
             return Peak(resource.value, tuple(self._moment(names) for names in self.table.live), limit, show)
@@ -82,9 +82,9 @@ class Pricing:
         scaled = limit if limit is None or resource not in _KINDS else float(math.floor(Fraction(limit) * self._elements(resource)))
         return Cost(resource.value, tuple(tables), scaled, constant, show)
 
-    def scale(self, resource: Resource) -> float:
-        """What turns the problem's sum into the resource's unit: 1, or 1 / elements for average bits."""
-        return 1.0 / self._elements(resource) if resource in _KINDS else 1.0
+    def amount(self, resource: Resource, total: Fraction | float) -> Fraction:
+        """The problem's sum in the resource's unit: average bits are summed over elements."""
+        return Fraction(total) / self._elements(resource) if resource in _KINDS else Fraction(total)
 
     def kernels(self) -> Cost:
         """A cost of nothing that forbids widths for which the target has no kernel. Raises TargetError for a node without any."""
@@ -100,7 +100,7 @@ class Pricing:
         if resource is Resource.SIZE:
             return self._per_site(SiteKind.WEIGHT, self._weight_bytes), self._bias_bytes()
         if resource is Resource.LATENCY:
-            tables = [self._node_table(node, self._microseconds) for node in self.table.nodes if not self._is_float(node)]
+            tables = [self._node_table(node, self._microseconds, output=True) for node in self.table.nodes if not self._is_float(node)]
             return [part for table in tables for part in split(table)], float(self.model.fixed_microseconds())
         price = self._bit_operations if resource is Resource.BOPS else self._nanojoules
         nodes = [node for node in self.table.nodes if node.macs]
@@ -154,9 +154,10 @@ class Pricing:
             raise TargetError(f"the target has no kernel for {node.op_type} at any allowed bits", where=node.name, hint=hint)
         return table
 
-    def _node_table(self, node: OpNode, price: NodePrice) -> Table:
-        """`price` of `node` over the bits of the groups around it: weight, inputs, output; +inf where there is no kernel."""
-        names = [name for name in (node.weight, *node.inputs, node.output) if name in self.table.by_name]
+    def _node_table(self, node: OpNode, price: NodePrice, *, output: bool = False) -> Table:
+        """`price` of `node` over the bits of the groups around it: weight, inputs, maybe output; +inf where there is no kernel."""
+        around = (node.weight, *node.inputs, node.output) if output else (node.weight, *node.inputs)
+        names = [name for name in around if name in self.table.by_name]
         groups = list(dict.fromkeys(self.table.by_name[name].group_name for name in names if name))
         values = np.empty([len(self.candidates[group]) for group in groups])
         for cell in itertools.product(*(range(size) for size in values.shape)):
@@ -174,7 +175,7 @@ class Pricing:
 
     def _bits(self, name: str, bits: Mapping[str, int | None]) -> int:
         site = self.table.by_name.get(name)
-        return FLOAT_BITS if site is None else bits[site.group_name] or FLOAT_BITS
+        return FLOAT_BITS if site is None else bits.get(site.group_name) or FLOAT_BITS
 
     def _is_float(self, node: OpNode) -> bool:
         """Whether a tensor that `node` multiplies or reads stays float, so that it runs in float and has no integer price."""

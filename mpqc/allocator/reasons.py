@@ -11,6 +11,8 @@ from mpqc.allocator.solution import Solution
 from mpqc.budget import Resource, format_amount
 from mpqc.site import Site
 
+_AVERAGES = {Resource.WEIGHT_BITS: "weight", Resource.ACTIVATION_BITS: "activation"}
+
 
 class Reasons:
     """Reasons for the choices of one solution, from exact comparisons with the next narrower and wider choice."""
@@ -53,7 +55,12 @@ class Reasons:
         changed = list(self.solution.at)
         changed[group] = other
         amounts = [(Resource(bound.name), self._difference(bound, group, changed)) for bound in self.problem.limited]
-        return [format_amount(resource, amount * self.pricing.scale(resource)) for resource, amount in amounts if amount > 0]
+        return [self._in_words(resource, amount) for resource, amount in amounts if amount > 0]
+
+    def _in_words(self, resource: Resource, total: float) -> str:
+        side = _AVERAGES.get(resource)
+        text = format_amount(resource, float(self.pricing.amount(resource, total)))
+        return f"{text} of the average {side}" if side else text
 
     def _difference(self, bound: Cost | Peak, group: int, changed: Sequence[int]) -> float:
         if isinstance(bound, Peak):

@@ -123,7 +123,9 @@ def exact(terms: Terms, effort: Effort, *, strict: bool, hint: tuple[int, ...] |
     least = {scope: value if isfinite(value) else 0.0 for scope, value in least.items()}
     above = {scope: np.where(terms.legal[scope], part - least[scope], 0.0) for scope, part in terms.loss.items()}
     spread = sum(float(part.max()) for part in above.values())
-    outcome = Model(terms, strict=strict).minimise(above, grid(spread), effort, hint)
+    clock = _Clock(effort)
+    model = Model(terms, strict=strict)
+    outcome = model.minimise(above, grid(spread), clock.share(1.0), hint)
     rounding = 4 * EPS * (sum(map(abs, least.values())) + spread)
     return replace(outcome, bound=outcome.bound + fsum(least.values()) - rounding)
 

@@ -208,3 +208,12 @@ def test_sums_are_split_and_products_are_not() -> None:
     assert split(product) == [product]
     flat = split(Table((3, 7), [[1.0, 1.0], [4.0, 4.0]]))  # type: ignore[arg-type]
     assert [part.groups for part in flat] == [(3,)]
+
+
+def test_an_average_that_is_met_exactly_is_not_above_its_limit() -> None:
+    """5,600 elements at exactly 4 bits: the quotient is 4, not 4 and a rounding."""
+    plan = allocate(TABLE, SENSITIVITIES, Chip(), parse_average_bits("4/4"), candidates=dict.fromkeys(VALUES, (4,)))
+    assert all(use.used <= use.limit for use in plan.uses if use.limit is not None)
+    assert {use.used for use in plan.uses if use.limit is not None} == {4.0}
+    reason = allocate(TABLE, SENSITIVITIES, Chip(), parse_average_bits("6/-")).choices[1].reason
+    assert reason == "4 bits: saves 2.857 bits of the average weight for +0.0195 loss against 8 bits; 2 bits would cost +0.78 loss"
