@@ -3,8 +3,8 @@
 A combination's Booleans add up to the Booleans of its choices along every axis (the local polytope): the linear relaxation
 is then exact on trees, where a product linearised by itself ("both chosen" >= a + b - 1) is weak.
 CP-SAT counts in integers, so every number is put on a grid. A *relaxed* model rounds costs down and limits up: what it
-proves impossible is impossible. A *strict* one counts
-on a grid so fine that floats of usual range are on it, and rounds up what is not: what it finds fits.
+proves impossible is impossible. A *strict* one counts on a grid so fine that floats of usual range are on it, and rounds up what
+is not: what it finds fits.
 """
 
 from __future__ import annotations
