@@ -33,7 +33,8 @@ def _convert(graph: gs.Graph, node: gs.Node) -> bool:
     value = constant(node.inputs[1])
     if value is None or value.dtype.kind != "f" or not value.all():
         return False
-    inverse = np.asarray(1.0 / value.astype(np.float64), value.dtype)  # asarray: numpy turns rank 0 into a plain number
+    with np.errstate(over="ignore"):
+        inverse = np.asarray(1.0 / value.astype(np.float64), value.dtype)  # asarray: numpy turns rank 0 into a plain number
     if not np.isfinite(inverse).all() or (np.abs(inverse) < np.finfo(value.dtype).tiny).any():
         return False
     node.op = "Mul"

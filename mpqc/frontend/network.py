@@ -54,7 +54,7 @@ def load_network(
     source: str | Path | onnx.ModelProto | torch.nn.Module,
     *,
     shapes: Shapes | None = None,
-    example_inputs: tuple[Any, ...] | None = None,
+    example_inputs: tuple[Any, ...] | torch.Tensor | None = None,
     values: Values | None = None,
 ) -> Network:
     """The network in `source`, cleaned, at opset 21, with fixed shapes, and as an FX graph.
@@ -62,7 +62,7 @@ def load_network(
     Args:
         source: path of an ONNX file, a ModelProto, or a torch module (then `example_inputs` are needed, for torch.onnx.export).
         shapes: input name -> fixed shape; other inputs keep the file's shape, a first dimension of unknown size becomes 1.
-        example_inputs: positional arguments that the torch module is exported with.
+        example_inputs: positional arguments that the torch module is exported with; one tensor may stand alone.
         values: input name -> value; the input becomes a constant (a sampling rate, a switch) and what depends on it is folded.
 
     Raises ModelError for a model that is damaged, hostile, of an unsupported opset or not of fixed shape, UsageError for
@@ -93,7 +93,9 @@ def canonicalize(model: onnx.ModelProto, shapes: Shapes | None = None, values: V
     return result
 
 
-def _read(source: str | Path | onnx.ModelProto | torch.nn.Module, example_inputs: tuple[Any, ...] | None) -> tuple[str, onnx.ModelProto]:
+def _read(
+    source: str | Path | onnx.ModelProto | torch.nn.Module, example_inputs: tuple[Any, ...] | torch.Tensor | None
+) -> tuple[str, onnx.ModelProto]:
     if isinstance(source, onnx.ModelProto):
         check_source(source)
         return source.graph.name or "model", source

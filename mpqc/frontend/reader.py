@@ -28,7 +28,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """The model in `path` with external data loaded. Raises ModelError for anything but a sound ONNX file."""
     try:
         model = parse_onnx(_read_bytes(path))
-        _load_external(model, path.resolve().parent)
+        _load_external(model, path.parent.resolve())
         check_source(model)
     except ModelError as error:
         where = f"{path}: {error.where}" if error.where else str(path)

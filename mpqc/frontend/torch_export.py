@@ -14,8 +14,10 @@ from mpqc.passes.base import first_line
 EXPORT_OPSET = 20
 
 
-def export_module(module: torch.nn.Module, example_inputs: tuple[Any, ...] | None) -> onnx.ModelProto:
+def export_module(module: torch.nn.Module, example_inputs: tuple[Any, ...] | torch.Tensor | None) -> onnx.ModelProto:
     """`module` in evaluation mode as ONNX. Raises UsageError without example inputs, ModelError where export fails."""
+    if isinstance(example_inputs, torch.Tensor):
+        example_inputs = (example_inputs,)
     if not example_inputs:
         raise UsageError("a PyTorch module needs example inputs", where=type(module).__name__, hint="example_inputs=(torch.zeros(1, 3, 224, 224),)")
     training = module.training

@@ -301,7 +301,7 @@ def test_torch_module() -> None:
 
 def test_torch_graph_module() -> None:
     module, x = Small().eval(), torch.from_numpy(noise(1, 3, 8, 8))
-    network = load_network(torch.fx.symbolic_trace(module), example_inputs=(x,))
+    network = load_network(torch.fx.symbolic_trace(module), example_inputs=x)
     with torch.no_grad():
         assert_close(run_network(network, {network.inputs[0].name: x.numpy()}), [module(x).numpy()])
 
