@@ -220,7 +220,7 @@ def test_every_kernel_of_the_cortex_a76_has_rows_that_the_fit_explains() -> None
     assert {fit.kind for fit in A76.fits} == listed
     for fit in A76.fits:
         assert fit.mean_error < 0.1, (fit.kind, fit.widths, fit.mean_error)
-        assert fit.worst_error < 0.3, (fit.kind, fit.widths, fit.worst_error)
+        assert fit.worst_error < 0.4, (fit.kind, fit.widths, fit.worst_error)
 
 
 def test_rows_say_how_they_were_obtained() -> None:
