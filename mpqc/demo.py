@@ -47,13 +47,15 @@ def run_demo(output: Path, *, seed: int = 0, quiet: bool = False) -> DemoResult:
 
 def export_network(digits: Digits, output: Path, seed: int) -> Path:
     """Trains the network and writes it as float ONNX."""
+    import onnx
     import torch
 
+    from mpqc.frontend.torch_export import export_module
+
     output.mkdir(parents=True, exist_ok=True)
-    path, network = output / "digits.onnx", train_network(digits, seed=seed)
-    example = torch.from_numpy(digits.test[:1])
-    torch.onnx.export(network, (example,), path, input_names=["image"], output_names=["logits"], dynamo=True, external_data=False, verbose=False)
-    return path
+    model = export_module(train_network(digits, seed=seed), (torch.from_numpy(digits.test[:1]),))
+    onnx.save(model, output / "digits.onnx")
+    return output / "digits.onnx"
 
 
 def choose_budget(model: Path, digits: Digits, output: Path, seed: int, progress: Progress) -> Budget:
@@ -88,11 +90,12 @@ def latency_of(plan: Plan) -> float:
 
 def report_demo(compiled: Compiled, model: Path, digits: Digits, progress: Progress) -> DemoResult:
     """Runs float network, interpreter and emulated program on the held-out images, and prints the comparison."""
+    key, name = compiled.program.inputs[0], compiled.program.outputs[0]
     with progress.phase(f"emulate {len(digits.test)} held-out images on a Cortex-A76"):
-        emulated = run_emulated(compiled.output / "bundle", {"image": digits.test})["logits"]
-    expected = compiled.run(digits.test)["logits"]
+        emulated = run_emulated(compiled.output / "bundle", {key: digits.test})[name]
+    expected = compiled.run(digits.test)[name]
     reference = Reference(compiled.analysis.network.model)
-    floats = np.concatenate([reference.run({"image": image[None]})["logits"] for image in digits.test])
+    floats = np.concatenate([reference.run({key: image[None]})[name] for image in digits.test])
     result = DemoResult(percent(floats, digits), percent(emulated, digits), int(np.sum(emulated != expected)), compiled)
     print_demo(result, model)
     return result
