@@ -58,7 +58,7 @@ def libraries() -> tuple[Path, ...]:
 
 def runner() -> Path:
     """The AArch64 runner, compiled on first use. Raises ToolMissingError or LoweringError."""
-    content = [(SOURCES / name).read_bytes() for name in ("runner.cc", "npy.h")] + [" ".join((*FLAGS, version("ziglang"))).encode()]
+    content = [(SOURCES / name).read_bytes() for name in ("runner.cc", "model.h", "npy.h")] + [" ".join((*FLAGS, version("ziglang"))).encode()]
     path = cache_folder() / f"mpqc-runner-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
     if not path.is_file():
         _compile(path)
