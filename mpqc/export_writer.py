@@ -95,10 +95,8 @@ class _Writer:
     def constant(self, name: str, value: np.ndarray, element: int | None = None) -> str:
         """A new initializer; `element` for integer types that numpy stores wider."""
         free = self.free(name)
-        tensor = numpy_helper.from_array(value, free)
-        if element is not None:
-            tensor = helper.make_tensor(free, element, value.shape, value.reshape(-1).tolist())
-        self.initializers[free] = tensor
+        stored = value if element is None else value.astype(helper.tensor_dtype_to_np_dtype(element))
+        self.initializers[free] = numpy_helper.from_array(stored, free)  # raw bytes: int4 two a byte, int2 four
         return free
 
     def node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:

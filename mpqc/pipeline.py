@@ -238,11 +238,18 @@ def checked(plan: Plan, table: SiteTable) -> Plan:
 
 
 def export_program(analysis: Analysis, plan: Plan, options: Options) -> tuple[onnx.ModelProto, Program]:
-    """The QDQ model of `plan`, and the integer program that the file means."""
+    """The QDQ model of `plan`, with biases that make up for the mean error of the codes, and the integer program that the file means.
+
+    Without data, biases stay: noise says nothing about the mean of real activations.
+    """
+    from mpqc.bias_correction import correct_biases
     from mpqc.export import export_qdq
     from mpqc.program_reader import read_qdq
 
-    model = export_qdq(analysis.network, analysis.table, plan, analysis.calibration, opset=options.opset)
+    network, table, calibration = analysis.network, analysis.table, analysis.calibration
+    known = analysis.batches.origin != "noise"
+    weights = correct_biases(network, table, plan, calibration, analysis.batches) if known else None
+    model = export_qdq(network, table, plan, calibration, opset=options.opset, weights=weights)
     return model, read_qdq(model)
 
 

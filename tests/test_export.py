@@ -213,6 +213,13 @@ def test_names_are_kept_and_the_tool_signs() -> None:
     assert [entry.value for entry in model.metadata_props if entry.key == "mpqc_version"] == [model.producer_version]
 
 
+@pytest.mark.parametrize(("bits", "codes_a_byte"), [(8, 1), (4, 2), (2, 4)])
+def test_weights_take_their_real_width_in_the_file(bits: int, codes_a_byte: int) -> None:
+    stored = {tensor.name: tensor for tensor in exported(bits).graph.initializer}["w1_q"]
+    assert len(stored.raw_data) == 8 * 8 * 3 * 3 // codes_a_byte
+    assert stored.ByteSize() < len(stored.raw_data) + 64
+
+
 def test_a_relu_stays_where_the_codes_reach_below_zero() -> None:
     model = export_qdq(network(), TABLE, uniform_plan(TABLE, "test", 8, 8), Ranges(relu=("r1",)))
     assert kinds(model)["Relu"] == 1
