@@ -1,0 +1,62 @@
+"""Which form of requantization is chosen, and the bounds that it rests on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mpqc.lowering.kernels.requant import Requant, accumulator_range, choose, scalars, start_values
+from mpqc.program import Gemm
+
+
+def gemm(weight: np.ndarray, *, bias: int = 0, multiplier: float = 0.001, low: int = -128, bits: int = 8) -> Gemm:
+    channels = weight.shape[0]
+    return Gemm(
+        "g", ("x",), ("y",), weight=weight, weight_bits=bits, bias=np.full(channels, bias, np.int32),
+        multiplier=np.full(channels, multiplier, np.float32), low=low, high=127,
+    )  # fmt: skip
+
+
+def test_range_is_reached_by_the_worst_inputs() -> None:
+    weight = np.random.default_rng(0).integers(-128, 128, (5, 40)).astype(np.int8)
+    least, most = accumulator_range(weight, np.full(5, 7))
+    worst = np.where(weight > 0, 127, -128).astype(np.int64)
+    assert most.tolist() == ((worst * weight).sum(axis=1) + 7).tolist()
+    assert least.tolist() == ((np.where(weight > 0, -128, 127) * weight.astype(np.int64)).sum(axis=1) + 7).tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "depth", "form"),
+    [
+        ({}, 64, "float"),
+        ({"bias": 2**22}, 64, "round"),
+        ({}, 400, "round"),
+        ({"multiplier": 1.0}, 64, "exact"),
+        ({"bias": -(2**31), "multiplier": 1e-6}, 64, "round"),
+    ],
+)
+def test_the_cheapest_exact_form(changes: dict[str, float], depth: int, form: str) -> None:
+    weight = np.full((8, depth), 127, np.int8)
+    plain, shifted = choose(weight, gemm(weight, **changes), 4, "dotprod")
+    assert plain == Requant(form, odd=False, clamp=False)
+    assert shifted is None
+
+
+def test_parity_bounds_and_isa_are_part_of_the_choice() -> None:
+    weight = np.ones((8, 16), np.int8)
+    assert choose(weight, gemm(weight, low=0), -3, "dotprod")[0] == Requant("float", odd=True, clamp=True)
+    assert choose(weight, gemm(weight, low=0), -3, "generic")[0] == Requant("portable")
+
+
+def test_shifted_sums_only_where_they_cannot_overflow() -> None:
+    weight = np.full((8, 64), -8, np.int8)
+    assert choose(weight, gemm(weight, bits=4), 0, "dotprod")[1] == Requant("round", shift=4)
+    assert choose(weight, gemm(weight, bits=4, bias=2**27), 0, "dotprod")[1] is None
+    assert start_values(np.array([3, -5], np.int32), Requant("round", shift=4)).tolist() == [48, -80]
+
+
+def test_constants() -> None:
+    assert start_values(np.array([-1], np.int32), Requant("float")).view(np.float32)[0] == np.float32(12582911.0)
+    values = scalars(-3, -50, 100, 7)
+    assert values[[0, 1, 2, 3, 5]].tolist() == [7, -3, -50, 100, 1]
+    assert values[[4, 6, 7]].view(np.float32).tolist() == [12582912.0 - 4, -47.0, 103.0]
