@@ -143,8 +143,8 @@ class Inliner(PyExprMutator):
 
     def _bind(self, binding: relax.VarBinding) -> None:
         value = self.visit_expr(binding.value)
-        if isinstance(value, relax.Call):
-            symbol = self._symbol(value)
+        if isinstance(value, (relax.Call, relax.TupleGetItem)):
+            symbol = self._symbol(value) if isinstance(value, relax.Call) else ""
             value = self.emitter.builder.emit(value)
             self.emitter.calls += [Called(self.where, symbol, 0)] if symbol else []
         self.values[binding.var] = value

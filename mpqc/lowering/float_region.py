@@ -22,10 +22,11 @@ def import_float(op: Float) -> IRModule:
     except LoweringError:
         raise
     except Exception as error:  # the frontend raises whatever its Python code happens to raise
-        kinds = ", ".join(sorted(set(op.op_types)))
+        kinds = sorted(set(op.op_types))
+        listed = ", ".join(kinds[:6]) + (", ..." if len(kinds) > 6 else "")
         why = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         hint = f"kept in float because: {op.reason}"
-        raise LoweringError(f"TVM's ONNX frontend does not take this float region ({kinds})", where=op.name, why=why, hint=hint) from error
+        raise LoweringError(f"TVM's ONNX frontend does not take this float region ({listed})", where=op.name, why=why, hint=hint) from error
 
 
 def _imported(op: Float) -> IRModule:
@@ -35,7 +36,7 @@ def _imported(op: Float) -> IRModule:
     model = onnx.load_model_from_string(op.model)
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input}
     dtypes = {value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name for value in model.graph.input}
-    return from_onnx(model, shapes, dtypes, keep_params_in_input=False)
+    return from_onnx(model, shapes, dtypes, keep_params_in_input=False, sanitize_input_names=False)
 
 
 def _legalized(module: IRModule) -> IRModule:

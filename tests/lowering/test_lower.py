@@ -103,6 +103,17 @@ def softmax_model(x: str, y: str, s: str) -> bytes:
     return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString()
 
 
+def split_model(x: str, a: str, b: str) -> bytes:
+    nodes = [
+        helper.make_node("Split", [x], ["left", "right"], axis=1),
+        helper.make_node("Tanh", ["left"], [a]),
+        helper.make_node("Exp", ["right"], [b]),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, size]) for name, size in ((x, 6), (a, 3), (b, 3))]
+    graph = helper.make_graph(nodes, "region", info[:1], info[1:])
+    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString()
+
+
 def vendor_model(x: str, y: str) -> bytes:
     info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in (x, y)]
     graph = helper.make_graph([helper.make_node("Fancy", [x], [y], domain="vendor")], "region", info[:1], info[1:])
@@ -150,6 +161,20 @@ def test_float_region_is_close_to_onnxruntime(tmp_path: Path) -> None:
     for name, values in expected.items():
         np.testing.assert_allclose(outputs[name], values, rtol=0, atol=1e-4 if name == program.outputs[1] else 0.031)
     assert [(kept.op, kept.reason) for kept in lowered.floats] == [("region", "has no integer kernel")]
+
+
+def test_a_float_region_may_have_ops_with_several_outputs(tmp_path: Path) -> None:
+    net = Net(9)
+    program = net.program(*net.float_region(net.input(2, 6), [(2, 3)] * 2, split_model, ("Split", "Tanh", "Exp")))
+    inputs = noise(program)
+    outputs = run_host(build(lower(program, load_target("host")), tmp_path / "model.so"), inputs)
+    for name, values in Interpreter(program).run(inputs).items():
+        np.testing.assert_allclose(outputs[name], values, rtol=1e-5, atol=1e-6)
+
+
+def test_building_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    files = [build(lower(residual(), load_target("cortex-a76")), tmp_path / name) for name in ("a.so", "b.so")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_float_region_that_tvm_does_not_take_is_refused_by_name() -> None:
