@@ -12,7 +12,7 @@ import numpy as np
 
 from mpqc.errors import RunError
 from mpqc.runtime.description import Description, Value
-from mpqc.runtime.libraries import TRIPLE, libraries, runner
+from mpqc.runtime.libraries import TRIPLE, libraries, licences, runner
 
 if TYPE_CHECKING:
     from mpqc.lowering.lowered import Lowered
@@ -54,6 +54,8 @@ def _write(
     _copy(runner(), root / "bin" / "mpqc-runner")
     for library in libraries():
         _copy(library, root / "lib" / library.name)
+    for text in licences():
+        shutil.copyfile(text, root / "lib" / f"{text.name}.tvm")
     if module.resolve() != (root / "model.so").resolve():
         _copy(module, root / "model.so")
     (root / "model.json").write_text(lowered.description + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zipfile
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import platformdirs
@@ -63,6 +64,13 @@ def runner() -> Path:
     if not path.is_file():
         _compile(path)
     return path
+
+
+def licences() -> tuple[Path, ...]:
+    """Licence and notice of TVM, which whoever passes its libraries on has to pass on as well."""
+    spec = find_spec("tvm")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    return tuple(path for path in (folder / "LICENSE", folder / "NOTICE") if path.is_file())
 
 
 def include_folders() -> tuple[Path, ...]:
