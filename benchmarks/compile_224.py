@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from networks import NETWORKS, write_onnx
@@ -69,9 +68,9 @@ def main() -> None:
 
 def priced(name: str) -> dict[str, object]:
     """Modelled milliseconds of the bundle, single thread."""
-    from price import price_bundle
+    from price import price
 
-    milliseconds = price_bundle(Path(FOLDER / name / "bundle")).milliseconds
+    milliseconds = price(FOLDER / name / "bundle").ms
     return {"modelled ms": round(milliseconds, 2), "wanted ms": WANTED_MS.get(name, "")}
 
 
