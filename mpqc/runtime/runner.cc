@@ -64,11 +64,18 @@ Options Parse(int argc, char** argv) {
   return o;
 }
 
-void CheckFinite(const npy::Array& array, const std::string& path) {
-  if (array.dtype != "float32") return;
+// Index of the first value that is NaN or infinite, -1 where there is none.
+int64_t FirstNotFinite(const npy::Array& array) {
+  if (array.dtype != "float32") return -1;
   auto* values = reinterpret_cast<const float*>(array.data.data());
   for (int64_t i = 0; i < array.count(); i++)
-    if (!std::isfinite(values[i])) throw std::runtime_error(path + ": value " + std::to_string(i) + " is NaN or infinite");
+    if (!std::isfinite(values[i])) return i;
+  return -1;
+}
+
+void CheckFinite(const npy::Array& array, const std::string& path) {
+  int64_t at = FirstNotFinite(array);
+  if (at >= 0) throw std::runtime_error(path + ": value " + std::to_string(at) + " is NaN or infinite");
 }
 
 // Fixed noise in [-1, 1) or [0, 8), so that a timing needs no files.
@@ -287,6 +294,9 @@ int Main(const Options& o) {
   report.Set(ffi::String("samples"), samples);
   report.Set(ffi::String("microseconds"), Summary(us));
   report.Set(ffi::String("machine"), Machine());
+  bool finite = true;
+  for (const npy::Array& array : results) finite = finite && FirstNotFinite(array) < 0;
+  report.Set(ffi::String("outputs_finite"), finite);
   Profiler profiler;
   if (o.profile) {
     profiler.Attach(model);

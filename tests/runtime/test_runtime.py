@@ -71,6 +71,7 @@ def test_run_sh_compares_with_what_is_expected(bundle: Path) -> None:
     report = json.loads(done.stdout)
     assert report == json.loads((bundle / "result.json").read_text())
     assert report["as_expected"] is True
+    assert report["outputs_finite"] is True
     assert list(report["difference"].values()) == [0, 0]
     times = report["microseconds"]
     assert times["runs"] == 3
