@@ -18,7 +18,7 @@ def lower(program: Program, target: Target) -> Lowered:
 
     Raises LoweringError naming the op where there is no kernel, TargetError for a target without code, ToolMissingError without TVM.
     """
-    from mpqc.lowering.lower import lower_program
+    from mpqc.lowering.relax_module import lower_program
 
     return lower_program(program, target)
 

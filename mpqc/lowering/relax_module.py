@@ -18,7 +18,7 @@ from mpqc.targets import Target
 
 
 def lower_program(program: Program, target: Target) -> Lowered:
-    """See mpqc.lowering.lower."""
+    """See `mpqc.lowering.lower`."""
     if target.llvm is None:
         raise TargetError("is cost-only: there is no code for it", where=target.name, hint="the plan and the QDQ file are the result")
     program = compose_moves(program)
