@@ -194,6 +194,8 @@ class Float(Op):
     """serialized ModelProto whose graph inputs/outputs are `inputs`/`outputs`, initializers included"""
     op_types: tuple[str, ...]
     reason: str
+    nodes: tuple[str, ...] = ()
+    """Names of the ONNX nodes inside, in the order of `op_types`"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ is not: what it finds fits.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, frexp, inf, ldexp
@@ -184,7 +185,7 @@ class Model:
     def _search(self, unit: float, constant: int, effort: Effort) -> Outcome:
         solver = cp_model.CpSolver()
         _set(solver.parameters, effort)
-        status = solver.solve(self.cp)
+        status = _solved(solver, self.cp)
         if status == cp_model.MODEL_INVALID:
             raise AssertionError(self.cp.validate())
         if status == cp_model.INFEASIBLE:
@@ -210,6 +211,17 @@ class Model:
         return next(choice for choice, literal in chosen.items() if isinstance(literal, int) or solver.value(literal))
 
 
+def _solved(solver: cp_model.CpSolver, cp: cp_model.CpModel) -> Any:
+    """The status of solving `cp`, on a thread: Ctrl-C reaches Python only between calls. It stops the search and is raised on."""
+    with ThreadPoolExecutor(1) as pool:
+        search = pool.submit(solver.solve, cp)
+        try:
+            return search.result()
+        except KeyboardInterrupt:
+            solver.stop_search()
+            raise
+
+
 def _set(parameters: Any, effort: Effort) -> None:
     """One worker: its search does not depend on timing, and it was faster than interleaved workers on every size tried.
 
@@ -223,3 +235,4 @@ def _set(parameters: Any, effort: Effort) -> None:
     parameters.linearization_level = 2
     parameters.cp_model_presolve = False
     parameters.cut_level = 0
+    parameters.catch_sigint_signal = False  # CP-SAT would take Ctrl-C for `good enough` and the compile would go on

@@ -108,7 +108,8 @@ def _region(builder: Builder, region: Sequence[FloatNode], exposed: Sequence[str
     constants = {name: value for name in used if (value := builder.source.real(name)) is not None}
     fed = list(dict.fromkeys(name for op in region for name in op.inputs if name not in made))
     model = _self_contained(builder, region, fed, exposed, constants)
-    return Float(region[0].name, tuple(fed), tuple(exposed), model, tuple(op.node.op_type for op in region), _reasons(builder, region))
+    types, names = tuple(op.node.op_type for op in region), tuple(op.node.name for op in region)
+    return Float(region[0].name, tuple(fed), tuple(exposed), model, types, _reasons(builder, region), names)
 
 
 def _reasons(builder: Builder, region: Sequence[FloatNode]) -> str:
