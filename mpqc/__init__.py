@@ -1,3 +1,114 @@
-"""mpqc: trained network + budget on a chip -> mixed-precision integer program, with its proof and its benchmark."""
+"""mpqc: trained network + budget on a chip -> mixed-precision integer program, with its proof and its benchmark.
+
+The whole flow: `compile`, which returns a `Compiled`; `Options` and `Progress` for what it is asked and what it shows.
+Budgets: `Latency`, `Size`, `Bops`, `AverageBits`, `ActivationMemory`, `LargestActivation`, `Energy`.
+The steps, in order: `load_network`, `find_sites`, `open_data`, `calibrate`, `measure`, `load_target`, `CostModel`, `allocate`, `evaluate`,
+`export_qdq`, `read_qdq`, `interpret`, `lower`, `build`, `write_bundle`, `run_host`, `run_emulated`.
+Values between them: `Plan`, `read_plan`, `uniform_plan`, `Sensitivities`, `read_sensitivities`, `Report`.
+Errors: `MpqcError`, of which all others are kinds, and `BudgetInfeasibleError`; the rest are in `mpqc.errors`.
+
+Importing mpqc imports nothing heavy: every name is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpqc.allocator import allocate, evaluate
+    from mpqc.api import ActivationMemory, AverageBits, Bops, Energy, LargestActivation, Latency, Size, compile
+    from mpqc.calibration import calibrate
+    from mpqc.cost import CostModel
+    from mpqc.data import open_data
+    from mpqc.errors import BudgetInfeasibleError, MpqcError
+    from mpqc.export import export_qdq
+    from mpqc.frontend import load_network
+    from mpqc.interpreter import interpret
+    from mpqc.lowering import build, lower
+    from mpqc.pipeline import Compiled, Options
+    from mpqc.plan import Plan, read_plan, uniform_plan
+    from mpqc.program_reader import read_qdq
+    from mpqc.progress import Progress
+    from mpqc.report.model import Report
+    from mpqc.runtime import run_emulated, run_host, write_bundle
+    from mpqc.sensitivity import measure
+    from mpqc.sensitivity_table import Sensitivities, read_sensitivities
+    from mpqc.sites import find_sites
+    from mpqc.targets import load_target
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "mpqc.api": ("ActivationMemory", "AverageBits", "Bops", "Energy", "LargestActivation", "Latency", "Size", "compile"),
+    "mpqc.pipeline": ("Compiled", "Options"),
+    "mpqc.progress": ("Progress",),
+    "mpqc.frontend": ("load_network",),
+    "mpqc.sites": ("find_sites",),
+    "mpqc.data": ("open_data",),
+    "mpqc.calibration": ("calibrate",),
+    "mpqc.sensitivity": ("measure",),
+    "mpqc.sensitivity_table": ("Sensitivities", "read_sensitivities"),
+    "mpqc.targets": ("load_target",),
+    "mpqc.cost": ("CostModel",),
+    "mpqc.allocator": ("allocate", "evaluate"),
+    "mpqc.plan": ("Plan", "read_plan", "uniform_plan"),
+    "mpqc.export": ("export_qdq",),
+    "mpqc.program_reader": ("read_qdq",),
+    "mpqc.interpreter": ("interpret",),
+    "mpqc.lowering": ("build", "lower"),
+    "mpqc.runtime": ("run_emulated", "run_host", "write_bundle"),
+    "mpqc.report.model": ("Report",),
+    "mpqc.errors": ("BudgetInfeasibleError", "MpqcError"),
+}
+"""Module -> public names that it holds."""
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ActivationMemory",
+    "AverageBits",
+    "Bops",
+    "BudgetInfeasibleError",
+    "Compiled",
+    "CostModel",
+    "Energy",
+    "LargestActivation",
+    "Latency",
+    "MpqcError",
+    "Options",
+    "Plan",
+    "Progress",
+    "Report",
+    "Sensitivities",
+    "Size",
+    "allocate",
+    "build",
+    "calibrate",
+    "compile",
+    "evaluate",
+    "export_qdq",
+    "find_sites",
+    "interpret",
+    "load_network",
+    "load_target",
+    "lower",
+    "measure",
+    "open_data",
+    "read_plan",
+    "read_qdq",
+    "read_sensitivities",
+    "run_emulated",
+    "run_host",
+    "uniform_plan",
+    "write_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mpqc' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpqc.errors import DataError, RunError, UsageError
+from mpqc.log_file import logged
 from mpqc.program import Float, Program
 from mpqc.progress import Progress
 from mpqc.workspace import Workspace, file_digest, open_workspace, to_json
@@ -38,7 +39,9 @@ def write_artifacts(program: Program, target: Target, workspace: Workspace, *, b
 
     The bundle's inputs are the first sample of `batches`, its expected outputs those of the interpreter.
     """
+    workspace.remove("bundle")
     if target.lowering == "cost-only":
+        workspace.remove("model.so")
         return Artifacts(target.name, note=NO_CODE)
     from mpqc.lowering import build, lower
 
@@ -82,13 +85,14 @@ def lower_file(
     if chip.lowering == "cost-only":
         raise UsageError("cannot be lowered to", where=target, why=NO_CODE)
     workspace = open_workspace(output, force=force)
-    with progress.phase("read"):
-        program = read_qdq(read_onnx(model), shapes=shapes)
-    with progress.phase("lower"):
-        artifacts = write_artifacts(program, chip, workspace)
-    workspace.write_bytes("model.qdq.onnx", model.read_bytes())
-    summary = _summary(program, artifacts, model)
-    workspace.write_text("lowered.json", to_json(summary))
+    with logged(workspace.root, f"lower {model}", {"target": target, "shapes": dict(shapes)}):
+        with progress.phase("read"):
+            program = read_qdq(read_onnx(model), shapes=shapes)
+        with progress.phase("lower"):
+            artifacts = write_artifacts(program, chip, workspace)
+        workspace.write_bytes("model.qdq.onnx", model.read_bytes())
+        summary = _summary(program, artifacts, model)
+        workspace.write_text("lowered.json", to_json(summary))
     return summary
 
 

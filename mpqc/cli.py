@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mpqc import __version__
-from mpqc.cli_options import BudgetTexts, existing, parse_budgets, parse_channels, parse_fixed, parse_shapes
+from mpqc.cli_options import BudgetTexts, existing, parse_budgets, parse_channels, parse_fixed, parse_shapes, parse_values
 
 app = typer.Typer(
     help="Compiles trained networks to mixed-precision integer programs that fit a budget on a chip.",
@@ -31,6 +31,7 @@ Output = Annotated[Path, typer.Option("--output-dir", "-o", help="folder for all
 Data = Annotated[Path | None, typer.Option(help="calibration samples: .npy, .npz (keys are input names), a folder of images or .npy")]
 Samples = Annotated[int, typer.Option(min=1, help="calibration samples to take")]
 Shape = Annotated[list[str], typer.Option(help="fixed shape of an input, NAME=1x3x224x224 (repeat for more)")]
+Value = Annotated[list[str], typer.Option(help="an input that becomes a constant, NAME=NUMBER (repeat for more)")]
 Mean = Annotated[str | None, typer.Option(help="subtracted from image channels in 0..255: 123.7,116.3,103.5")]
 Std = Annotated[str | None, typer.Option(help="divides image channels after the mean: 58.4,57.1,57.4")]
 Ranges = Annotated[str, typer.Option(help="how ranges are chosen: mse, minmax or percentile")]
@@ -48,6 +49,7 @@ Seed = Annotated[int, typer.Option(help="seed of everything random")]
 SolverTime = Annotated[float, typer.Option(min=0.1, help="seconds the allocator may take")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress lines")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="debug lines on stderr; log.txt has them always")]
 Force = Annotated[bool, typer.Option("--force", help="write into a folder with other files")]
 
 
@@ -60,6 +62,7 @@ def compile(
     labels: Annotated[Path | None, typer.Option(help=".npy of class indices, one a sample of --data: accuracy goes into the report")] = None,
     samples: Samples = 256,
     shape: Shape = [],  # noqa: B006
+    value: Value = [],  # noqa: B006
     mean: Mean = None,
     std: Std = None,
     ranges: Ranges = "mse",
@@ -79,16 +82,17 @@ def compile(
     solver_time: SolverTime = 20.0,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     force: Force = False,
 ) -> None:
     """Compiles a network inside budgets; writes QDQ ONNX, plan, report, module and bundle to the output folder."""
-    from mpqc.cli_commands import Analyzing, compile_command
+    from mpqc.cli_commands import Analyzing, Showing, compile_command
 
     texts = BudgetTexts(budget_latency, budget_size, budget_bops, budget_avg_bits, budget_activation_memory, budget_largest_activation, budget_energy)
-    reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_channels(mean, "--mean"), parse_channels(std, "--std"), ranges)
-    compile_command(
-        reading, target, parse_budgets(texts), strategy, bits, labels, plan, parse_fixed(fix), opset, seed, solver_time, as_json, quiet, force
-    )
+    channels = parse_channels(mean, "--mean"), parse_channels(std, "--std")
+    reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_values(value), *channels, ranges)
+    showing = Showing(as_json, quiet, verbose)
+    compile_command(reading, target, parse_budgets(texts), strategy, bits, labels, plan, parse_fixed(fix), opset, seed, solver_time, force, showing)
 
 
 @app.command(epilog="Example: mpqc analyze model.onnx --data images/ -o out")
@@ -99,6 +103,7 @@ def analyze(
     data: Data = None,
     samples: Samples = 256,
     shape: Shape = [],  # noqa: B006
+    value: Value = [],  # noqa: B006
     mean: Mean = None,
     std: Std = None,
     ranges: Ranges = "mse",
@@ -106,13 +111,15 @@ def analyze(
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     force: Force = False,
 ) -> None:
     """Measures the sensitivity of every weight and activation at every width; writes sensitivities.json and sites.json."""
-    from mpqc.cli_commands import Analyzing, analyze_command
+    from mpqc.cli_commands import Analyzing, Showing, analyze_command
 
-    reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_channels(mean, "--mean"), parse_channels(std, "--std"), ranges)
-    analyze_command(reading, target, strategy, seed, as_json, quiet, force)
+    channels = parse_channels(mean, "--mean"), parse_channels(std, "--std")
+    reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_values(value), *channels, ranges)
+    analyze_command(reading, target, strategy, seed, force, Showing(as_json, quiet, verbose))
 
 
 @app.command(epilog="Example: mpqc allocate out --budget-size 100kB")
@@ -146,12 +153,13 @@ def lower(
     shape: Shape = [],  # noqa: B006
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     force: Force = False,
 ) -> None:
     """Compiles a QDQ ONNX file to a module and a bundle for the target."""
-    from mpqc.cli_commands import lower_command
+    from mpqc.cli_commands import Showing, lower_command
 
-    lower_command(existing(model, "model"), target, output_dir, parse_shapes(shape), as_json, quiet, force)
+    lower_command(existing(model, "model"), target, output_dir, parse_shapes(shape), force, Showing(as_json, quiet, verbose))
 
 
 @app.command("run", epilog="Example: mpqc run out --emulate --input x.npy --output y.npy")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 from mpqc.budget import Budget
 from mpqc.cli_options import existing
 from mpqc.errors import DataError, UsageError
+from mpqc.log_file import debug_on_stderr
 from mpqc.pipeline import Options
 from mpqc.plan import read_plan
 from mpqc.progress import Progress
@@ -31,6 +33,7 @@ class Analyzing:
     data: Path | None
     samples: int
     shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, float]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     ranges: str
@@ -40,8 +43,23 @@ class Analyzing:
         existing(self.model, "model")
         if self.data is not None:
             existing(self.data, "data")
-        reading = {"shapes": self.shapes, "samples": self.samples, "mean": self.mean, "std": self.std, "ranges": self.ranges}
+        reading = {"shapes": self.shapes, "values": self.values, "samples": self.samples, "mean": self.mean, "std": self.std, "ranges": self.ranges}
         return Options(target=target, seed=seed, force=force, **reading)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What a command shows: JSON on stdout or tables, progress or none, debug lines or none."""
+
+    as_json: bool
+    quiet: bool = False
+    verbose: bool = False
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """The progress of the command that runs in the block."""
+        with debug_on_stderr() if self.verbose else nullcontext():
+            yield Progress(quiet=self.quiet)
 
 
 def compile_command(
@@ -56,9 +74,8 @@ def compile_command(
     opset: int | None,
     seed: int,
     solver_seconds: float,
-    as_json: bool,
-    quiet: bool,
     force: bool,
+    showing: Showing,
 ) -> None:
     """`mpqc compile`."""
     from mpqc.pipeline import compile_network
@@ -75,30 +92,31 @@ def compile_command(
         solver_seconds=solver_seconds,
     )
     known = _labels(labels) if labels else None
-    compiled = compile_network(reading.model, options, reading.data, output=reading.output, labels=known, progress=Progress(quiet=quiet))
-    if as_json:
+    with showing.progress() as progress:
+        compiled = compile_network(reading.model, options, reading.data, output=reading.output, labels=known, progress=progress)
+    if showing.as_json:
         _print_json(compiled.report.to_dict())
         return
     print_report(compiled.report, _console())
-    print(f"written to {compiled.output}: try  mpqc run {compiled.output} --emulate")
+    runs = (compiled.output / "bundle").is_dir()
+    print(f"written to {compiled.output}" + (f": try  mpqc run {compiled.output} --emulate" if runs else ""))
 
 
-def analyze_command(reading: Analyzing, target: str, strategy: str, seed: int, as_json: bool, quiet: bool, force: bool) -> None:
+def analyze_command(reading: Analyzing, target: str, strategy: str, seed: int, force: bool, showing: Showing) -> None:
     """`mpqc analyze`."""
-    from mpqc.pipeline import analyze_network
-    from mpqc.workspace import open_workspace
+    from mpqc.pipeline import analyze
 
     if strategy == "uniform":
         raise UsageError("uniform measures nothing", where="--strategy", hint="use fit, distance or roundoff")
     options = replace(reading.options(target, seed, force), strategy=strategy)
-    workspace = open_workspace(reading.output, force=force)
-    analysis = analyze_network(reading.model, options, reading.data, workspace, Progress(quiet=quiet))
+    with showing.progress() as progress:
+        analysis = analyze(reading.model, options, reading.data, output=reading.output, progress=progress)
     assert analysis.sensitivities is not None
-    if as_json:
+    if showing.as_json:
         _print_json(json.loads(analysis.sensitivities.to_json()))
         return
     _print_sensitivities(analysis.sensitivities.values, analysis.sensitivities.unit)
-    print(f"written to {workspace.root}: try  mpqc allocate {workspace.root} --budget-size 100kB")
+    print(f"written to {reading.output}: try  mpqc allocate {reading.output} --budget-size 100kB")
 
 
 def allocate_command(
@@ -118,12 +136,13 @@ def allocate_command(
     print(f"written to {folder / 'plan.json'}: try  mpqc compile MODEL --plan {folder / 'plan.json'}")
 
 
-def lower_command(model: Path, target: str, output: Path, shapes: Mapping[str, tuple[int, ...]], as_json: bool, quiet: bool, force: bool) -> None:
+def lower_command(model: Path, target: str, output: Path, shapes: Mapping[str, tuple[int, ...]], force: bool, showing: Showing) -> None:
     """`mpqc lower`."""
     from mpqc.artifacts import lower_file
 
-    summary = lower_file(model, target, output, shapes=shapes, force=force, progress=Progress(quiet=quiet))
-    if as_json:
+    with showing.progress() as progress:
+        summary = lower_file(model, target, output, shapes=shapes, force=force, progress=progress)
+    if showing.as_json:
         _print_json(summary)
         return
     print(f"{summary['integer_ops']} integer ops, {len(summary['floats'])} float regions, module {summary['module_bytes']:,} bytes")
@@ -234,17 +253,19 @@ def _uniform_bits(text: str) -> tuple[int, int]:
 
 
 def _labels(path: Path) -> np.ndarray:
-    labels = _array(existing(path, "labels"))
+    labels = _array(path, "labels")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"expected whole numbers of shape [n], found {labels.dtype} {list(labels.shape)}", where=str(path))
     return labels
 
 
-def _array(path: Path) -> np.ndarray:
-    try:
-        return np.load(existing(path, "input"), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError("is not a plain .npy array", where=str(path), why=str(error)) from error
+def _array(path: Path, what: str = "input") -> np.ndarray:
+    from mpqc.data_sources import load_arrays
+
+    loaded = load_arrays(existing(path, what))
+    if isinstance(loaded, dict):
+        raise DataError("holds several arrays", where=str(path), hint="give a .npy file for each")
+    return loaded
 
 
 def _save(outputs: Mapping[str, np.ndarray], path: Path) -> None:
@@ -258,7 +279,8 @@ def _save(outputs: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def _summary(values: np.ndarray) -> dict[str, Any]:
-    return {"shape": list(values.shape), "min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
+    numbers = (float(take(values)) if values.size else math.nan for take in (np.min, np.max, np.mean))
+    return {"shape": list(values.shape), **dict(zip(("min", "max", "mean"), numbers, strict=True))}
 
 
 def _print_sensitivities(values: Mapping[str, Mapping[int, float]], unit: str) -> None:
@@ -282,5 +304,13 @@ def _console() -> Console:
 
 
 def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=1)
-    print()
+    print(json.dumps(_finite(value), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for NaN and infinities, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +24,62 @@ LOG.addHandler(logging.NullHandler())  # without one, logging would print errors
 
 def guarded(command: Callable[[], Any]) -> int:
     """Runs `command`; its exit code, with one clear line on stderr where it failed."""
-    try:
-        code = command()
-    except MpqcError as error:
-        return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("interrupted: finished phases are kept in the output folder, run the same command to go on", INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as `| head` does: nobody to tell
-        return 1
-    except MemoryError:
-        return _complain("out of memory: use fewer --samples or a smaller network", 1)
-    except OSError as error:
-        return _complain(f"{error.filename or 'file'}: {error.strerror or error}", 1)
-    except Exception as error:
-        return _other(error)
+    interrupts: list[int] = []
+    with _noted(interrupts):
+        try:
+            code = command()
+            sys.stdout.flush()  # here, where a full disk or a reader that left can still be told
+        except KeyboardInterrupt:
+            return _interrupted()
+        except Exception as error:
+            # Code that runs under a C++ library may see Ctrl-C as an error of that library
+            return _interrupted() if interrupts else _failed(error)
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _noted(interrupts: list[int]) -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as always, and leaves a mark in `interrupts`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _frame: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted() -> int:
+    return _complain("interrupted: finished phases are kept in the output folder, run the same command to go on", INTERRUPTED)
+
+
+def _failed(error: Exception) -> int:
+    if isinstance(error, MpqcError):
+        return _complain(str(error), error.exit_code)
+    if isinstance(error, BrokenPipeError):
+        _close_stdout()  # the reader left, as `| head` does: nobody to tell
+        return 1
+    if isinstance(error, MemoryError):
+        return _complain("out of memory: use fewer --samples or a smaller network", 1)
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno == errno.ENOSPC:
+            _close_stdout()
+        return _complain(f"{error.filename or 'file'}: {error.strerror or error}", 1)
+    return _other(error)
+
+
+def _close_stdout() -> None:
+    """What is still buffered goes nowhere: Python would try once more at its end, and complain."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is no file of the system: nothing is tried at the end
+        return
 
 
 def _other(error: Exception) -> int:
@@ -46,14 +90,13 @@ def _other(error: Exception) -> int:
         return 2
     if isinstance(code, int):
         return _complain(show(), code) if callable(show) else code
-    return _complain(f"internal error: {type(error).__name__}: {error} (a bug; details in {_save_traceback()})", 1)
+    details = next(iter(getattr(error, "__notes__", ())), None) or _save_traceback(error)
+    return _complain(f"internal error: {type(error).__name__}: {error} (a bug; details in {details})", 1)
 
 
-def _save_traceback() -> Path:
-    text = traceback.format_exc()
-    LOG.error(text)
+def _save_traceback(error: Exception) -> Path:
     with tempfile.NamedTemporaryFile("w", prefix="mpqc-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        file.write(text)
+        file.write("".join(traceback.format_exception(error)))
     return Path(file.name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +52,22 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     if any(not 1 <= size < 1 << 31 for size in shape):
         raise UsageError(f"{text!r} has a size outside 1..2^31", where="--shape")
     return name, shape
+
+
+def parse_values(texts: Sequence[str]) -> dict[str, float]:
+    """`NAME=NUMBER` options as input name -> value, whole where it is written so. Raises UsageError."""
+    return dict(_value(text) for text in texts)
+
+
+def _value(text: str) -> tuple[str, float]:
+    name, _, number = text.rpartition("=")
+    try:
+        value = int(number) if re.fullmatch(r"[+-]?[0-9]+", number) else float(number)
+    except ValueError:
+        value = math.nan
+    if not name or not math.isfinite(value):
+        raise UsageError(f"{text!r} is not NAME=NUMBER", where="--value", hint="write for example sampling_rate=16000")
+    return name, value
 
 
 def parse_fixed(texts: Sequence[str]) -> dict[str, int | None]:

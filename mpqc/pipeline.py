@@ -7,21 +7,24 @@ output folder and resume from them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpqc.budget import Budget
-from mpqc.errors import PlanError, UsageError
+from mpqc.errors import BudgetInfeasibleError, DataError, PlanError, UsageError
+from mpqc.log_file import LOG, logged
 from mpqc.plan import Plan, uniform_plan
 from mpqc.progress import Progress
 from mpqc.sensitivity_table import Sensitivities, read_sensitivities
 from mpqc.site import SiteTable
 from mpqc.site_file import read_sites, write_sites
-from mpqc.workspace import Workspace, open_workspace
+from mpqc.workspace import Workspace, copy_folder, open_workspace
 
 if TYPE_CHECKING:
     import onnx
@@ -41,6 +44,11 @@ STRATEGIES = ("fit", "distance", "roundoff", "uniform")
 """How the plan comes about: the first three name a way to measure sensitivities; `uniform` gives every site the same bits."""
 
 
+RANGES = ("mse", "minmax", "percentile")
+WAY_OUT = "plan.least.json"
+"""Where a plan goes that meets the least value of a budget that cannot be met"""
+
+
 @dataclass(frozen=True)
 class Options:
     """What is asked of a compile, apart from the network and the data."""
@@ -49,6 +57,10 @@ class Options:
     budgets: tuple[Budget, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Fixed shapes for inputs with dynamic dimensions."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Inputs that become constants."""
+    example_inputs: Any = None
+    """Positional arguments that a torch module is exported with."""
     strategy: str = "fit"
     uniform_bits: tuple[int, int] = (8, 8)
     """Weight and activation bits of the strategy `uniform`."""
@@ -70,6 +82,15 @@ class Options:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise UsageError(f"unknown strategy {self.strategy!r}", where="--strategy", hint=f"use one of {', '.join(STRATEGIES)}")
+        if self.ranges not in RANGES:
+            raise UsageError(f"unknown way to choose ranges {self.ranges!r}", where="--ranges", hint=f"use one of {', '.join(RANGES)}")
+
+    def facts(self) -> dict[str, object]:
+        """The options that differ from their defaults, for log.txt."""
+        default = Options()
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        shown = {name: value for name, value in given.items() if name not in ("plan", "example_inputs") and value != getattr(default, name)}
+        return {"target": self.target, "seed": self.seed, **shown, **({"plan": "given"} if self.plan else {})}
 
 
 @dataclass(frozen=True)
@@ -94,6 +115,8 @@ class Compiled:
     program: Program
     report: Report
     output: Path
+    temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    """Where nobody named an output folder: it lives as long as this object."""
 
     def run(self, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
         """Outputs of the integer program for `inputs` (by name, or one array for the only input), any number of samples."""
@@ -103,10 +126,8 @@ class Compiled:
         return Interpreter(self.program).run(dict(named))
 
     def save(self, folder: str | Path) -> Path:
-        """Copies all output files to `folder`, which must not exist."""
-        import shutil
-
-        return Path(shutil.copytree(self.output, folder))
+        """Copies all output files to `folder`, which must not exist. Raises UsageError where it does, MpqcError where it cannot be written."""
+        return copy_folder(self.output, Path(folder))
 
 
 def compile_network(
@@ -117,15 +138,22 @@ def compile_network(
     `labels` (class indices, one a sample of the data) put top-1 accuracy into the report. Raises the errors of mpqc.errors;
     what finished phases wrote stays and is picked up by the next run.
     """
-    from mpqc.artifacts import write_artifacts
-    from mpqc.report.build import build_report
-
     progress = progress or Progress(quiet=True)
     cost_model = cost_model_of(options)
     workspace = open_workspace(output, force=options.force)
-    analysis = analyze_network(source, options, data, workspace, progress)
+    with logged(workspace.root, f"compile {name_of(source)}", options.facts()):
+        return _compiled(source, options, data, workspace, labels, cost_model, progress)
+
+
+def _compiled(
+    source: Any, options: Options, data: Any, workspace: Workspace, labels: np.ndarray | None, cost_model: CostModel, progress: Progress
+) -> Compiled:
+    from mpqc.artifacts import write_artifacts
+    from mpqc.report.build import build_report
+
+    analysis = analyze_network(source, options, data, workspace, progress, labels=labels)
     cost_model = cost_model.for_network(analysis.table)
-    with progress.phase("allocate"):
+    with progress.phase("allocate"), way_out_kept(workspace):
         plan = choose_plan(analysis, options, cost_model)
     workspace.write_text("plan.json", plan.to_json())
     with progress.phase("export"):
@@ -139,6 +167,27 @@ def compile_network(
     return Compiled(analysis, plan, model, program, report, workspace.root)
 
 
+def name_of(source: Any) -> str:
+    """What log.txt calls a network before it is read."""
+    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
+
+
+@contextmanager
+def way_out_kept(workspace: Workspace) -> Iterator[None]:
+    """Where the block finds the budgets infeasible, writes the plan that meets the least value beside and names it in the error."""
+    try:
+        yield
+    except BudgetInfeasibleError as error:
+        if not isinstance(error.plan, Plan):
+            raise
+        path = workspace.write_text(WAY_OUT, error.plan.to_json())
+        hint = "; ".join(part for part in (error.hint, f"the plan that does that: {path}") if part)
+        raise BudgetInfeasibleError(
+            error.what, where=error.where, why=error.why, hint=hint, least=error.least, together=error.together, plan=error.plan
+        ) from error
+    workspace.remove(WAY_OUT)
+
+
 def cost_model_of(options: Options) -> CostModel:
     """The cost model of the target asked for. Raises where the target is unknown or cannot price one of the budgets."""
     from mpqc.cost import CostModel
@@ -150,19 +199,34 @@ def cost_model_of(options: Options) -> CostModel:
     return cost_model
 
 
-def analyze_network(source: Any, options: Options, data: Any, workspace: Workspace, progress: Progress) -> Analysis:
-    """Imports the network, finds its sites, calibrates and measures sensitivities (from checkpoints where they are)."""
+def analyze(source: Any, options: Options, data: Any = None, *, output: Path, progress: Progress | None = None) -> Analysis:
+    """`analyze_network` into the folder `output`, with its log.txt."""
+    workspace = open_workspace(output, force=options.force)
+    with logged(workspace.root, f"analyze {name_of(source)}", options.facts()):
+        return analyze_network(source, options, data, workspace, progress or Progress(quiet=True))
+
+
+def analyze_network(
+    source: Any, options: Options, data: Any, workspace: Workspace, progress: Progress, *, labels: np.ndarray | None = None
+) -> Analysis:
+    """Imports the network, finds its sites, calibrates and measures sensitivities (from checkpoints where they are).
+
+    Raises DataError before any of the slow phases where data or `labels` do not fit.
+    """
     from mpqc.data import open_data
     from mpqc.frontend import load_network
     from mpqc.sites import find_sites
 
     with progress.phase("import"):
-        network = load_network(source, shapes=options.shapes)
+        network = load_network(source, shapes=options.shapes, values=options.values, example_inputs=options.example_inputs)
         table = find_sites(network)
         batches = open_data(data, network.inputs, limit=options.samples, mean=options.mean, std=options.std, seed=options.seed)
     for note in (*network.notes, *batches.notes):
         progress.warn(note)
     key = (network.digest, digest_of(batches), options.ranges)
+    LOG.debug("network %s, samples %s", *key[:2])
+    if labels is not None:
+        check_labels(labels, batches)
     with progress.phase("calibrate"):
         calibration = _calibrated(network, table, batches, options, workspace, key)
     with progress.phase("sensitivities"):
@@ -180,10 +244,22 @@ def digest_of(batches: Batches) -> str:
     return digest.hexdigest()
 
 
+def check_labels(labels: np.ndarray, batches: Batches) -> None:
+    """Raises DataError for labels that are not one whole number a sample of `batches`."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
+        raise DataError(f"expected class indices of shape [n], found {labels.dtype} {list(labels.shape)}", where="labels")
+    samples = sum(len(next(iter(batch.values()))) for batch in batches)
+    if batches.origin == "noise":
+        raise DataError("labels need the data that they belong to", where="labels", hint="add --data")
+    if len(labels) < samples or (batches.origin == "images" and len(labels) != samples):
+        raise DataError(f"{len(labels)} labels for {samples} samples", where="labels", hint="one for each sample, in the order of the data")
+
+
 def _calibrated(network: Network, table: SiteTable, batches: Batches, options: Options, workspace: Workspace, key: tuple[str, ...]) -> Calibration:
     from mpqc.calibration import calibrate, read_calibration
 
     kept = workspace.checkpoint("calibration", *key).with_suffix(".npz")
+    LOG.debug("calibration %s %s", "from" if kept.is_file() else "to", kept)
     if not kept.is_file():
         calibration = calibrate(network, table, batches, method=options.ranges)
         with workspace.replacing(str(kept.relative_to(workspace.root))) as partial:
@@ -205,7 +281,8 @@ def _measured(
         few = replace(batches, limit=min(batches.limit, SCORED_SAMPLES))
         return measure(network, table, calibration, few, method=method, bits=SCORED_BITS, seed=options.seed).to_json()
 
-    text, _ = workspace.resume("sensitivities", (*key, method, str(options.seed)), make)
+    text, resumed = workspace.resume("sensitivities", (*key, method, str(options.seed)), make)
+    LOG.debug("sensitivities %s", "from their checkpoint" if resumed else "measured")
     return read_sensitivities(workspace.write_text("sensitivities.json", text))
 
 
@@ -261,7 +338,8 @@ def allocate_saved(folder: Path, options: Options) -> Plan:
     sensitivities = read_sensitivities(folder / "sensitivities.json")
     cost_model = cost_model_of(options).for_network(table)
     solving = {"seconds": options.solver_seconds, "seed": options.seed, "fixed": options.fixed}
-    plan = allocate(table, sensitivities, cost_model, options.budgets, **solving)  # type: ignore[arg-type]
+    with way_out_kept(Workspace(folder)):
+        plan = allocate(table, sensitivities, cost_model, options.budgets, **solving)  # type: ignore[arg-type]
     plan = replace(plan, strategy=sensitivities.method)
     Workspace(folder).write_text("plan.json", plan.to_json())
     return plan

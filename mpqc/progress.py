@@ -23,6 +23,7 @@ class Progress:
     def phase(self, name: str) -> Iterator[None]:
         """Shows `name` while the block runs, and its time after it."""
         start = time.monotonic()
+        LOG.debug("%s begins", name)
         with self._status(name):
             yield
         self.seconds[name] = time.monotonic() - start

@@ -59,6 +59,10 @@ class Workspace:
         finally:
             _remove(partial)
 
+    def remove(self, name: str) -> None:
+        """Removes the file or folder `name`, if there is one: what an earlier run wrote and this one does not."""
+        _remove(self.path(name))
+
     def write_report(self, report: Report) -> None:
         """Writes report.json and report.html."""
         from mpqc.report.html import render
@@ -94,6 +98,17 @@ def open_workspace(root: Path, *, force: bool = False) -> Workspace:
     except OSError as error:
         raise MpqcError("cannot write to the output folder", where=str(root), why=error.strerror or str(error)) from error
     return Workspace(root)
+
+
+def copy_folder(source: Path, target: Path) -> Path:
+    """Copies the folder `source` to `target`, which must not exist. Raises UsageError where it does, MpqcError where it cannot be written."""
+    if target.exists():
+        raise UsageError("exists already", where=str(target), hint="name a new folder")
+    try:
+        return Path(shutil.copytree(source, target))
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise MpqcError("cannot write", where=str(target), why=getattr(error, "strerror", None) or str(error)) from error
 
 
 def file_digest(path: Path) -> str:

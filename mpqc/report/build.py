@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,9 @@ import numpy as np
 from mpqc.budget import Resource
 from mpqc.plan import Choice, Plan
 from mpqc.program import Float, Program
-from mpqc.report.model import Accuracy, FloatRow, LayerRow, Quality, Report, Sizes
+from mpqc.program_bounds import LIMIT, accumulator_peaks
+from mpqc.report.model import AccumulatorRow, Accuracy, FloatRow, LayerRow, Quality, Report, Sizes
+from mpqc.report.versions import versions
 from mpqc.site import OpNode, Site, SiteKind, SiteTable
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from mpqc.graph import Network
     from mpqc.pipeline import Analysis, Options
 
-PACKAGES = ("mpqc", "onnx", "onnxruntime", "torch", "ortools", "apache-tvm")
 FLOAT_BYTES = 4
 QUALITY_SAMPLES = 16
 
@@ -61,6 +61,7 @@ def build_report(
         latency_origin=cost_model.origin,
         quality=measure_quality(network, program, analysis.batches),
         accuracy=None if labels is None else measure_accuracy(network, program, analysis.batches, labels),
+        accumulators=tuple(AccumulatorRow(name, peak, LIMIT) for name, peak in accumulator_peaks(program).items()),
         versions=versions(),
         seconds=dict(seconds),
         notes=(*network.notes, *analysis.calibration.notes, *plan.notes, *([artifacts.note] if artifacts.note else [])),
@@ -108,7 +109,8 @@ def float_rows(program: Program) -> tuple[FloatRow, ...]:
 
 
 def _float_reasons(program: Program) -> dict[str, str]:
-    return {op.name: op.reason for op in program.ops if isinstance(op, Float)}
+    """Name of every ONNX node that runs as float -> why."""
+    return {name: op.reason for op in program.ops if isinstance(op, Float) for name in (op.name, *op.nodes)}
 
 
 def count_sizes(table: SiteTable, plan: Plan, cost_model: CostModel, files: Mapping[str, int]) -> Sizes:
@@ -161,15 +163,3 @@ def measure_accuracy(network: Network, program: Program, batches: Batches, label
         right += [np.sum(answer.reshape(len(wanted), -1).argmax(1) == wanted) for answer in answers]
         seen += len(wanted)
     return Accuracy(seen, 100 * float(right[0]) / seen, 100 * float(right[1]) / seen)
-
-
-def versions() -> dict[str, str]:
-    """Versions of mpqc and of the packages that decide results."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "missing"

@@ -40,6 +40,15 @@ class FloatRow:
 
 
 @dataclass(frozen=True)
+class AccumulatorRow:
+    """The largest |accumulator| that a Conv or Gemm of the program can reach, whatever its input; below `limit` int32 cannot overflow."""
+
+    name: str
+    peak: int
+    limit: int
+
+
+@dataclass(frozen=True)
 class Quality:
     """How close the integer program is to the float network, on data that the report names."""
 
@@ -89,6 +98,7 @@ class Report:
     latency_origin: str
     quality: tuple[Quality, ...] = ()
     accuracy: Accuracy | None = None
+    accumulators: tuple[AccumulatorRow, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

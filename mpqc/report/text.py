@@ -57,7 +57,10 @@ def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
     lines = [f"{_resource(use.resource)}: {_amount(use.resource, use.used)}{_limit(use.resource, use.limit)}" for use in uses]
     if proof.status not in ("optimal", "feasible"):
         return [*lines, f"plan: {proof.status}"]
-    return [*lines, f"plan: {proof.status}, objective {proof.objective:.6g}, bound {proof.bound:.6g}, gap {100 * proof.gap:.2f} %, {proof.seconds:.2f} s"]
+    return [
+        *lines,
+        f"plan: {proof.status}, objective {proof.objective:.6g}, bound {proof.bound:.6g}, gap {100 * proof.gap:.2f} %, {proof.seconds:.2f} s",
+    ]
 
 
 def totals(report: Report) -> list[str]:
@@ -71,7 +74,16 @@ def totals(report: Report) -> list[str]:
     if report.accuracy:
         accuracy = report.accuracy
         lines.append(f"accuracy on {accuracy.samples} samples: float {accuracy.float_percent:.2f} %, integer {accuracy.integer_percent:.2f} %")
-    return lines + [f"note: {note}" for note in report.notes]
+    return lines + accumulator_lines(report) + [f"note: {note}" for note in report.notes]
+
+
+def accumulator_lines(report: Report) -> list[str]:
+    """The proof that no accumulator overflows, in one line; none where nothing accumulates."""
+    worst = max(report.accumulators, key=lambda row: row.peak, default=None)
+    if worst is None:
+        return []
+    share = f"{worst.peak:,} of {worst.limit:,} ({worst.name})"
+    return [f"accumulators: no input overflows int32; the largest of {len(report.accumulators)} reaches {share}"]
 
 
 def _decibel(sqnr: float | None) -> str:
