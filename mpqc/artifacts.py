@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpqc.errors import DataError, RunError, UsageError
+from mpqc.errors import DataError, ModelError, RunError, UsageError
 from mpqc.log_file import logged
 from mpqc.program import Float, Program
 from mpqc.progress import Progress
@@ -18,6 +18,7 @@ from mpqc.workspace import Workspace, file_digest, open_workspace, to_json
 
 if TYPE_CHECKING:
     from mpqc.data import Batches
+    from mpqc.runtime.description import Description
     from mpqc.targets import Target
 
 NO_CODE = "cost-only target: plan and QDQ file, no program"
@@ -88,12 +89,18 @@ def lower_file(
     with logged(workspace.root, f"lower {model}", {"target": target, "shapes": dict(shapes)}):
         with progress.phase("read"):
             program = read_qdq(read_onnx(model), shapes=shapes)
+            _need_quantized(program, model)
         with progress.phase("lower"):
             artifacts = write_artifacts(program, chip, workspace)
         workspace.write_bytes("model.qdq.onnx", model.read_bytes())
         summary = _summary(program, artifacts, model)
         workspace.write_text("lowered.json", to_json(summary))
     return summary
+
+
+def _need_quantized(program: Program, model: Path) -> None:
+    if not any(tensor.qparams for tensor in program.tensors.values()):
+        raise ModelError("nothing is quantized in it", where=str(model), why="it has no Q/DQ nodes", hint="mpqc compile chooses bits for it")
 
 
 def _summary(program: Program, artifacts: Artifacts, model: Path) -> dict[str, Any]:
@@ -117,8 +124,8 @@ def run_folder(folder: Path, arrays: Sequence[np.ndarray], *, emulate: bool, thr
     bundle = folder / "bundle" if (folder / "bundle").is_dir() else folder
     if not (bundle / "model.json").is_file():
         raise RunError("holds no bundle", where=str(folder), hint="give the output folder of mpqc compile or mpqc lower for an AArch64 target")
-    names = _input_names(bundle)
-    inputs = _own_inputs(bundle, names) if not arrays else _named(names, arrays)
+    description = _description(bundle)
+    inputs = _own_inputs(bundle, description) if not arrays else _named([value.name for value in description.inputs], arrays)
     if emulate:
         from mpqc.runtime import run_emulated
 
@@ -143,23 +150,33 @@ def _run_on_host(folder: Path, inputs: Mapping[str, np.ndarray], threads: int) -
     return run_host(kept, inputs, threads=threads)
 
 
+def _description(bundle: Path) -> Description:
+    """What the bundle's module takes and gives. Raises RunError for a damaged model.json."""
+    from mpqc.runtime.description import Description
+
+    path = bundle / "model.json"
+    return Description.parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+
 def _cpu(bundle: Path) -> str:
+    """The CPU to emulate: that of the bundle's target, or all that the emulator has where the target's file is gone."""
     from mpqc.targets import load_target
 
-    target = load_target(json.loads((bundle / "model.json").read_text(encoding="utf-8"))["target"])
+    try:
+        target = load_target(str(json.loads((bundle / "model.json").read_text(encoding="utf-8"))["target"]))
+    except (KeyError, TypeError, UsageError):
+        return "max"
     return target.qemu_cpu or "max"
 
 
-def _input_names(bundle: Path) -> list[str]:
-    return [value["name"] for value in json.loads((bundle / "model.json").read_text(encoding="utf-8"))["inputs"]]
+def _own_inputs(bundle: Path, description: Description) -> dict[str, np.ndarray]:
+    from mpqc.data_sources import load_arrays
 
-
-def _own_inputs(bundle: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    values = json.loads((bundle / "model.json").read_text(encoding="utf-8"))["inputs"]
-    missing = [value["file"] for value in values if not (bundle / "inputs" / value["file"]).is_file()]
+    files = {value.name: bundle / "inputs" / value.file for value in description.inputs}
+    missing = [str(file) for file in files.values() if not file.is_file()]
     if missing:
         raise DataError("the bundle has no inputs of its own", where=missing[0], hint="give --input FILE.npy")
-    return {value["name"]: np.load(bundle / "inputs" / value["file"], allow_pickle=False) for value in values}
+    return {name: np.asarray(load_arrays(file)) for name, file in files.items()}
 
 
 def _named(names: Sequence[str], arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -63,8 +64,8 @@ def parse_budget(resource: Resource, text: str) -> Budget:
         fault = f"{text!r} has no unit" if not match[2] else f"{text!r} has the unknown unit {match[2]!r}"
         raise UsageError(fault, where=where, hint=f"use one of {', '.join(units)}, for example {example}")
     limit = float(match[1]) * units[match[2]]
-    if limit <= 0:
-        raise UsageError(f"{text!r} is not above zero", where=where)
+    if not 0 < limit < math.inf:
+        raise UsageError(f"{text!r} is not a number above zero", where=where)
     return Budget(resource, limit)
 
 

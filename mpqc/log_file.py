@@ -6,7 +6,7 @@ import logging
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpqc.errors import MpqcError
@@ -21,6 +21,11 @@ class _File(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Drops `record`."""
+
+    def close(self) -> None:
+        """Closes the file, with or without the lines that had no room."""
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager

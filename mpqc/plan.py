@@ -100,12 +100,21 @@ def _parse(raw: Any, where: str) -> Plan:
     fields = {key: value for key, value in raw.items() if key != "schema_version"}
     try:
         fields["choices"] = tuple(_choice(entry, where) for entry in fields["choices"])
+        _distinct(fields["choices"], where)
         fields["proof"] = Proof(**fields["proof"])
         fields["uses"] = tuple(Use(**use) for use in fields.get("uses", ()))
         fields["notes"] = tuple(fields.get("notes", ()))
         return Plan(**fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise PlanError("not a plan", where=where, why=f"{type(error).__name__}: {error}") from error
+
+
+def _distinct(choices: tuple[Choice, ...], where: str) -> None:
+    seen: set[str] = set()
+    for choice in choices:
+        if choice.site in seen:
+            raise PlanError("the site has two choices", where=f"{where}: {choice.site}")
+        seen.add(choice.site)
 
 
 def _choice(entry: dict[str, Any], where: str) -> Choice:

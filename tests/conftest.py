@@ -6,8 +6,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.cli_runs import Mpqc, Place
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -53,3 +57,19 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return locate
+
+
+@pytest.fixture
+def mpqc(capfd: pytest.CaptureFixture[str]) -> Mpqc:
+    """`mpqc("compile", path, ...)`: the command line in this process; also what libraries write to the streams is seen."""
+    from tests.cli_runs import call
+
+    return lambda *arguments: call(capfd, arguments)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A small network compiled once; tests must not change its files."""
+    from tests.cli_runs import make_place
+
+    return make_place(tmp_path_factory.mktemp("place"))
