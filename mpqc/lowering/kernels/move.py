@@ -10,39 +10,8 @@ import numpy as np
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import order, physical_shape, reordered, strides
 from mpqc.lowering.kernels.tir import Expr, Nest, Param, bind, function, load, loop, param, splat, store, symbol
+from mpqc.lowering.kernels.walk import Walk, emit_transposition, transposition, walk, written
 from mpqc.program import Concat, Move, Pad, Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Walk:
-    """A list of positions as a table of starts and affine loops inside: positions = starts[...] + sum(i_k * steps[k])."""
-
-    starts: np.ndarray
-    sizes: tuple[int, ...]
-    """Outermost first"""
-    steps: tuple[int, ...]
-
-
-def walk(positions: np.ndarray) -> Walk:
-    """The shortest table for `positions` (int64 [n]): affine loops are peeled off from the inside while they fit."""
-    sizes: list[int] = []
-    steps: list[int] = []
-    while positions.size > 1 and (size := _run(positions)) > 1:
-        steps.insert(0, int(positions[1] - positions[0]))
-        sizes.insert(0, size)
-        positions = positions[::size]
-    return Walk(positions, tuple(sizes), tuple(steps))
-
-
-def _run(positions: np.ndarray) -> int:
-    """Largest size that divides `positions` into runs of one common step."""
-    differences = np.diff(positions)
-    breaks = np.flatnonzero(differences != differences[0])
-    longest = int(breaks[0]) + 1 if breaks.size else positions.size
-    for size in range(longest, 1, -1):
-        if positions.size % size == 0 and (np.diff(positions.reshape(-1, size), axis=1) == differences[0]).all():
-            return size
-    return 1
 
 
 def positions(tensor: Tensor) -> np.ndarray:
@@ -76,17 +45,20 @@ def relayout(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
 def _gather(name: str, path: Walk, x: Tensor, y: Tensor) -> Kernel:
     """Copies runs of elements; the output is written in order."""
     sizes, inner = path.sizes or (1,), int(np.prod(path.sizes, dtype=np.int64))
-    written = tuple(int(np.prod(sizes[i + 1 :], dtype=np.int64)) for i in range(len(sizes)))
-    nest = Nest(sizes, (written, path.steps or (0,)))
+    nest = Nest(sizes, (written(sizes), path.steps or (0,)))
     table = path.starts.astype(np.int32)
     affine = table.size == 1
+    columns = transposition(path) if np.dtype(x.dtype).itemsize == 1 and x.dtype != "bool" else None
 
     def body(source: Expr, *rest: Expr) -> None:
         def runs(base: Expr, start: Expr, threads: bool) -> None:
             def copy(width: int, at: list[Expr], by: list[int], _: None) -> None:
                 store(rest[-1], at[0] + base, load(source, at[1] + start, width, by[1]), width, by[0])
 
-            nest.emit(copy, widths=_widths(x.dtype), threads=threads)
+            if columns is None:
+                nest.emit(copy, widths=_widths(x.dtype), threads=threads)
+            else:
+                emit_transposition(nest, columns, source, start, rest[-1], base, threads)
 
         if affine:
             runs(0, int(table[0]), True)

@@ -213,6 +213,15 @@ class Nest:
         nest = self.merged.chunked if threads else self.merged
         nest._outer(0, [0] * len(self.strides), lambda offsets: nest._inner(offsets, body, prepare(offsets), widths), threads)
 
+    def offsets(self, index: Expr) -> list[Expr]:
+        """Offsets in every tensor of step `index` of the walk."""
+        totals: list[Expr] = [0 for _ in self.strides]
+        for axis in reversed(range(len(self.sizes))):
+            digit = T.floormod(index, self.sizes[axis])
+            index = T.floordiv(index, self.sizes[axis])
+            totals = [total + digit * s[axis] for total, s in zip(totals, self.strides, strict=True)]
+        return totals
+
     @property
     def chunked(self) -> Nest:
         """One long loop split so that threads can share it."""

@@ -25,11 +25,11 @@ def interleaved(planes: list[Expr], lanes: int) -> Expr:
     return T.Shuffle(planes, [p * lanes + i for i in range(lanes) for p in range(len(planes))])
 
 
-def tiles(outer: int, rows: int, columns: int, body: Callable[[Expr, Expr, Expr], None]) -> None:
+def tiles(outer: int, rows: int, columns: int, body: Callable[[Expr, Expr, Expr], None], *, threads: bool = True) -> None:
     """Loops over `outer` matrices and their tiles; the last tile of a row or column overlaps its neighbour. `rows`, `columns` >= TILE."""
     blocks = -(-rows // TILE)
     total = outer * blocks
-    with loop(total, TILE * columns) as i:
+    with loop(total, TILE * columns if threads else 0) as i:
         matrix, block = T.floordiv(i, blocks), T.floormod(i, blocks)
         row = bind(_start(block, rows))
         with T.serial(0, -(-columns // TILE)) as j:

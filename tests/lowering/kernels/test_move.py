@@ -9,7 +9,8 @@ import pytest
 from checking import ISAS, Expected, check, expected, plain, quantized
 
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
-from mpqc.lowering.kernels.move import concat, is_view, move, pad, relayout, walk
+from mpqc.lowering.kernels.move import concat, is_view, move, pad, relayout
+from mpqc.lowering.kernels.walk import walk
 from mpqc.program import Concat, Move, Pad, Tensor
 
 MAKERS: dict[str, Callable[[tuple[int, ...]], Tensor]] = {
