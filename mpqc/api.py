@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -113,13 +115,18 @@ def compile(
     known = None if labels is None else np.asarray(labels)
     if output is not None:
         return compile_network(model, chosen, data, output=Path(output), labels=known, progress=progress)
-    temporary = tempfile.TemporaryDirectory(prefix="mpqc-")
+    return _compiled_nowhere(model, chosen, data, known, progress)
+
+
+def _compiled_nowhere(model: Any, options: Options, data: Any, labels: np.ndarray | None, progress: Progress | None) -> Compiled:
+    folder = tempfile.mkdtemp(prefix="mpqc-")
     try:
-        made = compile_network(model, chosen, data, output=Path(temporary.name), labels=known, progress=progress)
+        made = compile_network(model, options, data, output=Path(folder), labels=labels, progress=progress)
     except BaseException:
-        temporary.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Compiled(**{item.name: getattr(made, item.name) for item in fields(made) if item.name != "temporary"}, temporary=temporary)
+    weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+    return made
 
 
 def _options(target: str, budgets: Sequence[Bound | Budget], example_inputs: Any, plan: Plan | str | Path | None, options: dict[str, Any]) -> Options:

@@ -34,6 +34,8 @@ def guarded(command: Callable[[], Any]) -> int:
         except Exception as error:
             # Code that runs under a C++ library may see Ctrl-C as an error of that library
             return _interrupted() if interrupts else _failed(error)
+    if interrupts:  # typer turns KeyboardInterrupt into a silent exit code
+        return _interrupted()
     return code if isinstance(code, int) else 0
 
 

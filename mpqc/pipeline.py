@@ -7,7 +7,6 @@ output folder and resume from them.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -115,8 +114,6 @@ class Compiled:
     program: Program
     report: Report
     output: Path
-    temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
-    """Where nobody named an output folder: it lives as long as this object."""
 
     def run(self, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
         """Outputs of the integer program for `inputs` (by name, or one array for the only input), any number of samples."""
