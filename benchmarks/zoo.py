@@ -122,10 +122,10 @@ def float_ops(compiled: Compiled) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS), choices=[*NETWORKS, []])
+    parser.add_argument("networks", nargs="*", help=", ".join(NETWORKS))
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
-    for name in arguments.networks:
+    for name in arguments.networks or NETWORKS:
         samples = NETWORKS[name]()
         for data in (samples, None):
             rows += measure(name, data, samples)

@@ -76,7 +76,7 @@ def test_widths_beyond_every_container_are_refused() -> None:
 
 def test_choices() -> None:
     assert CostModel(load_target("abstract")).choices(ACTIVATION) == tuple(range(1, 17))
-    assert CostModel(load_target("cortex-a76")).choices(WEIGHT) == (2, 4, 8)
+    assert CostModel(load_target("cortex-a76")).choices(WEIGHT) == (2, 3, 4, 5, 6, 7, 8)
     assert CostModel(load_target("ethos-u55-256")).choices(WEIGHT) == (8,)
 
 

@@ -73,7 +73,7 @@ def test_narrow_widths_run_in_the_next_wider_kernel() -> None:
         ("weights = [2, 4, 8]", "weights = [0]", "containers.weights[0]", "greater than or equal to 1"),
         ("weights = [2, 4, 8]", "weights = []", "containers.weights", "at least 1"),
         ("weights = [2, 4, 8]", "weights = [2, 4, 4]", "containers.weights", "more than once"),
-        ("weights = [2, 4, 8]", "weights = [2, 4]", "choices.weights", "8 bits fit in no container"),
+        ("weights = [2, 4, 8]", "weights = [2, 4]", "choices.weights", "5 bits fit in no container"),
         ('lowering = "code"', 'lowering = "cost-only"', "llvm", "cost-only target has no [llvm]"),
         ('lowering = "code"', 'lowering = "magic"', "lowering", "'magic'"),
         ("schema_version = 1", "schema_version = 9", "schema_version", "9"),
