@@ -44,6 +44,8 @@ def minimum(terms: Terms, effort: Effort, admits: Admits, hint: tuple[int, ...] 
     `admits` is the exact test that choices must pass: rows are counted on a grid, and what exceeds a limit by less than its step
     is found again with digits enough to tell.
     """
+    if not terms.legal:  # nothing to choose
+        return Outcome("optimal", (), 0.0) if admits(()) else Outcome("infeasible", None, inf)
     clock = _Clock(effort)
     relaxed = relax(terms, hint)
     if relaxed.infeasible:
