@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mpqc.runtime.description import Description
     from mpqc.targets import Target
 
+NEWEST_QDQ = 25
+"""Opset of the newest QDQ files: the one that has int2"""
 NO_CODE = "cost-only target: plan and QDQ file, no program"
 
 
@@ -88,7 +90,7 @@ def lower_file(
     workspace = open_workspace(output, force=force)
     with logged(workspace.root, f"lower {model}", {"target": target, "shapes": dict(shapes)}):
         with progress.phase("read"):
-            program = read_qdq(read_onnx(model), shapes=shapes)
+            program = read_qdq(read_onnx(model, newest=NEWEST_QDQ), shapes=shapes)
             _need_quantized(program, model)
         with progress.phase("lower"):
             artifacts = write_artifacts(program, chip, workspace)

@@ -45,7 +45,7 @@ ActivationMemory = Annotated[str | None, typer.Option(help="activations that are
 LargestActivation = Annotated[str | None, typer.Option(help="largest single activation, for example 8KB")]
 Energy = Annotated[str | None, typer.Option(help="where the target has an energy table, for example 2mJ")]
 Fix = Annotated[list[str], typer.Option(help="bits that you decide, SITE=BITS or SITE=float (repeat for more)")]
-Seed = Annotated[int, typer.Option(help="seed of everything random")]
+Seed = Annotated[int, typer.Option(min=0, help="seed of everything random")]
 SolverTime = Annotated[float, typer.Option(min=0.1, help="seconds the allocator may take")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress lines")]

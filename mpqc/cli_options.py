@@ -87,7 +87,10 @@ def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(number) for number in text.split(","))
+        numbers = tuple(float(number) for number in text.split(","))
+        if all(map(math.isfinite, numbers)):
+            return numbers
+        raise ValueError
     except ValueError:
         raise UsageError(f"{text!r} is not a list of numbers", where=option, hint="write for example 0.485,0.456,0.406") from None
 

@@ -57,7 +57,8 @@ class Workspace:
         except OSError as error:
             raise MpqcError("cannot write", where=str(final), why=error.strerror or str(error), hint="what was written before is kept") from error
         finally:
-            _remove(partial)
+            with suppress(OSError):  # the failure to write is the one to tell
+                _remove(partial)
 
     def remove(self, name: str) -> None:
         """Removes the file or folder `name`, if there is one: what an earlier run wrote and this one does not."""

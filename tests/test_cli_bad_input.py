@@ -85,7 +85,8 @@ def test_a_target_file_with_errors(mpqc: Mpqc, place: Place, tmp_path: Path, tex
     [
         ("--budget-size", "1000"), ("--budget-size", "-5kB"), ("--budget-size", "0B"), ("--budget-size", "1.5 parsecs"), ("--budget-latency", "20"),
         ("--budget-latency", "nan"), ("--budget-bops", "1e400GBOPs"), ("--budget-avg-bits", "four"), ("--budget-avg-bits", "-/-"),
-        ("--strategy", "magic"), ("--bits", "8"), ("--ranges", "guess"), ("--fix", "w0"), ("--mean", "a,b"), ("--value", "x=many"),
+        ("--strategy", "magic"), ("--bits", "8"), ("--ranges", "guess"), ("--fix", "w0"), ("--mean", "a,b"), ("--std", "nan"), ("--seed", "-1"),
+        ("--value", "x=many"),
         ("--samples", "0"), ("--opset", "12"), ("--no-such-option", "1"),
     ],
 )  # fmt: skip
@@ -232,6 +233,10 @@ def test_running_with_files_that_are_no_arrays(mpqc: Mpqc, place: Place, tmp_pat
     (tmp_path / "x.npy").write_bytes(b"")
     for name in ("x.npz", "x.npy", "."):
         mpqc("run", place.out, "--host", "--input", tmp_path / name).complaint(1)
+
+
+def test_an_output_that_cannot_be_written(mpqc: Mpqc, place: Place) -> None:
+    assert "/dev/null/y.npy" in mpqc("run", place.out, "--host", "--output", "/dev/null/y.npy").complaint(1)
 
 
 def test_a_damaged_bundle(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:

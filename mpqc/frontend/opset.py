@@ -36,13 +36,13 @@ def canonical_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     return upgraded
 
 
-def supported_opset(model: onnx.ModelProto) -> int:
-    """Version of the standard operator set that `model` imports. Raises ModelError when it imports none, or one that is too new."""
+def supported_opset(model: onnx.ModelProto, newest: int = NEWEST_OPSET) -> int:
+    """Version of the standard operator set that `model` imports. Raises ModelError when it imports none, or one after `newest`."""
     versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS]
     if not versions:
         raise ModelError("the model imports no standard operator set", hint="export it as ONNX opset 9 to 23")
-    if max(versions) > NEWEST_OPSET:
-        raise ModelError(f"opset {max(versions)} is newer than {NEWEST_OPSET}", hint=f"export the model with opset {CANONICAL_OPSET}")
+    if max(versions) > newest:
+        raise ModelError(f"opset {max(versions)} is newer than {newest}", hint=f"export the model with opset {CANONICAL_OPSET}")
     return int(max(versions))
 
 

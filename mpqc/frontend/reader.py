@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import checker, helper
 
 from mpqc.errors import ModelError
-from mpqc.frontend.opset import supported_opset
+from mpqc.frontend.opset import NEWEST_OPSET, supported_opset
 from mpqc.passes.base import first_line, node_reads, subgraphs
 from mpqc.passes.evaluate import fits
 
@@ -24,12 +24,12 @@ MAX_DEPTH = 16
 """Nesting of If/Loop bodies."""
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """The model in `path` with external data loaded. Raises ModelError for anything but a sound ONNX file."""
+def read_onnx(path: Path, *, newest: int = NEWEST_OPSET) -> onnx.ModelProto:
+    """The model in `path` with external data loaded. Raises ModelError for anything but a sound ONNX file of an opset up to `newest`."""
     try:
         model = parse_onnx(_read_bytes(path))
         _load_external(model, path.parent.resolve())
-        check_source(model)
+        check_source(model, newest=newest)
     except ModelError as error:
         where = f"{path}: {error.where}" if error.where else str(path)
         raise ModelError(error.what, where=where, why=error.why, hint=error.hint) from error
@@ -50,9 +50,9 @@ def parse_onnx(data: bytes) -> onnx.ModelProto:
     return model
 
 
-def check_source(model: onnx.ModelProto) -> None:
+def check_source(model: onnx.ModelProto, *, newest: int = NEWEST_OPSET) -> None:
     """Bounds, data sizes and graph structure of a model as it came. Raises ModelError naming what is wrong."""
-    supported_opset(model)
+    supported_opset(model, newest)
     if model.functions:
         raise ModelError("the model defines functions", where=model.functions[0].name, hint="inline them: onnx.inliner.inline_local_functions")
     _check_texts(model.graph)

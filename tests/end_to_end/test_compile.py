@@ -103,6 +103,19 @@ def test_emulator_host_and_interpreter_agree_bit_for_bit(compiled: mpqc.Compiled
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_what_compile_writes_can_be_lowered_again(compiled: mpqc.Compiled, mpqc: Mpqc, tmp_path: Path, width: int) -> None:
+    """The waist: files with the narrowest types as well, whatever opset they need."""
+    model, x = compiled.analysis.network.model, images(2)
+    onnx.save(model, tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", x)
+    out, low = tmp_path / "out", tmp_path / "low"
+    reading = ("compile", tmp_path / "model.onnx", "--data", tmp_path / "x.npy", "-q", "-o", out)
+    assert mpqc(*reading, "--strategy", "uniform", "--bits", f"{width}/8").code == 0
+    assert mpqc("lower", out / "model.qdq.onnx", "-q", "-o", low).code == 0
+    assert (low / "model.so").read_bytes() == (out / "model.so").read_bytes()
+
+
 def test_the_report_is_sane(report: dict) -> None:
     assert report["data"] == "arrays"
     assert report["target"] == "cortex-a76"
