@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 APT_PACKAGES := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
 
-.PHONY: setup demo test lint wheel emulator cost-rows clean
+.PHONY: setup demo test lint wheel emulator bench cost-rows clean
 
 setup: $(READY) emulator
 
@@ -42,6 +42,12 @@ wheel: $(READY)
 	rm -rf build dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(BIN)/python tests/check_wheel.py dist
+
+# All figures of benchmarks/results but the cost rows; needs the shared folder beside the checkout (or $$MPQC_SHARED). About an hour on two cores.
+bench: setup
+	for script in import_models allocator_scaling kernels_a76 compile_224 cost_check cifar10 imagenet zoo ort_qdq; do \
+	  $(BIN)/python benchmarks/$$script.py || exit 1; \
+	done
 
 cost-rows: setup
 	$(BIN)/python benchmarks/cost_rows.py
