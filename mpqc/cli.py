@@ -145,6 +145,31 @@ def allocate(
     allocate_command(existing(folder, "folder"), target, parse_budgets(texts), parse_fixed(fix), seed, solver_time, as_json)
 
 
+@app.command(epilog="Example: mpqc pareto out --over size --points 8")
+def pareto(
+    folder: Annotated[Path, typer.Argument(help="output folder of `mpqc analyze` or `mpqc compile`", show_default=False)],
+    over: Annotated[str, typer.Option(help="latency, size, bops, weight_bits, activation_bits, peak_memory, largest_activation or energy")] = "size",
+    points: Annotated[int, typer.Option(min=2, max=100, help="limits from the least possible to what the best plan uses")] = 8,
+    target: Target = "cortex-a76",
+    fix: Fix = [],  # noqa: B006
+    seed: Seed = 0,
+    solver_time: SolverTime = 20.0,
+    as_json: Json = False,
+) -> None:
+    """Solves at many limits of one resource from saved sensitivities; writes pareto.json to the folder."""
+    from mpqc.cli_commands import pareto_command
+
+    pareto_command(existing(folder, "folder"), over, points, target, parse_fixed(fix), seed, solver_time, as_json)
+
+
+@app.command(epilog="Example: mpqc report out")
+def report(folder: Annotated[Path, typer.Argument(help="output folder of `mpqc compile`", show_default=False)], as_json: Json = False) -> None:
+    """Shows the report of a finished compile again."""
+    from mpqc.cli_commands import report_command
+
+    report_command(existing(folder, "folder"), as_json)
+
+
 @app.command(epilog="Example: mpqc lower model.qdq.onnx --target cortex-a76 -o out")
 def lower(
     model: Annotated[Path, typer.Argument(help="QDQ ONNX file, of mpqc or another tool", show_default=False)],

@@ -136,6 +136,37 @@ def allocate_command(
     print(f"written to {folder / 'plan.json'}: try  mpqc compile MODEL --plan {folder / 'plan.json'}")
 
 
+def pareto_command(
+    folder: Path, over: str, points: int, target: str, fixed: Mapping[str, int | None], seed: int, seconds: float, as_json: bool
+) -> None:
+    """`mpqc pareto`."""
+    from mpqc.budget import Resource, format_amount
+    from mpqc.pareto import FILE, sweep_saved
+
+    if over not in list(Resource):
+        raise UsageError(f"{over!r} is not a resource", where="--over", hint=f"use one of {', '.join(Resource)}")
+    resource = Resource(over)
+    trades = sweep_saved(folder, Options(target=target, fixed=fixed, seed=seed, solver_seconds=seconds), resource, points)
+    if as_json:
+        _print_json([asdict(trade) for trade in trades])
+        return
+    for trade in trades:
+        print(f"{over} {format_amount(resource, trade.used):>12}  loss +{trade.loss:<12.4g} {trade.status}")
+    print(f"written to {folder / FILE}")
+
+
+def report_command(folder: Path, as_json: bool) -> None:
+    """`mpqc report`."""
+    from mpqc.report.file import read_report
+    from mpqc.report.text import print_report
+
+    report = read_report(folder / "report.json")
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    print_report(report, _console())
+
+
 def lower_command(model: Path, target: str, output: Path, shapes: Mapping[str, tuple[int, ...]], force: bool, showing: Showing) -> None:
     """`mpqc lower`."""
     from mpqc.artifacts import lower_file

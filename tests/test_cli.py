@@ -237,3 +237,29 @@ def test_networks_without_a_layer_compile(mpqc: Mpqc, tmp_path: Path) -> None:
     line = mpqc("compile", tmp_path / "model.onnx", "--data", tmp_path / "x.npy", "-q", "-o", tmp_path / "out", "--budget-latency", "0.001us")
     assert line.code in (0, 3)
     assert "internal error" not in line.err
+
+
+def test_the_trade_off_over_a_resource(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+    for name in ("sites.json", "sensitivities.json"):
+        shutil.copy(place.out / name, tmp_path)
+    points = parsed(mpqc, "pareto", tmp_path, "--over", "size", "--points", "5", "--json")
+    assert isinstance(points, list)
+    assert json.loads((tmp_path / "pareto.json").read_text())["points"] == points
+    assert all(point["used"] <= point["limit"] for point in points)
+    used, losses = [point["used"] for point in points], [point["loss"] for point in points]
+    assert used == sorted(used)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] > losses[-1]
+    assert "size" in mpqc("pareto", tmp_path, "--points", "2").out
+    assert "--over" in mpqc("pareto", tmp_path, "--over", "beauty").complaint(2)
+    mpqc("pareto", tmp_path, "--over", "energy").complaint(2)
+    mpqc("pareto", place.root).complaint(1)
+
+
+def test_a_report_can_be_shown_again(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+    assert parsed(mpqc, "report", place.out, "--json") == json.loads((place.out / "report.json").read_text())
+    assert "accumulators: no input overflows int32" in mpqc("report", place.out).out
+    mpqc("report", tmp_path).complaint(1)
+    for content in ("", "[]", "{}", '{"schema_version": 1}'):
+        (tmp_path / "report.json").write_text(content)
+        assert "report.json" in mpqc("report", tmp_path).complaint(1)
