@@ -50,6 +50,7 @@ SolverTime = Annotated[float, typer.Option(min=0.1, help="seconds the allocator 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress lines")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="debug lines on stderr; log.txt has them always")]
+Guard = Annotated[bool, typer.Option("--guard", help="exit code 4 where the plan is predicted to be slower than all int8")]
 Force = Annotated[bool, typer.Option("--force", help="write into a folder with other files")]
 
 
@@ -77,6 +78,7 @@ def compile(
     budget_largest_activation: LargestActivation = None,
     budget_energy: Energy = None,
     fix: Fix = [],  # noqa: B006
+    guard: Guard = False,
     opset: Annotated[int | None, typer.Option(min=13, max=25, help="opset of the QDQ file; below 21 narrow integers are stored as int8")] = None,
     seed: Seed = 0,
     solver_time: SolverTime = 20.0,
@@ -92,7 +94,9 @@ def compile(
     channels = parse_channels(mean, "--mean"), parse_channels(std, "--std")
     reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_values(value), *channels, ranges)
     showing = Showing(as_json, quiet, verbose)
-    compile_command(reading, target, parse_budgets(texts), strategy, bits, labels, plan, parse_fixed(fix), opset, seed, solver_time, force, showing)
+    compile_command(
+        reading, target, parse_budgets(texts), strategy, bits, labels, plan, parse_fixed(fix), guard, opset, seed, solver_time, force, showing
+    )
 
 
 @app.command(epilog="Example: mpqc analyze model.onnx --data images/ -o out")

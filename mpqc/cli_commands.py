@@ -71,6 +71,7 @@ def compile_command(
     labels: Path | None,
     plan: Path | None,
     fixed: Mapping[str, int | None],
+    guard: bool,
     opset: int | None,
     seed: int,
     solver_seconds: float,
@@ -88,6 +89,7 @@ def compile_command(
         uniform_bits=_uniform_bits(bits),
         plan=read_plan(plan) if plan else None,
         fixed=fixed,
+        guard=guard,
         opset=opset,
         solver_seconds=solver_seconds,
     )

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpqc.budget import Budget
-from mpqc.errors import BudgetInfeasibleError, DataError, PlanError, UsageError
+from mpqc.budget import Budget, Resource, format_amount
+from mpqc.errors import BudgetInfeasibleError, DataError, GuardError, PlanError, UsageError
 from mpqc.log_file import LOG, logged
 from mpqc.plan import Plan, uniform_plan
 from mpqc.progress import Progress
@@ -77,6 +77,8 @@ class Options:
     seed: int = 0
     solver_seconds: float = 20.0
     force: bool = False
+    guard: bool = False
+    """Whether a plan that is predicted to be slower than all int8 is a failure."""
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -161,7 +163,19 @@ def _compiled(
     with progress.phase("report"):
         report = build_report(analysis, plan, program, artifacts, cost_model, options, labels=labels, seconds=progress.seconds)
     workspace.write_report(report)
+    if options.guard:
+        guard(report)
     return Compiled(analysis, plan, model, program, report, workspace.root)
+
+
+def guard(report: Report) -> None:
+    """Raises GuardError where the plan is predicted to be slower than the same network with everything at 8 bits."""
+    planned, int8 = report.latency_us, report.int8_latency_us
+    if planned is None or int8 is None:
+        raise UsageError("there is no latency to compare", where="--guard", why=f"{report.target} predicts none for this plan or for int8")
+    if planned > int8:
+        what = f"the plan takes {format_amount(Resource.LATENCY, planned)}, all int8 {format_amount(Resource.LATENCY, int8)}"
+        raise GuardError(what, where="--guard", hint="widen the other budgets, or leave the guard out where size matters more")
 
 
 def name_of(source: Any) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.budget import Resource
-from mpqc.plan import Choice, Plan
+from mpqc.errors import PlanError, TargetError
+from mpqc.plan import Choice, Plan, uniform_plan
 from mpqc.program import Float, Program
 from mpqc.program_bounds import LIMIT, accumulator_peaks
 from mpqc.report.model import AccumulatorRow, Accuracy, FloatRow, LayerRow, Quality, Report, Sizes
@@ -59,6 +60,7 @@ def build_report(
         sizes=count_sizes(table, plan, cost_model, files),
         latency_us=latency,
         latency_origin=cost_model.origin,
+        int8_latency_us=None if latency is None else int8_latency(table, cost_model),
         quality=measure_quality(network, program, analysis.batches),
         accuracy=None if labels is None else measure_accuracy(network, program, analysis.batches, labels),
         accumulators=tuple(AccumulatorRow(name, peak, LIMIT) for name, peak in accumulator_peaks(program).items()),
@@ -66,6 +68,17 @@ def build_report(
         seconds=dict(seconds),
         notes=(*network.notes, *analysis.calibration.notes, *plan.notes, *([artifacts.note] if artifacts.note else [])),
     )
+
+
+def int8_latency(table: SiteTable, cost_model: CostModel) -> float | None:
+    """Predicted microseconds with every site at 8 bits; None where the target has no such kernels."""
+    from mpqc.allocator import evaluate
+
+    try:
+        plan = evaluate(table, uniform_plan(table, cost_model.target.name, 8, 8), cost_model, ())
+    except (PlanError, TargetError):
+        return None
+    return next((use.used for use in plan.uses if use.resource == Resource.LATENCY.value), None)
 
 
 def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel) -> tuple[LayerRow, ...]:

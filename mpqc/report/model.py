@@ -99,6 +99,8 @@ class Report:
     quality: tuple[Quality, ...] = ()
     accuracy: Accuracy | None = None
     accumulators: tuple[AccumulatorRow, ...] = ()
+    int8_latency_us: float | None = None
+    """Prediction for all weights and activations at 8 bits; None without a latency table or 8-bit kernels"""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

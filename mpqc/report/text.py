@@ -69,7 +69,8 @@ def totals(report: Report) -> list[str]:
     sizes = report.sizes
     lines.append(f"weights: float {sizes.float_bytes:,} B, all int8 {sizes.int8_bytes:,} B, this plan {sizes.plan_bytes:,} B")
     if report.latency_us is not None:
-        lines.append(f"latency: {report.latency_us / 1e3:.3f} ms predicted ({report.latency_origin})")
+        int8 = "" if report.int8_latency_us is None else f", all int8 {report.int8_latency_us / 1e3:.3f} ms"
+        lines.append(f"latency: {report.latency_us / 1e3:.3f} ms{int8} predicted ({report.latency_origin})")
     lines += [f"output {row.output}: {_decibel(row.sqnr_db)} against float on {row.samples} samples" for row in report.quality]
     if report.accuracy:
         accuracy = report.accuracy
