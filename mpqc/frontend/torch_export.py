@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import onnx
@@ -29,10 +32,21 @@ def export_module(module: torch.nn.Module, example_inputs: tuple[Any, ...] | tor
 
 def _export(module: torch.nn.Module, example_inputs: tuple[Any, ...]) -> onnx.ModelProto:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx._internal.exporter._registration")):
             warnings.simplefilter("ignore")  # the exporter's deprecation notices are not for mpqc's users
             program = torch.onnx.export(module, example_inputs, dynamo=True, opset_version=EXPORT_OPSET, verbose=False)
     except (torch.onnx.OnnxExporterError, RuntimeError, TypeError) as error:
         raise ModelError("torch.onnx.export failed", where=type(module).__name__, why=first_line(error)) from error
     assert program is not None
     return program.model_proto
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Without the notices that torchvision is missing, which nobody needs."""
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
