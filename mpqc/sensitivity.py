@@ -11,6 +11,7 @@ roundoff  no gradients: squared error over squared norm, of the weights and, fro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Values = dict[str, dict[int, float]]
 BITS = (2, 3, 4, 5, 6, 7, 8)
+TIE = 0.99
+"""What a wider type gets of the next narrower one's value where it measured no less: more bits win where nothing speaks for fewer."""
 
 
 def measure(
@@ -43,8 +46,8 @@ def measure(
 ) -> Sensitivities:
     """Site x bits -> expected loss increase, for every site of `table`.
 
-    Rows never grow with the bits: where a measured one does, the wider width takes over the value of the narrower and a note says so. Sites that
-    only repeat values of their sharing group (behind a MaxPool, Reshape, ...) count 0: the group's error is counted where it arises.
+    Rows fall with the bits: a wider width that measured no less takes TIE times the value of the narrower, and a note names large steps up. Sites
+    that only repeat values of their sharing group (behind a MaxPool, Reshape, ...) count 0: the group's error is counted where it arises.
 
     Raises:
         UsageError: an unknown method, or widths outside 1..16.
@@ -121,11 +124,12 @@ def _check(values: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def _monotone(values: Values) -> tuple[Values, tuple[str, ...]]:
-    """Rows that do not grow with the bits, and a note naming those that did by more than a tenth."""
+    """Rows that fall with the bits, and a note naming those that grew by more than a tenth."""
     rows, grew = {}, []
     for site, row in values.items():
         widths = sorted(row)
-        rows[site] = dict(zip(widths, np.minimum.accumulate([max(row[width], 0.0) for width in widths]).tolist(), strict=True))
+        falling = accumulate((max(row[width], 0.0) for width in widths), lambda narrow, wide: min(TIE * narrow, wide))
+        rows[site] = dict(zip(widths, falling, strict=True))
         if any(row[width] > 1.1 * rows[site][width] + 1e-12 for width in widths):
             grew.append(site)
     named = f"{', '.join(grew[:3])}{', ...' if len(grew) > 3 else ''}"

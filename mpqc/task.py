@@ -1,8 +1,9 @@
 """What the float network teaches: the loss between its outputs and those of a quantized one, without labels.
 
 Every network output gives one term. Where a softmax stands at the end (or a single [batch, classes] output is taken for logits) the
-term is KL(p || q), in nats, a position; elsewhere it is the squared difference, a value, over the variance of the float output over the
-data. The terms are means over positions and samples, and are added.
+term is KL(p || q), in nats, a position, plus LEAN times the relative squared difference of the logits: a network that is sure of every answer
+has no KL to speak of, and its layers still differ. Elsewhere the term is the squared difference, a value, over the variance of the float
+output over the data. The terms are means over positions and samples, and are added.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from mpqc.graph import Network
 from mpqc.passes.quantizer_graph import inserted, origin, quantizer_of
 from mpqc.replay import Replay, arguments
 
+LEAN = 0.01
+"""Weight of the relative squared error of logits beside their KL: far below the KL of any network that is not saturated."""
+
 
 @dataclass(frozen=True)
 class Term:
-    """One tensor that is compared. `axis`: the classes of logits; None: values, whose squared errors are divided by `variance`."""
+    """One tensor that is compared. `axis`: the classes of logits; None: values. Squared errors are divided by `variance`."""
 
     tensor: str
     axis: int | None = None
@@ -54,7 +58,7 @@ class Task:
         """Random vectors u, one a term, with E[u u^T] = the Hessian of the loss of one sample at student = teacher, in the term's tensor.
 
         So E[(u^T J d)^2] is d^T H d for any direction d, where J is the Jacobian of the observed tensors. For KL the Hessian is
-        diag(p) - p p^T, and u = sqrt(p) v - p (sqrt(p)^T v) with v normal has that covariance.
+        diag(p) - p p^T, and u = sqrt(p) v - p (sqrt(p)^T v) with v normal has that covariance; independent probes of two terms add.
         """
         return [_probe(term, observed[term.tensor].detach(), generator) for term in self.terms]
 
@@ -66,30 +70,31 @@ def _positions(term: Term, value: Tensor) -> int:
 
 
 def _term_loss(term: Term, teacher: Tensor, student: Tensor) -> Tensor:
+    squares = ((student - teacher) ** 2).mean() / term.variance
     if term.axis is None:
-        return ((student - teacher) ** 2).mean() / term.variance
+        return squares
     p, q = torch.log_softmax(teacher, term.axis), torch.log_softmax(student, term.axis)
-    return (p.exp() * (p - q)).sum() / (_positions(term, teacher) * teacher.shape[0])
+    return (p.exp() * (p - q)).sum() / (_positions(term, teacher) * teacher.shape[0]) + LEAN * squares
 
 
 def _probe(term: Term, value: Tensor, generator: torch.Generator) -> Tensor:
-    v = torch.randn(value.shape, generator=generator)
+    size = value.numel() / value.shape[0]
+    squares = torch.randn(value.shape, generator=generator) * (2 / (size * term.variance)) ** 0.5
     if term.axis is None:
-        return v * (2 / (_positions(term, value) * term.variance)) ** 0.5
-    p = torch.softmax(value, term.axis)
+        return squares
+    v, p = torch.randn(value.shape, generator=generator), torch.softmax(value, term.axis)
     root = p.sqrt()
-    return (root * v - p * (root * v).sum(term.axis, keepdim=True)) / _positions(term, value) ** 0.5
+    return (root * v - p * (root * v).sum(term.axis, keepdim=True)) / _positions(term, value) ** 0.5 + LEAN**0.5 * squares
 
 
 def find_task(network: Network, batches: Iterable[Mapping[str, np.ndarray]]) -> Task:
     """The terms of `network`: one a float output, its logits where a softmax ends it.
 
     Behind nodes that ONNX Runtime runs, and at integer outputs, no gradient flows: there the float tensors that enter are compared instead.
-    Runs the network over `batches` where a variance is needed.
+    Runs the network once over `batches` for the variances.
     """
     terms = _terms(network)
-    values = frozenset(term.tensor for term in terms if term.axis is None)
-    spread = _variances(network, values, batches) if values else {}
+    spread = _variances(network, frozenset(term.tensor for term in terms), batches)
     return Task(tuple(replace(term, variance=spread.get(term.tensor, 1.0)) for term in terms))
 
 

@@ -17,11 +17,11 @@ from mpqc.errors import DataError, UsageError
 from mpqc.frontend import load_network
 from mpqc.graph import Network
 from mpqc.numerics import dequantize, quantize
-from mpqc.sensitivity import measure
+from mpqc.sensitivity import _monotone, measure
 from mpqc.sensitivity_table import Sensitivities, read_sensitivities
 from mpqc.site import SiteKind, SiteTable
 from mpqc.sites import find_sites
-from mpqc.task import Task, Term, find_task
+from mpqc.task import LEAN, Task, Term, find_task
 from tests.onnx_models import graph_model, run_ort
 from tests.quant_models import images, residual_model, residual_network, weights
 
@@ -67,18 +67,19 @@ def correlation(one: Sensitivities, other: Sensitivities, widths: tuple[int, ...
 
 
 def test_distance_of_a_weight_is_the_divergence_that_onnxruntime_gives(measured: dict[str, Sensitivities], calibration: Calibration) -> None:
-    """The same number from the plainest way: replace the weight in the file and compare softmax outputs."""
-    model = residual_model(softmax=True)
-    changed = residual_model(softmax=True)
-    tensor = next(item for item in changed.graph.initializer if item.name == "w2")
+    """The same number from the plainest way: replace the weight in the file and compare softmax outputs and logits."""
     q = calibration.qparams("w2", 3)
-    weight = np.frombuffer(tensor.raw_data, np.float32).reshape(tuple(tensor.dims))
-    tensor.raw_data = dequantize(quantize(weight, q), q).tobytes()
-    losses = []
-    for row in images(24):
-        p, s = (run_ort(item, {"x": row[None]})[0].astype(np.float64) for item in (model, changed))
-        losses.append(float((p * np.log(p / s)).sum()))
-    assert measured["distance"].values["w2"][3] == pytest.approx(np.mean(losses), rel=2e-3)
+    outputs: list[list[np.ndarray]] = []
+    for softmax in (True, False):
+        model, changed = residual_model(softmax=softmax), residual_model(softmax=softmax)
+        tensor = next(item for item in changed.graph.initializer if item.name == "w2")
+        weight = np.frombuffer(tensor.raw_data, np.float32).reshape(tuple(tensor.dims))
+        tensor.raw_data = dequantize(quantize(weight, q), q).tobytes()
+        outputs += [[run_ort(item, {"x": row[None]})[0].astype(np.float64) for row in images(24)] for item in (model, changed)]
+    p, student, logits, moved = (np.concatenate(rows) for rows in outputs)
+    divergence = (p * np.log(p / student)).sum() / 24
+    squares = np.mean((moved - logits) ** 2) / np.var(logits)
+    assert measured["distance"].values["w2"][3] == pytest.approx(divergence + LEAN * squares, rel=2e-3)
 
 
 @pytest.mark.parametrize("widths", [BITS, (4,), (6,), (8,)])
@@ -215,3 +216,19 @@ def test_fit_on_resnet20_ranks_as_measured(shared: Callable[[str], Path]) -> Non
     sites = [site for site, row in distance.values.items() if row[4] > 0]
     a, b = (ranks([item.values[site][bits] for site in sites for bits in (4, 8)]) for item in (fit, distance))
     assert np.corrcoef(a, b)[0, 1] > 0.85
+
+
+def test_more_bits_win_where_nothing_speaks_for_fewer() -> None:
+    rows, notes = _monotone({"steady": {2: 4.0, 4: 1.0, 8: 0.5}, "noisy": {2: 1.0, 4: 1.5, 8: 1.0}, "nothing": {2: 0.0, 4: 0.0, 8: 0.0}})
+    assert rows["steady"] == {2: 4.0, 4: 1.0, 8: 0.5}
+    assert rows["noisy"][2] > rows["noisy"][4] > rows["noisy"][8] > 0.97
+    assert rows["nothing"] == {2: 0.0, 4: 0.0, 8: 0.0}
+    assert "noisy" in notes[0]
+    assert "steady" not in notes[0]
+
+
+def test_a_network_that_is_sure_of_every_answer_still_tells_its_layers_apart() -> None:
+    logits = torch.tensor([[400.0, -300.0, 10.0], [-350.0, 500.0, 0.0]])
+    task = Task((Term("logits", 1, float(logits.var())),))
+    near, far = (float(task.loss({"logits": logits}, {"logits": logits + error})) for error in (1.0, torch.tensor([30.0, -30.0, 5.0])))
+    assert 0 < near < far / 10
