@@ -39,7 +39,9 @@ def run_demo(output: Path, *, seed: int = 0, quiet: bool = False) -> DemoResult:
     digits = load_digits(seed)
     with progress.phase("train a residual network on 1,437 images of digits"):
         model = export_network(digits, output, seed)
-    budget = choose_budget(model, digits, output, seed, progress)
+    with progress.phase("price all int8 and the fastest plan"):
+        wide, fast = latency_span(model, digits, output, seed)
+    budget = choose_budget(wide, fast, progress)
     options = Options(budgets=(budget,), samples=256, seed=seed, force=True)
     compiled = compile_network(model, options, digits.train, output=output / "out", progress=progress)
     return report_demo(compiled, model, digits, progress)
@@ -58,14 +60,11 @@ def export_network(digits: Digits, output: Path, seed: int) -> Path:
     return output / "digits.onnx"
 
 
-def choose_budget(model: Path, digits: Digits, output: Path, seed: int, progress: Progress) -> Budget:
-    """A latency halfway between all int8 and the fastest plan, so that neither is the answer."""
-    wide, fast = latency_span(model, digits, output, seed)
+def choose_budget(wide: float, fast: float, progress: Progress) -> Budget:
+    """A latency halfway between all int8 and the fastest plan (microseconds), so that neither is the answer."""
     budget = Budget(Resource.LATENCY, fast + SHARE * (wide - fast))
-    progress.say(
-        f"predicted on a Cortex-A76: all int8 {format_amount(Resource.LATENCY, wide)}, fastest plan {format_amount(Resource.LATENCY, fast)}; "
-        f"budget halfway: {format_amount(Resource.LATENCY, budget.limit)}"
-    )
+    texts = (format_amount(Resource.LATENCY, amount) for amount in (wide, fast, budget.limit))
+    progress.say("predicted on a Cortex-A76: all int8 {}, fastest plan {}; budget halfway: {}".format(*texts))
     return budget
 
 
