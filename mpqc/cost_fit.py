@@ -111,6 +111,8 @@ def _axes(shape: Shape) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     return (shape.out_h, shape.stride_h, shape.kernel_h), (shape.out_w, shape.stride_w, shape.kernel_w)
 
 
+DEALT_CHANNELS = 32
+"""Two groups of a whole vector each: with fewer channels a shuffle moves value by value."""
 _ALWAYS: dict[str, Quantity] = {
     "call": lambda run: 1.0,
     "bytes beyond L2": lambda run: run.beyond(run.caches.l2_bytes),
@@ -147,6 +149,11 @@ _CONVERSION: dict[str, Quantity] = {
     "values reordered": lambda run: run.shape.outputs if _reordered(run.shape) else 0,
     "pixels reordered": lambda run: run.shape.pixels if _reordered(run.shape) else 0,
 }
+_SHUFFLE: dict[str, Quantity] = {
+    **_ELEMENTS,
+    "outputs, too few channels for vectors": lambda run: run.shape.outputs if run.shape.out_c < DEALT_CHANNELS else 0,
+    "outputs, several vectors a group": lambda run: run.shape.outputs if run.shape.out_c > DEALT_CHANNELS else 0,
+}
 _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.CONV: _MATRIX,
     OpKind.GEMM: _MATRIX,
@@ -154,6 +161,7 @@ _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.DEPTHWISE: _WINDOW,
     OpKind.MAX_POOL: _WINDOW,
     OpKind.AVERAGE_POOL: _WINDOW,
+    OpKind.SHUFFLE: _SHUFFLE,
     OpKind.QUANTIZE: _CONVERSION,
     OpKind.DEQUANTIZE: _CONVERSION,
 }
