@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 APT_PACKAGES := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
 
 .PHONY: setup demo test lint wheel emulator bench cost-rows clean
@@ -11,6 +12,8 @@ setup: $(READY) emulator
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mpqc needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(AS_ROOT) apt-get install -y -q python3-venv || \
+	  { echo "mpqc: this Python has no ensurepip, so no virtual environment can be made: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
@@ -19,12 +22,9 @@ $(READY): pyproject.toml constraints.txt
 # The emulator runs the compiled AArch64 programs; without apt the user is told what to install.
 emulator:
 	@if command -v qemu-aarch64 >/dev/null && [ -e /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1 ] && [ -e /usr/aarch64-linux-gnu/lib/libstdc++.so.6 ]; then exit 0; fi; \
-	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-	if command -v apt-get >/dev/null && $$sudo true 2>/dev/null; then \
-	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(APT_PACKAGES); \
-	else \
-	  echo "mpqc: no emulator, so nothing can run as AArch64 here. Install qemu-aarch64 and the arm64 cross C library: apt-get install $(APT_PACKAGES)"; \
-	fi
+	$(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
+	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(APT_PACKAGES) || \
+	echo "mpqc: no emulator, so nothing can run as AArch64 here. Install qemu-aarch64 and the arm64 cross C library: apt-get install $(APT_PACKAGES)"
 
 demo: setup
 	$(BIN)/mpqc demo

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpqc import __version__
 from mpqc.errors import MpqcError, UsageError
 
 if TYPE_CHECKING:
     from mpqc.report.model import Report
 
+CHECKPOINTS = f"{__version__} 1"
+"""Changes where results of a phase change for the same inputs: what an older mpqc kept is then measured anew."""
 MARKER = ".mpqc"
 """Folder inside the output folder that holds checkpoints and marks it as mpqc's own."""
 
@@ -73,7 +76,7 @@ class Workspace:
 
     def checkpoint(self, phase: str, *inputs: str) -> Path:
         """Where the result of `phase` for these inputs is kept: the name changes with any of them."""
-        digest = hashlib.sha256("\0".join((phase, *inputs)).encode()).hexdigest()[:16]
+        digest = hashlib.sha256("\0".join((CHECKPOINTS, phase, *inputs)).encode()).hexdigest()[:16]
         return self.root / MARKER / f"{phase}-{digest}"
 
     def resume(self, phase: str, inputs: tuple[str, ...], make: Callable[[], str]) -> tuple[str, bool]:
