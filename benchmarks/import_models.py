@@ -1,14 +1,7 @@
-"""Import every model of the shared folder and compare it with ONNX Runtime on the file as it is: `python benchmarks/import_models.py`.
-
-Writes benchmarks/results/import.md. The difference is max |ours - ONNX Runtime's| over max(|ONNX Runtime's|, 1e-3), the worst of all
-outputs, once for the canonical ONNX in ONNX Runtime and once for the FX graph in torch. Inputs: uniform in [0, 1], seeded. YuNet's figure is
-about 1e-7 absolute on scores below 1e-3, where ONNX Runtime's Sigmoid has an error of that size.
-"""
+"""Import every model of the shared folder and compare it with ONNX Runtime on the file as it is: `python benchmarks/import_models.py`."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,12 +12,17 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from provenance import shared, write_results
 
 from mpqc.errors import MpqcError
 from mpqc.frontend import load_network
 from mpqc.graph import Network, TensorSpec
 
-REPO = Path(__file__).resolve().parent.parent
+MEANING = (
+    "The difference is max |ours - ONNX Runtime's| over max(|ONNX Runtime's|, 1e-3), the worst of all outputs, once for the canonical ONNX in "
+    "ONNX Runtime and once for the FX graph in torch. Inputs: uniform in [0, 1], seeded. YuNet's figure is about 1e-7 absolute on scores below "
+    "1e-3, where ONNX Runtime's Sigmoid has an error of that size."
+)
 SPEECH = {"input": (1, 576), "state": (2, 1, 128)}
 OPTIONS: Mapping[str, dict[str, Mapping[str, object]]] = {
     "ppocrv2_det": {"shapes": {"x": (1, 3, 320, 320)}},
@@ -48,10 +46,18 @@ class Row:
     fx_difference: float = 0.0
     seconds: float = 0.0
 
-    def text(self) -> str:
-        """Markdown."""
-        figures = f"{self.onnx_difference:.1e} | {self.fx_difference:.1e} | {self.seconds:.2f}" if self.nodes else " | | "
-        return f"| {self.name} | {self.imported} | {self.nodes or ''} | {self.floats} | {figures} |"
+    def cells(self) -> dict[str, object]:
+        """The row of the table."""
+        blank = not self.nodes
+        return {
+            "model": self.name,
+            "imported": self.imported,
+            "nodes": self.nodes or "",
+            "left to ONNX Runtime": self.floats,
+            "difference, canonical ONNX": "" if blank else self.onnx_difference,
+            "difference, FX": "" if blank else self.fx_difference,
+            "seconds": "" if blank else self.seconds,
+        }
 
 
 def measure(path: Path) -> Row:
@@ -121,22 +127,11 @@ def float_text(network: Network) -> str:
 
 def main() -> None:
     """Write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("MPQC_SHARED", REPO.parent / "shared")))
-    parser.add_argument("--out", type=Path, default=REPO / "benchmarks" / "results" / "import.md")
-    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    paths = sorted((arguments.shared / "onnx").glob("*.onnx")) + sorted((arguments.shared / "onnx_derived").glob("*.onnx"))
-    rows = [measure(path) for path in paths]
-    versions = f"onnx {onnx.__version__}, onnxruntime {ort.__version__}, torch {torch.__version__}"
-    head = (
-        "| model | imported | nodes | left to ONNX Runtime | difference, canonical ONNX | difference, FX | seconds |\n|---|---|---|---|---|---|---|"
-    )
-    text = "\n".join(row.text() for row in rows)
-    arguments.out.write_text(
-        f"# Import of public models\n\n{(__doc__ or '').strip()}\n\nMeasured with {versions}.\n\n{head}\n{text}\n", encoding="utf-8"
-    )
-    print(arguments.out.read_text(encoding="utf-8"))
+    paths = sorted(shared("onnx").glob("*.onnx")) + sorted(shared("onnx_derived").glob("*.onnx"))
+    rows = [measure(path).cells() for path in paths]
+    versions = f"Measured with onnx {onnx.__version__}, onnxruntime {ort.__version__}, torch {torch.__version__}."
+    write_results("import", "Import of public models", rows, [MEANING, versions])
 
 
 if __name__ == "__main__":

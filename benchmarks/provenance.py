@@ -22,7 +22,9 @@ def provenance() -> dict[str, str]:
     script = Path(sys.argv[0]).resolve()
     command = shlex.join(["python", str(script.relative_to(REPO)) if REPO in script.parents else script.name, *sys.argv[1:]])
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True, check=False).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=REPO, capture_output=True, text=True, check=False).stdout.strip()
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "-uno", ".", ":!benchmarks/results"], cwd=REPO, capture_output=True, text=True, check=False
+    ).stdout.strip()
     machine = f"{os.cpu_count()}-core {platform.machine()}"
     return {"command": command, "date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit + ("+changes" if dirty else ""), "machine": machine}
 
