@@ -253,11 +253,11 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
-def demo(output_dir: Output = Path("demo-out"), seed: Seed = 0, quiet: Quiet = False) -> None:
+def demo(output_dir: Output = Path("demo-out"), seed: Seed = 0, quiet: Quiet = False, force: Force = False) -> None:
     """Trains a small network on real images, compiles it under a latency budget and runs it in the emulator."""
     from mpqc.demo import run_demo
 
-    run_demo(output_dir, seed=seed, quiet=quiet)
+    run_demo(output_dir, seed=seed, quiet=quiet, force=force)
 
 
 def _version(asked: bool) -> None:

@@ -36,7 +36,7 @@ def parse_budgets(texts: BudgetTexts) -> tuple[Budget, ...]:
         (Resource.ENERGY, texts.energy),
     )
     budgets = tuple(parse_budget(resource, text) for resource, text in amounts if text is not None)
-    return budgets + (parse_average_bits(texts.avg_bits) if texts.avg_bits else ())
+    return budgets + (parse_average_bits(texts.avg_bits) if texts.avg_bits is not None else ())
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -33,10 +33,11 @@ class DemoResult:
     compiled: Compiled
 
 
-def run_demo(output: Path, *, seed: int = 0, quiet: bool = False) -> DemoResult:
+def run_demo(output: Path, *, seed: int = 0, quiet: bool = False, force: bool = False) -> DemoResult:
     """Runs the demo in `output`, printing what happens. Raises ToolMissingError without the emulator."""
     progress = Progress(quiet=quiet)
     digits = load_digits(seed)
+    open_workspace(output, force=force)
     with progress.phase("train a residual network on 1,437 images of digits"):
         model = export_network(digits, output, seed)
     with progress.phase("price all int8 and the fastest plan"):
@@ -54,7 +55,6 @@ def export_network(digits: Digits, output: Path, seed: int) -> Path:
 
     from mpqc.frontend.torch_export import export_module
 
-    output.mkdir(parents=True, exist_ok=True)
     model = export_module(train_network(digits, seed=seed), (torch.from_numpy(digits.test[:1]),))
     onnx.save(model, output / "digits.onnx")
     return output / "digits.onnx"

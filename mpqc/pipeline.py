@@ -85,6 +85,10 @@ class Options:
             raise UsageError(f"unknown strategy {self.strategy!r}", where="--strategy", hint=f"use one of {', '.join(STRATEGIES)}")
         if self.ranges not in RANGES:
             raise UsageError(f"unknown way to choose ranges {self.ranges!r}", where="--ranges", hint=f"use one of {', '.join(RANGES)}")
+        if self.plan is not None and self.fixed:
+            raise UsageError("a plan already decides every site", where="--fix", hint="edit the plan, or leave --plan out")
+        if self.strategy != "uniform" and self.uniform_bits != (8, 8):
+            raise UsageError(f"the strategy {self.strategy} chooses the bits itself", where="--bits", hint="add --strategy uniform")
 
     def facts(self) -> dict[str, object]:
         """The options that differ from their defaults, for log.txt."""
@@ -157,6 +161,7 @@ def _compiled(
     workspace.write_text("plan.json", plan.to_json())
     with progress.phase("export"):
         model, program = export_program(analysis, plan, options)
+    warn_of_unpriced(program, options, progress)
     workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
     with progress.phase("lower"):
         artifacts = write_artifacts(program, cost_model.target, workspace, batches=analysis.batches)
@@ -212,6 +217,7 @@ def cost_model_of(options: Options) -> CostModel:
 
 def analyze(source: Any, options: Options, data: Any = None, *, output: Path, progress: Progress | None = None) -> Analysis:
     """`analyze_network` into the folder `output`, with its log.txt."""
+    cost_model_of(options)  # an unknown target ends the run before anything is written
     workspace = open_workspace(output, force=options.force)
     with logged(workspace.root, f"analyze {name_of(source)}", options.facts()):
         return analyze_network(source, options, data, workspace, progress or Progress(quiet=True))
@@ -228,6 +234,8 @@ def analyze_network(
     from mpqc.frontend import load_network
     from mpqc.sites import find_sites
 
+    if data is None and (options.mean is not None or options.std is not None):
+        raise UsageError("there are no images to normalise", where="--mean, --std", hint="give --data, or leave them out")
     with progress.phase("import"):
         network = load_network(source, shapes=options.shapes, values=options.values, example_inputs=options.example_inputs)
         table = find_sites(network)
@@ -305,10 +313,20 @@ def choose_plan(analysis: Analysis, options: Options, cost_model: CostModel) -> 
     if options.plan is not None:
         return evaluate(table, checked(options.plan, table), cost_model, options.budgets)
     if analysis.sensitivities is None:
-        return evaluate(table, uniform_plan(table, cost_model.target.name, *options.uniform_bits), cost_model, options.budgets)
+        uniform = uniform_plan(table, cost_model.target.name, *options.uniform_bits)
+        return evaluate(table, checked(with_fixed(uniform, options.fixed), table), cost_model, options.budgets)
     solving = {"seconds": options.solver_seconds, "seed": options.seed, "fixed": options.fixed}
     plan = allocate(table, analysis.sensitivities, cost_model, options.budgets, **solving)  # type: ignore[arg-type]
     return replace(plan, strategy=analysis.sensitivities.method)
+
+
+def with_fixed(plan: Plan, fixed: Mapping[str, int | None]) -> Plan:
+    """`plan` with the user's own bits for some sites. Raises PlanError for a site that it does not have."""
+    strangers = sorted(set(fixed) - {choice.site for choice in plan.choices})
+    if strangers:
+        raise PlanError("no such site", where=strangers[0], hint="see sites.json or `mpqc analyze` for the names")
+    changed = (replace(choice, bits=fixed[choice.site], reason="fixed by the user") if choice.site in fixed else choice for choice in plan.choices)
+    return replace(plan, choices=tuple(changed))
 
 
 def checked(plan: Plan, table: SiteTable) -> Plan:
@@ -323,6 +341,15 @@ def checked(plan: Plan, table: SiteTable) -> Plan:
         if len(set(widths.values())) > 1:
             raise PlanError(f"sites that share qparams have different bits: {widths}", where=name)
     return plan
+
+
+def warn_of_unpriced(program: Program, options: Options, progress: Progress) -> None:
+    """Says which float stretches a latency budget does not see: the prediction prices integer kernels alone."""
+    from mpqc.program import Float
+
+    floats = [op.name for op in program.ops if isinstance(op, Float)]
+    if floats and any(budget.resource is Resource.LATENCY for budget in options.budgets):
+        progress.warn(f"the latency budget does not see {len(floats)} float stretches, which no cost row prices: {', '.join(floats[:3])}")
 
 
 def export_program(analysis: Analysis, plan: Plan, options: Options) -> tuple[onnx.ModelProto, Program]:

@@ -85,7 +85,9 @@ def test_a_target_file_with_errors(mpqc: Mpqc, place: Place, tmp_path: Path, tex
     [
         ("--budget-size", "1000"), ("--budget-size", "-5kB"), ("--budget-size", "0B"), ("--budget-size", "1.5 parsecs"), ("--budget-latency", "20"),
         ("--budget-latency", "nan"), ("--budget-bops", "1e400GBOPs"), ("--budget-avg-bits", "four"), ("--budget-avg-bits", "-/-"),
-        ("--strategy", "magic"), ("--bits", "8"), ("--ranges", "guess"), ("--fix", "w0"), ("--mean", "a,b"), ("--std", "nan"), ("--seed", "-1"),
+        ("--budget-avg-bits", ""),
+        ("--strategy", "magic"), ("--bits", "8"), ("--bits", "4/8"),
+        ("--ranges", "guess"), ("--fix", "w0"), ("--mean", "a,b"), ("--std", "nan"), ("--seed", "-1"),
         ("--value", "x=many"),
         ("--samples", "0"), ("--opset", "12"), ("--no-such-option", "1"),
     ],
@@ -93,6 +95,31 @@ def test_a_target_file_with_errors(mpqc: Mpqc, place: Place, tmp_path: Path, tex
 def test_an_option_that_cannot_be_meant(mpqc: Mpqc, place: Place, tmp_path: Path, option: str, value: str) -> None:
     assert option in mpqc(*place.compiling, f"{option}={value}", "-o", tmp_path / "out").complaint(2)
     assert not (tmp_path / "out").exists()
+
+
+def test_options_that_exclude_each_other(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+    assert "--fix" in mpqc(*place.compiling, "--plan", place.out / "plan.json", "--fix", "w0=4", "-o", tmp_path / "out").complaint(2)
+    assert "--mean" in mpqc("compile", place.model, "--mean", "1", "-o", tmp_path / "out").complaint(2)
+
+
+def test_analysis_for_an_unknown_target(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+    assert "cortex-z99" in mpqc("analyze", place.model, "--target", "cortex-z99", "-o", tmp_path / "out").complaint(2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_fixed_bits_hold_in_a_uniform_plan(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+    uniform = (*place.compiling, "--strategy", "uniform", "-q", "-o", tmp_path / "out")
+    assert "nowhere" in mpqc(*uniform, "--fix", "nowhere=4").complaint(1)
+    assert mpqc(*uniform, "--fix", "w0=4").code == 0
+    bits = {choice["site"]: choice["bits"] for choice in json.loads((tmp_path / "out" / "plan.json").read_text())["choices"]}
+    assert bits.pop("w0") == 4
+    assert set(bits.values()) == {8}
+
+
+def test_the_demo_leaves_the_folders_of_others_alone(mpqc: Mpqc, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert str(tmp_path) in mpqc("demo", "-o", tmp_path).complaint(2)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_bits_that_no_type_has(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
