@@ -97,6 +97,7 @@ def test_ctrl_c_stops_the_solver_at_once() -> None:
 import os, random, signal, threading, time
 from ortools.sat.python import cp_model
 from mpqc.allocator.model import Effort, _set, _solved
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with the signal ignored
 random.seed(0)
 cp = cp_model.CpModel()
 chosen = [cp.new_bool_var("") for _ in range(400)]
