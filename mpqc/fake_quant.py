@@ -73,6 +73,16 @@ class QuantizerState(nn.Module):
             self.scale = torch.as_tensor(qparams.scale, dtype=torch.float32, device=self.scale.device).clone()
             self.zero_point = torch.as_tensor(qparams.zero_point, dtype=torch.int32, device=self.scale.device).clone()
 
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` on the grid; `x` itself without a qtype."""
+        return x if self.qtype is None else fake_quantize(x, self.scale, self.zero_point, self.qtype)
+
+    def qparams(self) -> QParams | None:
+        """What the state stands for, as export writes it; None where values stay float."""
+        if self.qtype is None:
+            return None
+        return QParams(self.qtype, self.scale.detach().cpu().numpy().copy(), self.zero_point.detach().cpu().numpy().copy())
+
     def extra_repr(self) -> str:
         return "float" if self.qtype is None else self.qtype.key
 
@@ -92,9 +102,7 @@ class FakeQuantize(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid of the state's qparams; the same shape."""
-        if not self.active or self.state.qtype is None:
-            return x
-        return fake_quantize(x, self.state.scale, self.state.zero_point, self.state.qtype)
+        return self.state(x) if self.active else x  # type: ignore[no-any-return]
 
     @property
     def active(self) -> bool:

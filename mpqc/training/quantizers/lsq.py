@@ -1,0 +1,112 @@
+"""LSQ: the step of a uniform grid is learned (Esser et al., "Learned Step Size Quantization", ICLR 2020)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpqc.qtype import QParams, QType
+from mpqc.training.quantizers.base import TrainedState, gradient_scale, inside_gradient, like, parameter, product_sum, rounded_steps, set_parameter
+
+SMALLEST = 0.01
+"""Of the step that a state was last given: steps do not shrink below."""
+
+
+class LsqTensor(torch.autograd.Function):
+    """y = clamp(rne(x / s), low, high) s with one s for the tensor.
+
+    Gradients (equations 1 and 3): dy/dx = 1 for low < x / s < high, else 0; dy/ds = rne(x / s) - x / s inside, low or high outside, times
+    `slope`. Both come from x and y alone: s dy/ds = y - x inside and y outside, so that ds takes two dot products and no mask is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, slope: float) -> Tensor:
+        y = rounded_steps(x, scale, low, high)
+        ctx.save_for_backward(x, y, scale)
+        ctx.bounds, ctx.slope = (low, high), slope
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, scale = ctx.saved_tensors
+        gradient, step = like(gradients[0], x), float(scale)
+        for_x = inside_gradient(gradient, x, ctx.bounds[0] * step, ctx.bounds[1] * step)
+        if not ctx.needs_input_grad[1]:
+            return for_x, None, None, None, None
+        for_scale = (product_sum(gradient, y) - product_sum(for_x, x)) * (ctx.slope / step)
+        return for_x, for_scale.reshape(scale.shape).to(scale.dtype), None, None, None
+
+
+class LsqChannels(torch.autograd.Function):
+    """LsqTensor with one s for each index of an axis; `scale` broadcasts against x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, slope: float) -> Tensor:
+        y = rounded_steps(x, scale, low, high)
+        ctx.save_for_backward(x, y, scale)
+        ctx.bounds, ctx.slope = (low, high), slope
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, scale = ctx.saved_tensors
+        low, high = ctx.bounds
+        inside = (x > scale * low) & (x < scale * high)
+        for_x = gradients[0] * inside
+        if not ctx.needs_input_grad[1]:
+            return for_x, None, None, None, None
+        for_scale = (gradients[0] * y - for_x * x).sum_to_size(scale.shape) * (ctx.slope / scale)
+        return for_x, for_scale, None, None, None
+
+
+def lsq(x: Tensor, scale: Tensor, zero_point: Tensor | int, qtype: QType, slope: float = 1.0) -> Tensor:
+    """`x` on the grid of `scale` ([] or [n] along qtype.axis), with the gradients of LSQ; those of the step times `slope`.
+
+    The zero point, one integer for the tensor, is a constant: it only moves the clamp, as in fake_quantize, whose values these are bit for bit.
+    """
+    zero = int(zero_point.reshape(-1)[0]) if isinstance(zero_point, Tensor) else zero_point
+    low, high = qtype.qmin - zero, qtype.qmax - zero
+    if qtype.axis is None or scale.ndim == 0:
+        return LsqTensor.apply(x, scale.reshape(()), low, high, slope)  # type: ignore[no-untyped-call,no-any-return]
+    shape = [1] * x.ndim
+    shape[qtype.axis] = scale.shape[0]
+    return LsqChannels.apply(x, scale.reshape(shape), low, high, slope)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class LsqState(TrainedState):
+    """One learned step a tensor or output channel; the zero point is that of the calibrated range."""
+
+    def __init__(self, *, per_sample: bool = False) -> None:
+        """`per_sample`: the first dimension of values counts samples (activations), so features are what N counts."""
+        super().__init__()
+        del self.scale
+        self.scale = parameter(1.0)
+        self.per_sample = per_sample
+        self.register_buffer("smallest", torch.zeros(()))
+
+    def set(self, qparams: QParams | None) -> None:
+        """Start from `qparams`; None leaves values float."""
+        self.qtype = qparams.qtype if qparams is not None else None
+        if qparams is None:
+            return
+        set_parameter(self.scale, qparams.scale)  # type: ignore[arg-type]
+        self.zero_point = torch.as_tensor(qparams.zero_point, dtype=torch.int32, device=self.scale.device).clone()
+        self.smallest = self.scale.detach() * SMALLEST
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` on the grid; `x` itself without a qtype."""
+        return x if self.qtype is None else lsq(x, self.scale, self.zero_point, self.qtype, self._slope(x))
+
+    def constrain(self) -> None:
+        """Steps stay above SMALLEST of where they started, so positive."""
+        with torch.no_grad():
+            self.scale.clamp_(min=self.smallest)
+
+    def _slope(self, x: Tensor) -> float:
+        assert self.qtype is not None
+        whole = x[0].numel() if self.per_sample and x.ndim else x.numel()
+        elements = whole // max(self.scale.numel(), 1)
+        largest = self.qtype.qmax - int(self.zero_point.reshape(-1)[0])
+        return gradient_scale(elements, largest)
