@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mpqc.runtime.description import Description
     from mpqc.targets import Target
 
-NEWEST_QDQ = 25
-"""Opset of the newest QDQ files: the one that has int2"""
 NO_CODE = "cost-only target: plan and QDQ file, no program"
 
 
@@ -80,7 +78,6 @@ def lower_file(
 
     Raises ModelError for a file that cannot be read or has no Q/DQ at all.
     """
-    from mpqc.frontend.reader import read_onnx
     from mpqc.program_reader import read_qdq
     from mpqc.targets import load_target
 
@@ -90,7 +87,7 @@ def lower_file(
     workspace = open_workspace(output, force=force)
     with logged(workspace.root, f"lower {model}", {"target": target, "shapes": dict(shapes)}):
         with progress.phase("read"):
-            program = read_qdq(read_onnx(model, newest=NEWEST_QDQ), shapes=shapes)
+            program = read_qdq(model, shapes=shapes)
             _need_quantized(program, model)
         with progress.phase("lower"):
             artifacts = write_artifacts(program, chip, workspace)

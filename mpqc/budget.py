@@ -1,4 +1,4 @@
-"""Budgets: bounds on summed costs, with units that are required (DESIGN section 5)."""
+"""Budgets: bounds on summed costs, with units that are required."""
 
 from __future__ import annotations
 

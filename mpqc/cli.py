@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mpqc import __version__
-from mpqc.cli_options import BudgetTexts, existing, parse_budgets, parse_channels, parse_fixed, parse_shapes, parse_values
+from mpqc.cli_options import BudgetTexts, existing, parse_budgets, parse_channels, parse_fixed, parse_range, parse_shapes, parse_values
 
 app = typer.Typer(
     help="Compiles trained networks to mixed-precision integer programs that fit a budget on a chip.",
@@ -33,6 +33,7 @@ Samples = Annotated[int, typer.Option(min=1, help="calibration samples to take")
 Shape = Annotated[list[str], typer.Option(help="fixed shape of an input, NAME=1x3x224x224 (repeat for more)")]
 Value = Annotated[list[str], typer.Option(help="an input that becomes a constant, NAME=NUMBER (repeat for more)")]
 Mean = Annotated[str | None, typer.Option(help="subtracted from image channels in 0..255: 123.7,116.3,103.5")]
+InputRange = Annotated[str | None, typer.Option(help="least and largest value of the inputs, where there is no --data: 0,255")]
 Std = Annotated[str | None, typer.Option(help="divides image channels after the mean: 58.4,57.1,57.4")]
 Ranges = Annotated[str, typer.Option(help="how ranges are chosen: mse, minmax or percentile")]
 Strategy = Annotated[str, typer.Option(help="fit, distance or roundoff measure sensitivities; uniform gives all sites --bits")]
@@ -66,6 +67,7 @@ def compile(
     value: Value = [],  # noqa: B006
     mean: Mean = None,
     std: Std = None,
+    input_range: InputRange = None,
     ranges: Ranges = "mse",
     strategy: Strategy = "fit",
     bits: Bits = "8/8",
@@ -92,7 +94,7 @@ def compile(
 
     texts = BudgetTexts(budget_latency, budget_size, budget_bops, budget_avg_bits, budget_activation_memory, budget_largest_activation, budget_energy)
     channels = parse_channels(mean, "--mean"), parse_channels(std, "--std")
-    reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_values(value), *channels, ranges)
+    reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_values(value), *channels, parse_range(input_range), ranges)
     showing = Showing(as_json, quiet, verbose)
     compile_command(
         reading, target, parse_budgets(texts), strategy, bits, labels, plan, parse_fixed(fix), guard, opset, seed, solver_time, force, showing
@@ -110,6 +112,7 @@ def analyze(
     value: Value = [],  # noqa: B006
     mean: Mean = None,
     std: Std = None,
+    input_range: InputRange = None,
     ranges: Ranges = "mse",
     strategy: Strategy = "fit",
     seed: Seed = 0,
@@ -122,7 +125,7 @@ def analyze(
     from mpqc.cli_commands import Analyzing, Showing, analyze_command
 
     channels = parse_channels(mean, "--mean"), parse_channels(std, "--std")
-    reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_values(value), *channels, ranges)
+    reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_values(value), *channels, parse_range(input_range), ranges)
     analyze_command(reading, target, strategy, seed, force, Showing(as_json, quiet, verbose))
 
 
@@ -253,11 +256,11 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
-def demo(output_dir: Output = Path("demo-out"), seed: Seed = 0, quiet: Quiet = False, force: Force = False) -> None:
+def demo(output_dir: Output = Path("demo-out"), seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, force: Force = False) -> None:
     """Trains a small network on real images, compiles it under a latency budget and runs it in the emulator."""
     from mpqc.demo import run_demo
 
-    run_demo(output_dir, seed=seed, quiet=quiet, force=force)
+    run_demo(output_dir, seed=seed, quiet=quiet, force=force, as_json=as_json)
 
 
 def _version(asked: bool) -> None:

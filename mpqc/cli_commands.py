@@ -36,6 +36,7 @@ class Analyzing:
     values: Mapping[str, float]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    input_range: tuple[float, float] | None
     ranges: str
 
     def options(self, target: str, seed: int, force: bool) -> Options:
@@ -43,7 +44,8 @@ class Analyzing:
         existing(self.model, "model")
         if self.data is not None:
             existing(self.data, "data")
-        reading = {"shapes": self.shapes, "values": self.values, "samples": self.samples, "mean": self.mean, "std": self.std, "ranges": self.ranges}
+        reading = {"shapes": self.shapes, "values": self.values, "samples": self.samples}
+        reading |= {"mean": self.mean, "std": self.std, "input_range": self.input_range, "ranges": self.ranges}
         return Options(target=target, seed=seed, force=force, **reading)  # type: ignore[arg-type]
 
 

@@ -95,6 +95,16 @@ def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:
         raise UsageError(f"{text!r} is not a list of numbers", where=option, hint="write for example 0.485,0.456,0.406") from None
 
 
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """`0,255` as its two ends. Raises UsageError."""
+    ends = parse_channels(text, "--input-range")
+    if ends is None:
+        return None
+    if len(ends) != 2 or ends[0] >= ends[1]:
+        raise UsageError(f"{text!r} is not a least and a largest value", where="--input-range", hint="write for example 0,255")
+    return ends[0], ends[1]
+
+
 def existing(path: Path, what: str) -> Path:
     """`path` if it exists. Raises UsageError otherwise."""
     if not path.exists():

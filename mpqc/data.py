@@ -118,11 +118,13 @@ def open_data(
     scale: float | None = None,
     labels: bool = False,
     seed: int = 0,
+    noise: tuple[float, float] | None = None,
 ) -> Batches:
     """`source` as batches for `inputs`, at most `limit` samples.
 
     Args:
-        source: see the module's docstring; None gives noise (standard normal, `seed`), which `origin` and `notes` say.
+        source: see the module's docstring; None gives noise (`seed`), which `origin` and `notes` say.
+        noise: least and largest value of the noise, uniform between them; without it the noise is standard normal.
         mean, std, scale: the first input becomes (x * scale - mean) / std; mean and std are one number or one a channel.
         labels: keep an integer second item (or an array called `labels`) as the label; otherwise it is ignored.
     Raises:
@@ -132,7 +134,7 @@ def open_data(
         raise DataError(f"a limit of {limit} samples leaves none", where="data")
     if isinstance(source, Batches):
         return replace(source, limit=min(limit, source.limit))
-    origin, stream = item_stream(source, inputs, limit=limit, labels=labels, seed=seed)
+    origin, stream = item_stream(source, inputs, limit=limit, labels=labels, seed=seed, noise=noise)
     prepare = _normalizer(inputs[0], mean, std, scale) if origin != "noise" else _unchanged
     return Batches(inputs, origin, limit, stream, prepare, (NOISE_NOTE,) if origin == "noise" else ())
 

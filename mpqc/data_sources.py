@@ -27,12 +27,16 @@ class Item:
 
 
 Stream = Callable[[], Iterator[Item]]
+Noise = tuple[float, float]
+"""Least and largest value of uniform noise"""
 
 
-def item_stream(source: Any, inputs: tuple[TensorSpec, ...], *, limit: int, labels: bool, seed: int) -> tuple[str, Stream]:
+def item_stream(
+    source: Any, inputs: tuple[TensorSpec, ...], *, limit: int, labels: bool, seed: int, noise: Noise | None = None
+) -> tuple[str, Stream]:
     """The origin of `source` (see Batches.origin) and a function that starts a stream of its items. Raises DataError."""
     if source is None:
-        return "noise", lambda: _noise(inputs, limit, seed)
+        return "noise", lambda: _noise(inputs, limit, seed, noise)
     if isinstance(source, (str, Path)):
         return _path(Path(source), inputs, limit, labels)
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
@@ -119,15 +123,16 @@ def _array(value: Any) -> np.ndarray:
         raise DataError("an item is no array", where="data", why=str(error)) from error
 
 
-def _noise(inputs: tuple[TensorSpec, ...], limit: int, seed: int) -> Iterator[Item]:
+def _noise(inputs: tuple[TensorSpec, ...], limit: int, seed: int, noise: Noise | None) -> Iterator[Item]:
     generator = np.random.default_rng(seed)
     for _ in range(limit):
-        yield Item({spec.name: _noise_array(spec, generator) for spec in inputs})
+        yield Item({spec.name: _noise_array(spec, generator, noise) for spec in inputs})
 
 
-def _noise_array(spec: TensorSpec, generator: np.random.Generator) -> np.ndarray:
+def _noise_array(spec: TensorSpec, generator: np.random.Generator, noise: Noise | None) -> np.ndarray:
     if np.dtype(spec.dtype).kind == "f":
-        return generator.standard_normal(spec.shape).astype(spec.dtype)
+        values = generator.standard_normal(spec.shape) if noise is None else generator.uniform(*noise, spec.shape)
+        return values.astype(spec.dtype)
     return np.zeros(spec.shape, spec.dtype)  # indices and sizes: 0 is the one value that is always legal
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,10 +32,12 @@ class DemoResult:
     differing_logits: int
     """Outputs of the emulated program that differ from the interpreter's."""
     compiled: Compiled
+    model: Path
+    """The float network"""
 
 
-def run_demo(output: Path, *, seed: int = 0, quiet: bool = False, force: bool = False) -> DemoResult:
-    """Runs the demo in `output`, printing what happens. Raises ToolMissingError without the emulator."""
+def run_demo(output: Path, *, seed: int = 0, quiet: bool = False, force: bool = False, as_json: bool = False) -> DemoResult:
+    """Runs the demo in `output`, printing what came of it as text or as one JSON object. Raises ToolMissingError without the emulator."""
     progress = Progress(quiet=quiet)
     digits = load_digits(seed)
     open_workspace(output, force=force)
@@ -45,7 +48,10 @@ def run_demo(output: Path, *, seed: int = 0, quiet: bool = False, force: bool = 
     budget = choose_budget(wide, fast, progress)
     options = Options(budgets=(budget,), samples=256, seed=seed, force=True)
     compiled = compile_network(model, options, digits.train, output=output / "out", progress=progress)
-    return report_demo(compiled, model, digits, progress)
+    result = measure_demo(compiled, model, digits, progress)
+    show = print_json if as_json else print_demo
+    show(result)
+    return result
 
 
 def export_network(digits: Digits, output: Path, seed: int) -> Path:
@@ -87,17 +93,15 @@ def latency_of(plan: Plan) -> float:
     return next(use.used for use in plan.uses if use.resource == Resource.LATENCY.value)
 
 
-def report_demo(compiled: Compiled, model: Path, digits: Digits, progress: Progress) -> DemoResult:
-    """Runs float network, interpreter and emulated program on the held-out images, and prints the comparison."""
+def measure_demo(compiled: Compiled, model: Path, digits: Digits, progress: Progress) -> DemoResult:
+    """Runs float network, interpreter and emulated program on the held-out images."""
     key, name = compiled.program.inputs[0], compiled.program.outputs[0]
     with progress.phase(f"emulate {len(digits.test)} held-out images on a Cortex-A76"):
         emulated = run_emulated(compiled.output / "bundle", {key: digits.test})[name]
     expected = compiled.run(digits.test)[name]
     reference = Reference(compiled.analysis.network.model)
     floats = np.concatenate([reference.run({key: image[None]})[name] for image in digits.test])
-    result = DemoResult(percent(floats, digits), percent(emulated, digits), int(np.sum(emulated != expected)), compiled)
-    print_demo(result, model)
-    return result
+    return DemoResult(percent(floats, digits), percent(emulated, digits), int(np.sum(emulated != expected)), compiled, model)
 
 
 def percent(logits: np.ndarray, digits: Digits) -> float:
@@ -105,7 +109,13 @@ def percent(logits: np.ndarray, digits: Digits) -> float:
     return 100.0 * float(np.mean(logits.argmax(1) == digits.test_labels))
 
 
-def print_demo(result: DemoResult, model: Path) -> None:
+def print_json(result: DemoResult) -> None:
+    """What was found, and the whole report, on stdout."""
+    facts = {"float_percent": result.float_percent, "emulated_percent": result.emulated_percent, "differing_logits": result.differing_logits}
+    print(json.dumps({**facts, "held_out": HELD_OUT, "output": str(result.compiled.output), "report": result.compiled.report.to_dict()}, indent=1))
+
+
+def print_demo(result: DemoResult) -> None:
     """The plan, then accuracy, latency and sizes, on stdout."""
     from rich.console import Console
 
@@ -115,6 +125,6 @@ def print_demo(result: DemoResult, model: Path) -> None:
         f"accuracy on {HELD_OUT} held-out images: float {result.float_percent:.2f} %, mixed precision in the emulator {result.emulated_percent:.2f} %"
     )
     print(f"logits that differ from the integer interpreter: {result.differing_logits}")
-    written = [(model, "float ONNX"), *((result.compiled.output / name, name) for name in ("model.qdq.onnx", "model.so"))]
+    written = [(result.model, "float ONNX"), *((result.compiled.output / name, name) for name in ("model.qdq.onnx", "model.so"))]
     print("files: " + ", ".join(f"{label} {path.stat().st_size:,} B" for path, label in written))
     print(f"report: {result.compiled.output / 'report.html'}")

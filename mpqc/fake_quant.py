@@ -39,7 +39,7 @@ class _RoundToGrid(torch.autograd.Function):
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qtype: QType) -> Tensor:
     """Real values of the codes of `x`: float32 of the shape of `x`. `scale` (float32) and `zero_point` (int32) are [] or [n] along qtype.axis.
 
-    Source: DESIGN section 4. The clamp moves the zero point to the bounds, which changes no bit: codes are below 2^17 and exact in float32.
+    The arithmetic is mpqc.numerics'. The clamp moves the zero point to the bounds, which changes no bit: codes are below 2^17 and exact in float32.
     """
     scale, zero = _along(scale, qtype.axis, x.ndim), _along(zero_point, qtype.axis, x.ndim)
     low, high = (qtype.qmin - zero).to(torch.float32), (qtype.qmax - zero).to(torch.float32)
@@ -116,7 +116,7 @@ class FakeQuantize(Quantizer):
 class FakeQuantizeBias(Quantizer):
     """int32 codes of scale s_x * s_w[c], while the input and the weight of the node are quantized; the identity otherwise.
 
-    Source: DESIGN section 4. Gradients pass straight through.
+    Integer biases are stored so. Gradients pass straight through.
     """
 
     def __init__(self, data: FakeQuantize, weight: FakeQuantize) -> None:

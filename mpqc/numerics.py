@@ -1,4 +1,4 @@
-"""The definition of every integer result (DESIGN section 4). Kernels and files are compared with it bit for bit.
+"""The definition of every integer result. Kernels and files are compared with it bit for bit.
 
 All functions are numpy, side-effect free, and round half to even. Float arithmetic is float32 with one rounding
 an operation (no fused multiply-add), so that scalar, SIMD and numpy code can agree.

@@ -69,6 +69,8 @@ class Options:
     """Calibration samples taken from the data."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    input_range: tuple[float, float] | None = None
+    """Least and largest value of the inputs, where there is no data to see it in."""
     fixed: Mapping[str, int | None] = field(default_factory=dict)
     """Sites whose bits the user decides; None keeps one float."""
     plan: Plan | None = None
@@ -87,6 +89,10 @@ class Options:
             raise UsageError(f"unknown way to choose ranges {self.ranges!r}", where="--ranges", hint=f"use one of {', '.join(RANGES)}")
         if self.plan is not None and self.fixed:
             raise UsageError("a plan already decides every site", where="--fix", hint="edit the plan, or leave --plan out")
+        if not all(1 <= bits <= 16 for bits in self.uniform_bits):
+            raise UsageError(
+                f"{self.uniform_bits[0]}/{self.uniform_bits[1]} is outside 1 to 16 bits", where="--bits", hint="write for example 8/8 or 4/8"
+            )
         if self.strategy != "uniform" and self.uniform_bits != (8, 8):
             raise UsageError(f"the strategy {self.strategy} chooses the bits itself", where="--bits", hint="add --strategy uniform")
 
@@ -111,7 +117,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled network and everything that led to it. The files of DESIGN section 7 are in `output`."""
+    """A compiled network and everything that led to it. All its files are in `output`."""
 
     analysis: Analysis
     plan: Plan
@@ -236,10 +242,14 @@ def analyze_network(
 
     if data is None and (options.mean is not None or options.std is not None):
         raise UsageError("there are no images to normalise", where="--mean, --std", hint="give --data, or leave them out")
+    if data is not None and options.input_range is not None:
+        raise UsageError("the range is for noise, and there is data", where="--input-range", hint="leave it out")
     with progress.phase("import"):
         network = load_network(source, shapes=options.shapes, values=options.values, example_inputs=options.example_inputs)
         table = find_sites(network)
-        batches = open_data(data, network.inputs, limit=options.samples, mean=options.mean, std=options.std, seed=options.seed)
+        batches = open_data(
+            data, network.inputs, limit=options.samples, mean=options.mean, std=options.std, seed=options.seed, noise=options.input_range
+        )
     for note in (*network.notes, *batches.notes):
         progress.warn(note)
     key = (network.digest, digest_of(batches), options.ranges)

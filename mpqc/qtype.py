@@ -1,7 +1,7 @@
 """Quantized types and their parameters: the values that sites are given.
 
 Ranges are the full two's-complement ranges; widths without a container of their own live in the next wider
-one (DESIGN section 4): 1..2 -> int2, 3..4 -> int4, 5..8 -> int8, 9..16 -> int16.
+one: 1..2 -> int2, 3..4 -> int4, 5..8 -> int8, 9..16 -> int16.
 """
 
 from __future__ import annotations

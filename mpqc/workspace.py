@@ -35,7 +35,7 @@ class Workspace:
     root: Path
 
     def path(self, name: str) -> Path:
-        """Where the file `name` (DESIGN section 7) is or will be."""
+        """Where the file `name` is or will be."""
         return self.root / name
 
     def write_text(self, name: str, text: str) -> Path:

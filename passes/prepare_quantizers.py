@@ -32,6 +32,7 @@ def with_quantizers(network: Network, table: SiteTable, *, shared: bool = True) 
     QuantizeConstants().run(copy, table)
     verify(copy.module, table, shared=shared)
     FuseActivation().run(copy, table)
+    verify(copy.module, table, shared=shared)
     return copy
 
 

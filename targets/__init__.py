@@ -1,4 +1,4 @@
-"""Targets: what a chip can do and what it costs, one TOML a chip with CSV cost rows beside it (DESIGN section 6).
+"""Targets: what a chip can do and what it costs, one TOML a chip with CSV cost rows beside it.
 
 A chip is added by one TOML file; `load_target("path/to/chip.toml")` reads it, `check_target` lists everything wrong with it.
 """

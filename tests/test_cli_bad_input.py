@@ -87,7 +87,7 @@ def test_a_target_file_with_errors(mpqc: Mpqc, place: Place, tmp_path: Path, tex
         ("--budget-latency", "nan"), ("--budget-bops", "1e400GBOPs"), ("--budget-avg-bits", "four"), ("--budget-avg-bits", "-/-"),
         ("--budget-avg-bits", ""),
         ("--strategy", "magic"), ("--bits", "8"), ("--bits", "4/8"),
-        ("--ranges", "guess"), ("--fix", "w0"), ("--mean", "a,b"), ("--std", "nan"), ("--seed", "-1"),
+        ("--ranges", "guess"), ("--fix", "w0"), ("--mean", "a,b"), ("--input-range", "255,0"), ("--input-range", "1"), ("--std", "nan"), ("--seed", "-1"),
         ("--value", "x=many"),
         ("--samples", "0"), ("--opset", "12"), ("--no-such-option", "1"),
     ],
@@ -125,8 +125,7 @@ def test_the_demo_leaves_the_folders_of_others_alone(mpqc: Mpqc, tmp_path: Path)
 def test_bits_that_no_type_has(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
     for bits in ("99/8", "0/8", "8/77"):
         done = mpqc(*place.compiling, "--strategy", "uniform", "--bits", bits, "-o", tmp_path / "out")
-        assert done.complaint(done.code)
-        assert done.code in (1, 2)
+        assert bits in done.complaint(2)
 
 
 def test_an_impossible_budget_names_the_least_and_the_least_can_be_met(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
@@ -206,9 +205,7 @@ def test_sensitivities_of_another_network(mpqc: Mpqc, place: Place, tmp_path: Pa
 
 @pytest.mark.parametrize("out", ["/dev/null/out", "/proc/mpqc-out"])
 def test_a_place_that_cannot_be_written(mpqc: Mpqc, place: Place, out: str) -> None:
-    line = mpqc(*place.compiling, "-o", out)
-    assert out in line.complaint(line.code)
-    assert line.code in (1, 2)
+    assert out in mpqc(*place.compiling, "-o", out).complaint(1)
 
 
 def test_a_folder_of_other_files_needs_force(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
@@ -266,12 +263,13 @@ def test_an_output_that_cannot_be_written(mpqc: Mpqc, place: Place) -> None:
     assert "/dev/null/y.npy" in mpqc("run", place.out, "--host", "--output", "/dev/null/y.npy").complaint(1)
 
 
+@pytest.mark.emulator
 def test_a_damaged_bundle(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
     for name, content in (("model.json", "{}"), ("model.json", "["), ("model.so", "no module")):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         shutil.copytree(place.out, tmp_path / "out")
         (tmp_path / "out" / "bundle" / name).write_text(content)
-        mpqc("run", tmp_path / "out", "--emulate").complaint(1)
+        assert name in mpqc("run", tmp_path / "out", "--emulate").complaint(1)
 
 
 def test_without_the_emulator(mpqc: Mpqc, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,13 @@ def test_states_without_a_batch_keep_their_shape() -> None:
     assert [batch["state"].shape for batch in open_data(items, inputs, limit=2)] == [(2, 1, 8)] * 2
 
 
+def test_noise_in_the_range_of_the_inputs() -> None:
+    values = np.stack([batch["x"] for batch in open_data(None, (X,), limit=8, seed=3, noise=(0.0, 255.0))])
+    assert values.dtype == np.float32
+    assert 0 <= values.min() < 5
+    assert 250 < values.max() <= 255
+
+
 def test_no_data_is_noise_and_says_so() -> None:
     batches = open_data(None, (X, TensorSpec("n", (2,), "int64")), limit=4, seed=3, mean=100.0)
     assert batches.origin == "noise"

@@ -31,7 +31,6 @@ def allocate(
     fixed: Mapping[str, Bits] | None = None,
     candidates: Mapping[str, Sequence[int]] | None = None,
     hint: Mapping[str, Bits] | None = None,
-    workers: int = 2,
 ) -> Plan:
     """The plan of least summed sensitivity inside all budgets, with its proof, its uses and a reason for every choice.
 
@@ -46,7 +45,7 @@ def allocate(
     pricing = Pricing(table, cost_model, candidates_of(table, sensitivities, cost_model, fixed or {}, candidates or {}))
     problem = problem_of(pricing, sensitivities, merged(budgets))
     try:
-        solution = solve(problem, seconds=seconds, seed=seed, workers=workers, hint=group_bits(table, hint or {}) or None)
+        solution = solve(problem, seconds=seconds, seed=seed, hint=group_bits(table, hint or {}) or None)
     except BudgetInfeasibleError as error:
         raise _in_user_units(error, pricing, problem, sensitivities, budgets, fixed or {}, seed) from None
     return plan_of(pricing, problem, solution, sensitivities, budgets, fixed or {}, seed)

@@ -225,7 +225,7 @@ def _solved(solver: cp_model.CpSolver, cp: cp_model.CpModel) -> Any:
 def _set(parameters: Any, effort: Effort) -> None:
     """One worker: its search does not depend on timing, and it was faster than interleaved workers on every size tried.
 
-    No presolve: that of CP-SAT 9.15 lost solutions of models with coefficients near 2^38 (tests/allocator/test_model.py has one),
+    No presolve: that of CP-SAT 9.15 lost solutions of models with coefficients near 2^38 (tests/allocator/test_bounds.py has one),
     and what comes here has been reduced already. No cuts: without them proofs of 300 sites with edges took half the time.
     """
     parameters.num_workers = 1

@@ -17,11 +17,11 @@ DETERMINISTIC_RATE = 0.4
 """CP-SAT's deterministic seconds granted for each second: it counts 0.3 to 0.5 of them a second on a free core."""
 
 
-def solve(problem: Problem, *, seconds: float = 10.0, seed: int = 0, workers: int = 2, hint: Mapping[str, Label] | None = None) -> Solution:
+def solve(problem: Problem, *, seconds: float = 10.0, seed: int = 0, hint: Mapping[str, Label] | None = None) -> Solution:
     """The choices of least loss inside every limit, with a lower bound on the loss of any other.
 
-    Limits hold by exact arithmetic on the numbers given. With one seed the answer is the same each time, whatever the number of
-    workers, unless the wall clock (`seconds`) ends the search first: the search is one worker's (CP-SAT's default one beat interleaved
+    Limits hold by exact arithmetic on the numbers given. With one seed the answer is the same each time, unless the wall clock
+    (`seconds`) ends the search first: the search is one worker's (CP-SAT's default one beat interleaved
     workers tens of times over), and is also bounded in deterministic time. `hint` (choices of a similar problem) saves time.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Canonical ONNX -> torch.fx, node for node (DESIGN section 2)."""
+"""Canonical ONNX -> torch.fx, node for node."""
 
 from __future__ import annotations
 

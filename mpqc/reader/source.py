@@ -15,7 +15,10 @@ from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
 from mpqc.errors import ModelError
+from mpqc.frontend.reader import read_onnx
 
+NEWEST_QDQ = 25
+"""Opset of the newest QDQ files: the one that has int2"""
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 # fmt: off
 ELEMENTWISE = frozenset((
@@ -174,16 +177,14 @@ def load_source(model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequen
 
 
 def _read(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
-    where = model.graph.name if isinstance(model, onnx.ModelProto) else str(model)
+    if not isinstance(model, onnx.ModelProto):
+        return read_onnx(Path(model), newest=NEWEST_QDQ)
     try:
-        if isinstance(model, onnx.ModelProto):
-            onnx.checker.check_model(model)
-        else:
-            onnx.checker.check_model(str(model))
+        onnx.checker.check_model(model)
         proto = onnx.ModelProto()
-        proto.CopyFrom(model if isinstance(model, onnx.ModelProto) else onnx.load(str(model)))
+        proto.CopyFrom(model)
     except Exception as error:  # the checker, protobuf and the file system raise unrelated types; each means the file cannot be read
-        raise ModelError("cannot read the ONNX model", where=where, why=str(error).split("\n")[0]) from error
+        raise ModelError("cannot read the ONNX model", where=model.graph.name, why=str(error).split("\n")[0]) from error
     return proto
 
 

@@ -83,7 +83,7 @@ def test_equals_brute_force(seed: int) -> None:
     if best is None:
         check_refusal(problem, legal)
         return
-    solution = solve(problem, workers=1)
+    solution = solve(problem)
     assert problem.admits(solution.at)
     assert solution.status == "optimal"
     assert solution.objective == pytest.approx(float(best), rel=1e-7)
@@ -93,7 +93,7 @@ def test_equals_brute_force(seed: int) -> None:
 def check_refusal(problem: Problem, legal: list[tuple[int, ...]]) -> None:
     """The least values that the error tells are those of brute force."""
     with pytest.raises(BudgetInfeasibleError) as caught:
-        solve(problem, workers=1)
+        solve(problem)
     bounds = [bound for bound in (*problem.costs, *problem.peaks) if bound.limit is not None]
     for bound in bounds:
         assert caught.value.least[bound.name] == pytest.approx(float(min(bound.exact(at) for at in legal)), rel=1e-8)

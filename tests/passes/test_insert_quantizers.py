@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,8 +19,10 @@ from mpqc.frontend import load_network
 from mpqc.graph import Network
 from mpqc.numerics import dequantize, quantize
 from mpqc.passes.apply_plan import ApplyPlan
+from mpqc.passes.fuse_activation import FuseActivation
 from mpqc.passes.insert_quantizers import InsertQuantizers
 from mpqc.passes.prepare_quantizers import with_quantizers
+from mpqc.passes.quantize_constants import QuantizeConstants
 from mpqc.passes.quantizer_graph import text, verify
 from mpqc.passes.share_qparams import ShareQParams
 from mpqc.plan import uniform_plan
@@ -41,6 +44,33 @@ def test_golden_graphs(golden: Callable[[str, str], None]) -> None:
     golden("passes/insert_quantizers.txt", text(prepared.module))
     ApplyPlan().run(prepared, table, uniform_plan(table, "test", 4, 8), calibrated(network, table))
     golden("passes/apply_plan.txt", text(prepared.module))
+
+
+def test_golden_of_each_pass_alone(golden: Callable[[str, str], None]) -> None:
+    network = residual_network()
+    table = find_sites(network)
+    golden("passes/fuse_activation.txt", _difference(network, table, FuseActivation()))
+    InsertQuantizers().run(network, table)
+    golden("passes/quantize_constants.txt", _difference(network, table, QuantizeConstants()))
+    before = _states(network)
+    ShareQParams().run(network, table)
+    golden("passes/share_qparams.txt", f"{before}\nafter\n{_states(network)}")
+
+
+def _difference(network: Network, table: SiteTable, step: FuseActivation | QuantizeConstants) -> str:
+    """The lines of the graph that the pass changed, before and after."""
+    before = text(network.module).splitlines()
+    step.run(network, table)
+    changed = [line for line in difflib.ndiff(before, text(network.module).splitlines()) if line[0] in "+-"]
+    return "\n".join(changed) + "\n"
+
+
+def _states(network: Network) -> str:
+    """Which sites have one state, a line each."""
+    groups: dict[int, list[str]] = {}
+    for site, quantizer in quantizers(network.module).items():
+        groups.setdefault(id(quantizer.state), []).append(site)
+    return "".join(" ".join(sites) + "\n" for sites in groups.values())
 
 
 def test_the_network_itself_is_left_alone() -> None:
