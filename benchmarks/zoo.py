@@ -66,13 +66,13 @@ NETWORKS: dict[str, Maker] = {
 }
 
 
-def measure(name: str, data: np.ndarray | None, samples: np.ndarray) -> list[dict[str, object]]:
+def measure(name: str, data: np.ndarray | None, samples: np.ndarray, span: tuple[float, float] | None = None) -> list[dict[str, object]]:
     """A row for each output of the compiled network. Compile errors become a row too."""
-    kind = "none" if data is None else f"{len(data)} samples"
+    kind = f"{len(data)} samples" if data is not None else ("none" if span is None else f"range {span[0]:g}..{span[1]:g}")
     start = time.monotonic()
     try:
-        folder = WORK / "zoo" / f"{name}_{'noise' if data is None else 'data'}"
-        compiled = compile_network(shared(f"onnx/{name}.onnx"), Options(samples=64), data, output=folder, progress=Progress(quiet=True))
+        folder = WORK / "zoo" / f"{name}_{kind.split()[-1]}"
+        compiled = compile_network(shared(f"onnx/{name}.onnx"), Options(samples=64, input_range=span), data, output=folder, progress=Progress(quiet=True))
     except MpqcError as error:
         return [{"network": name, "data": kind, "output": "", "SQNR dB": "", "emulator": str(error), "integer ops": "", "float": "", "seconds": ""}]
     seconds = time.monotonic() - start
@@ -127,8 +127,9 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for name in arguments.networks or NETWORKS:
         samples = NETWORKS[name]()
-        for data in (samples, None):
-            rows += measure(name, data, samples)
+        span = (float(samples.min()), float(samples.max()))
+        for data, noise in ((samples, None), (None, None), (None, span)):
+            rows += measure(name, data, samples, noise)
             print(rows[-1])
     notes = ["All weights and activations at 8 bits (no budget). SQNR is over four real samples, those of the calibration where there is data."]
     write_results("zoo", "Networks nobody here wrote", rows, notes)
