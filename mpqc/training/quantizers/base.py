@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from mpqc.fake_quant import QuantizerState, quantizers
 from mpqc.qtype import QParams, QType
 
+PIECE = 1 << 17
+"""Values widened at once by `product_sum`"""
+
 
 class TrainedState(QuantizerState):
     """A state with trained parameters. `set` starts it from calibrated qparams; widths change by `set_bits`, which keeps the range."""
@@ -83,9 +86,13 @@ def like(value: Tensor, other: Tensor) -> Tensor:
 
 
 def product_sum(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a * b over everything, accumulated in float32 at least."""
+    """Sum of a * b over everything, accumulated in float32 at least. Half-width values are widened a piece at a time, inside the cache."""
     wide = torch.promote_types(a.dtype, torch.float32)
-    return torch.dot(flat(a).to(wide), flat(b).to(wide))
+    left, right = flat(a), flat(b)
+    if a.dtype == b.dtype == wide:
+        return torch.dot(left, right)
+    pieces = zip(left.split(PIECE), right.split(PIECE), strict=True)
+    return torch.stack([torch.dot(one.to(wide), other.to(wide)) for one, other in pieces]).sum()
 
 
 def inside_gradient(gradient: Tensor, x: Tensor, low: float, high: float) -> Tensor:
