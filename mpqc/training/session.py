@@ -1,0 +1,124 @@
+"""What a strategy sees of a training phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mpqc.budget import Budget
+from mpqc.plan import Plan
+from mpqc.sensitivity_table import Sensitivities
+from mpqc.site import SiteTable
+from mpqc.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mpqc.calibration import Calibration
+    from mpqc.cost import CostModel
+    from mpqc.fake_quant import FakeQuantize
+    from mpqc.graph import Network
+    from mpqc.training.quantizers.base import TrainedState
+
+
+@dataclass(eq=False)
+class Position:
+    """Where in the schedule the phase is. The loop moves it; strategies read it."""
+
+    steps: int
+    """Steps in all"""
+    step: int = 0
+    """Steps done"""
+    frozen: bool = False
+    """Whether Strategy.freeze has been called"""
+
+    @property
+    def fraction(self) -> float:
+        """0 at the start, 1 at the end."""
+        return self.step / max(self.steps, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingBatch:
+    """Samples of one step, on the training device; on several processes the part of this one."""
+
+    inputs: tuple[Tensor, ...]
+    """In the order of the graph's placeholders"""
+    labels: Tensor | None = None
+    """int64 [samples]"""
+
+
+class TrainableModule(Protocol):
+    """The network while it is trained: its graph with a FakeQuantize at every site and BatchNorm behind convolutions (trainable.py).
+
+    A weight is trained and quantized as it stands before its BatchNorm; folding multiplies output channel c with factor[c] > 0, and
+    the step with it, so codes stay what they are. At the start all factors are 1.
+    """
+
+    @property
+    def quantizers(self) -> Mapping[str, FakeQuantize]:
+        """By site. In evaluation (module.eval()) and for export, what state(x) gives in float32 must lie exactly on state.qparams()."""
+
+    @property
+    def root(self) -> nn.Module:
+        """The torch module; its parameters are the trained ones (the states' parameters among them once installed)."""
+
+    def install(self, states: Mapping[str, TrainedState]) -> None:
+        """Give sites their states; all sites of a sharing group (table.groups) get the same object. Sites that are left out stay float."""
+
+    def weight(self, site: str) -> nn.Parameter:
+        """The latent float32 weight of a weight site."""
+
+    def factor(self, site: str) -> Tensor:
+        """float32 [n] along the site's axis (or []): gamma / sqrt(running variance + eps) of the BatchNorm behind, 1 where there is none."""
+
+    def floating(self) -> AbstractContextManager[None]:
+        """Within the block nothing is quantized: latent weights, float activations. Forward pre-hooks on a quantizer still see its input."""
+
+
+class Allocate(Protocol):
+    """The exact allocator with network, target, budgets and fixed bits bound."""
+
+    def __call__(self, sensitivities: Sensitivities, *, seconds: float | None = None) -> Plan:
+        """The plan of least summed sensitivity inside all budgets. `values` needs every site at the widths that it may get.
+
+        Raises BudgetInfeasibleError where no plan fits.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Everything about one phase: facts, and the module that is trained."""
+
+    network: Network
+    table: SiteTable
+    calibration: Calibration
+    sensitivities: Sensitivities | None
+    """Those measured before training (method fit, distance or roundoff); None where a plan was given"""
+    cost_model: CostModel
+    """Bound to the network (CostModel.for_network)"""
+    budgets: tuple[Budget, ...]
+    fixed: Mapping[str, int | None]
+    """Sites whose bits the user decided"""
+    plan: Plan
+    """The plan to start with, inside the budgets: the best by `sensitivities`, or the user's own"""
+    recipe: Recipe
+    module: TrainableModule
+    """What is trained"""
+    allocate: Allocate
+    check: Callable[[Plan], Plan]
+    """A plan with its uses counted and its groups checked. Raises BudgetInfeasibleError where it breaks a budget"""
+    loss: Callable[[TrainingBatch], Tensor]
+    """Training loss of `module` (in its present mode, with present quantizers) on a batch: the mean over its samples, with gradients"""
+    mean: Callable[[Tensor], Tensor]
+    """The mean of a tensor over all processes (the tensor itself where there is one): what every process must agree on goes through here"""
+    generator: torch.Generator
+    """Seeded, the same on every process; its state is part of the checkpoint"""
+    position: Position
+    batch: Callable[[], TrainingBatch]
+    """The batch of the step that is under way"""
+    notes: list[str] = field(default_factory=list)
+    """Lines for the report"""
