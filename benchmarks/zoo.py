@@ -72,7 +72,8 @@ def measure(name: str, data: np.ndarray | None, samples: np.ndarray, span: tuple
     start = time.monotonic()
     try:
         folder = WORK / "zoo" / f"{name}_{kind.split()[-1]}"
-        compiled = compile_network(shared(f"onnx/{name}.onnx"), Options(samples=64, input_range=span), data, output=folder, progress=Progress(quiet=True))
+        options = Options(samples=64, input_range=span)
+        compiled = compile_network(shared(f"onnx/{name}.onnx"), options, data, output=folder, progress=Progress(quiet=True))
     except MpqcError as error:
         return [{"network": name, "data": kind, "output": "", "SQNR dB": "", "emulator": str(error), "integer ops": "", "float": "", "seconds": ""}]
     seconds = time.monotonic() - start
