@@ -42,8 +42,8 @@ class Strategy(ABC):
 
     @abstractmethod
     def prepare(self, session: Session) -> None:
-        """Make a TrainedState for every site or group that `session.plan` quantizes, set to calibration.qparams at the plan's bits,
-        `session.module.install` them, and keep the session. Deterministic."""
+        """Make a TrainedState for every site or group that `session.plan` quantizes, set to session.module.calibrated at the
+        plan's bits, `session.module.install` them, and keep the session. Deterministic."""
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mpqc.cost import CostModel
     from mpqc.fake_quant import FakeQuantize
     from mpqc.graph import Network
+    from mpqc.qtype import QParams
     from mpqc.training.quantizers.base import TrainedState
 
 
@@ -54,9 +55,12 @@ class TrainingBatch:
 class TrainableModule(Protocol):
     """The network while it is trained: its graph with a FakeQuantize at every site and BatchNorm behind convolutions (trainable.py).
 
-    A weight is trained and quantized as it stands before its BatchNorm; folding multiplies output channel c with factor[c] > 0, and
-    the step with it, so codes stay what they are. At the start all factors are 1.
+    A weight is trained and quantized as it stands before its BatchNorm, where its output channels have one norm (which makes learning rates
+    mean the same everywhere); folding multiplies output channel c with factor[c] > 0, and the step with it, so codes stay what they are.
     """
+
+    def calibrated(self, site: str, bits: int) -> QParams:
+        """What a state starts from: Calibration.qparams(site, bits), for weights with the scale divided by factor(site)."""
 
     @property
     def quantizers(self) -> Mapping[str, FakeQuantize]:
