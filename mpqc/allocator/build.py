@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from mpqc.allocator.pairs import interactions_of
 from mpqc.allocator.pricing import Pricer, Pricing
 from mpqc.allocator.problem import Cost, Group, Peak, Problem
 from mpqc.allocator.reasons import Reasons
@@ -36,6 +37,7 @@ def allocate(
 
     A sharing group gets one width; its sensitivity is the sum of its members'. `fixed` gives sites the user's bits (None: stays
     float), `candidates` narrows the bits that sites may get, `hint` (site -> bits, as of a plan for a similar budget) saves time.
+    `pairs` add losses that two sites have together, exactly: the proof covers them.
 
     Raises:
         BudgetInfeasibleError: no plan fits; names the budgets and the least of each, carries the plan that attains it.
@@ -43,7 +45,8 @@ def allocate(
         TargetError: a budget that the target cannot price.
     """
     pricing = Pricing(table, cost_model, candidates_of(table, sensitivities, cost_model, fixed or {}, candidates or {}))
-    problem = problem_of(pricing, sensitivities, merged(budgets))
+    alone = problem_of(pricing, sensitivities, merged(budgets))
+    problem = replace(alone, interactions=interactions_of(pairs, table, pricing.candidates))
     try:
         solution = solve(problem, seconds=seconds, seed=seed, hint=group_bits(table, hint or {}) or None)
     except BudgetInfeasibleError as error:
