@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mpqc.allocator.pairs import interactions_of
+from mpqc.allocator.pairs import Pair, interactions_of
 from mpqc.allocator.pricing import Pricer, Pricing
 from mpqc.allocator.problem import Cost, Group, Peak, Problem
 from mpqc.allocator.reasons import Reasons
@@ -32,6 +32,7 @@ def allocate(
     fixed: Mapping[str, Bits] | None = None,
     candidates: Mapping[str, Sequence[int]] | None = None,
     hint: Mapping[str, Bits] | None = None,
+    pairs: Sequence[Pair] = (),
 ) -> Plan:
     """The plan of least summed sensitivity inside all budgets, with its proof, its uses and a reason for every choice.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from mpqc.allocator.pricing import Pricing
@@ -48,7 +49,15 @@ class Reasons:
 
     def _look(self, name: str) -> tuple[int, int, Group]:
         index = self.problem.index[name]
-        return index, self.solution.at[index], self.problem.groups[index]
+        group = self.problem.groups[index]
+        return index, self.solution.at[index], replace(group, loss=tuple(self._loss(index, at) for at in range(len(group.choices))))
+
+    def _loss(self, group: int, at: int) -> float:
+        """The loss of choice `at`, with what it costs together with the choices of other groups."""
+        changed = list(self.solution.at)
+        changed[group] = at
+        together = sum(table.at(changed) for table in self.problem.interactions if group in table.groups)
+        return self.problem.groups[group].loss[at] + together
 
     def _saved(self, group: int, other: int) -> list[str]:
         """What the choice saves of each limited resource against choice number `other`, in words."""
