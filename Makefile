@@ -50,7 +50,7 @@ bench: setup
 	done
 
 cost-rows: setup
-	$(BIN)/python benchmarks/cost_rows.py
+	$(BIN)/mpqc calibrate-target cortex-a76 --emulator -o build/calibration && cp build/calibration/cortex-a76.csv targets/
 
 clean:
 	rm -rf build dist out demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cost_pricing import find_a76time, kernel_cycles
+from cost_pricing import pricer
 from provenance import write_results
 
 from mpqc.lowering.kernels.conv import conv2d
@@ -83,24 +83,24 @@ NETWORKS = {
 
 def main(names: list[str]) -> None:
     """Prices the networks and writes the table."""
-    tool, rows, notes = find_a76time(), [], []
+    rows, notes = [], []
     for network, layers in NETWORKS.items():
         if names and not any(name.lower() in network.lower() for name in names):
             continue
-        found = list(price(network, layers, tool))
+        found = list(price(network, layers))
         rows += found
         if layers is not NARROW:
             notes.append(_total(network, found))
     write_results("kernels_a76", "Kernels on a Cortex-A76 (modelled, one thread)", rows, notes)
 
 
-def price(network: str, layers: tuple[Layer, ...], tool: Path) -> Iterator[dict[str, object]]:
+def price(network: str, layers: tuple[Layer, ...]) -> Iterator[dict[str, object]]:
     """One row a layer."""
-    kernels = [make(layer) for layer in layers]
+    tool, kernels = pricer(), [make(layer) for layer in layers]
     with tempfile.TemporaryDirectory() as folder:
         program = write_program(kernels, LLVM_TARGET, Path(folder))
         for index, (layer, kernel) in enumerate(zip(layers, kernels, strict=True)):
-            cycles = kernel_cycles(program, index, tool, kernel.name)
+            cycles = tool.kernel(program, index)
             rate = kernel.macs / cycles
             print(f"{kernel.name}: {rate:.1f} MAC/cycle", file=sys.stderr)
             yield {

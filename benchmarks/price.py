@@ -10,20 +10,21 @@ warm repeat: everything counts, the virtual machine's own work between kernels i
 from __future__ import annotations
 
 import argparse
-import bisect
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
-from cost_pricing import find_a76time
+from code_map import CodeMap
+from cost_pricing import pricer
+
+from mpqc.runtime.pricer import runner_command
 
 OTHER = "between kernels"
+"""The runner, the virtual machine and the C library"""
+DECODED = 4
+"""Instructions that the core decodes a cycle: what cheap blocks that the tool does not list are priced by"""
 
 
 @dataclass(frozen=True)
@@ -44,59 +45,80 @@ class Price:
 
     model: str
     ms: float
+    instructions: int
     kernels: tuple[Share, ...]
     """Dearest first; the last is what no kernel spends"""
 
 
 def price(bundle: Path, runs: tuple[int, int] = (1, 2)) -> Price:
-    """Prices the model of `bundle`. Exits with the tool's message where it fails."""
-    tool = find_a76time()
-    runner = [str(bundle / "bin" / "mpqc-runner"), "--model", str(bundle / "model.so"), "--repeat", "{n}", "--warmup", "0"]
-    inputs = ["--input", str(bundle / "inputs")] if (bundle / "inputs").is_dir() else []
-    command = [sys.executable, str(tool), "--json", "-", "--top", "1000000", "--runs", *map(str, runs), "--", *runner, *inputs]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr.strip())
-    result = json.loads(done.stdout)
+    """Prices the model of `bundle`. Raises RunError with the tool's message where it fails."""
+    with tempfile.TemporaryDirectory() as kept:
+        settings = ["--top", "1000000", "--keep", kept]
+        result = pricer().priced(runner_command(bundle), runs, f"LD_LIBRARY_PATH={bundle / 'lib'}", options=settings)
+        few, many = (read_counts(Path(kept) / f"dump.{count}", bundle / "model.so") for count in runs)
     description = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
-    return Price(description["name"], result["modelled_ms"], _shares(result, description, Functions(bundle / "model.so", tool)))
+    spent = _spent(result, few, many, runs[1] - runs[0], CodeMap(bundle / "model.so"))
+    return Price(description["name"], result["modelled_ms"], result["instructions"], _shares(result, description, spent))
 
 
-class Functions:
-    """Which kernel a place in model.so belongs to."""
+@dataclass(frozen=True)
+class Count:
+    """What ran of one block of model.so: how often, its instructions, its lines missed in L2 and in L3."""
 
-    def __init__(self, module: Path, tool: Path) -> None:
-        elf = _load(tool).Elf(str(module))
-        self.starts, self.names = elf.starts, elf.names
-
-    def kernel(self, offset: int, known: set[str]) -> str:
-        """The kernel whose code lies at file offset `offset`; the parallel part of a kernel follows its own code."""
-        at = bisect.bisect_right(self.starts, offset) - 1
-        while at >= 0:
-            name = self.names[at][0].removeprefix("__tvm_ffi_").removesuffix("_compute_")
-            if name in known:
-                return name
-            at -= 1
-        return OTHER
+    runs: int
+    instructions: int
+    beyond_l2: int
+    beyond_l3: int
 
 
-def _load(tool: Path) -> Any:
-    loader = SourceFileLoader("a76time", str(tool))
-    module = module_from_spec(spec_from_loader("a76time", loader))  # type: ignore[arg-type]
-    sys.dont_write_bytecode = True
-    loader.exec_module(module)
-    return module
+@dataclass(frozen=True)
+class Counts:
+    """Blocks of model.so by file offset, and the code of every block of the program by its address."""
+
+    blocks: dict[int, Count]
+    code: dict[int, str]
+    at: dict[int, int]
+    """File offset -> address"""
 
 
-def _shares(result: dict[str, Any], description: dict[str, Any], functions: Functions) -> tuple[Share, ...]:
-    known = {op["kernel"] for op in description["ops"]}
-    spent: dict[str, float] = dict.fromkeys(known, 0.0)
-    for block in result["blocks"]:
-        inside = block["module"] == "model.so" and block["offset"]
-        name = functions.kernel(int(block["offset"], 16), known) if inside else OTHER
-        spent[name] = spent.get(name, 0.0) + block["cycles"]
-    spent[OTHER] = result["modelled_cycles"] - sum(cycles for name, cycles in spent.items() if name != OTHER)
-    rows = [_share(name, cycles, result["ghz"], description["ops"]) for name, cycles in spent.items()]
+def read_counts(dump: Path, module: Path) -> Counts:
+    """The counts that the tool's plugin left; the tool itself adds equal code at equal places of a page, here they stay apart."""
+    lines = dump.read_text(encoding="utf-8").splitlines()
+    maps = [line[2:].split(" ", 3) for line in lines if line.startswith("M ")]
+    own = [(int(low, 16), int(high, 16), int(offset, 16)) for low, high, offset, name in maps if Path(name).name == module.name]
+    blocks: dict[int, Count] = {}
+    code, at = {}, {}
+    for fields in (line[2:].split() for line in lines if line.startswith("B ")):
+        address, numbers = int(fields[0], 16), list(map(int, fields[1:12]))
+        code[address] = fields[12]
+        for low, high, offset in own:
+            if low <= address < high:
+                blocks[address - low + offset] = Count(numbers[0], numbers[1], sum(numbers[5:8]), sum(numbers[8:11]))
+                at[address - low + offset] = address
+    return Counts(blocks, code, at)
+
+
+PENALTIES = 3.9, 7.6
+"""Cycles that the tool adds for a line that misses L2, and L3"""
+
+
+def _spent(result: dict[str, Any], few: Counts, many: Counts, repeats: int, places: CodeMap) -> dict[str, float]:
+    """Cycles of one run by kernel."""
+    each = {many.code[int(block["address"], 16)]: block["core_cycles_per_run"] for block in result["blocks"]}
+    spent: dict[str, float] = {}
+    for offset, count in many.blocks.items():
+        before = few.blocks.get(offset, Count(0, 0, 0, 0))
+        core = each.get(many.code[many.at[offset]], count.instructions / DECODED)
+        beyond = PENALTIES[0] * (count.beyond_l2 - before.beyond_l2) + PENALTIES[1] * (count.beyond_l3 - before.beyond_l3)
+        name = places.kernel(offset) or OTHER
+        spent[name] = spent.get(name, 0.0) + ((count.runs - before.runs) * core + beyond) / repeats
+    return spent
+
+
+def _shares(result: dict[str, Any], description: dict[str, Any], spent: dict[str, float]) -> tuple[Share, ...]:
+    known = {op["kernel"]: max(spent.get(op["kernel"], 0.0), 0.0) for op in description["ops"]}
+    rest = result["modelled_cycles"] - sum(known.values())
+    rows = [_share(name, cycles, result["ghz"], description["ops"]) for name, cycles in {**known, OTHER: rest}.items()]
     return tuple(sorted(rows, key=lambda row: (row.kernel == OTHER, -row.ms)))
 
 

@@ -52,6 +52,7 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress lines")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="debug lines on stderr; log.txt has them always")]
 Guard = Annotated[bool, typer.Option("--guard", help="exit code 4 where the plan is predicted to be slower than all int8")]
+Pricer = Annotated[Path | None, typer.Option(help="pricing tool; without it $MPQC_PRICER, else ../shared/tools/a76/a76time beside mpqc")]
 Force = Annotated[bool, typer.Option("--force", help="write into a folder with other files")]
 
 
@@ -234,17 +235,23 @@ def targets_check(file: Annotated[Path, typer.Argument(help="TOML file of a targ
     targets_check_command(existing(file, "target file"))
 
 
-@app.command("calibrate-target", epilog='Example: mpqc calibrate-target chip.toml, then the same with --times times.csv --device "Raspberry Pi 4"')
+@app.command("calibrate-target", epilog="Example: mpqc calibrate-target cortex-a76 --emulator")
 def calibrate_target(
     target: Annotated[str, typer.Argument(help="a name of `mpqc targets list`, or a TOML file")],
     output_dir: Output = Path("calibration"),
+    emulator: Annotated[bool, typer.Option("--emulator", help="price the kernels with a pricing tool under the emulator: rows `modelled`")] = False,
+    pricer: Pricer = None,
+    rpc: Annotated[str | None, typer.Option(help="time the kernels on a board by ssh, [USER@]HOST[:PORT]: rows `measured on DEVICE`")] = None,
     times: Annotated[Path | None, typer.Option(help="what run.sh printed on the board: makes cost rows of it")] = None,
-    device: Annotated[str | None, typer.Option(help="the board that the times come from, for the rows' origin")] = None,
+    device: Annotated[str | None, typer.Option(help="the board that times come from, for the rows' origin (--rpc: else its host name)")] = None,
+    only: Annotated[list[str], typer.Option(help="a kernel of the grid (repeat for more); others keep their rows")] = [],  # noqa: B006
+    quiet: Quiet = False,
 ) -> None:
-    """Writes a folder of kernels to time on a board; with its --times, the target's cost rows."""
-    from mpqc.cli_commands import calibrate_target_command
+    """Makes cost rows from the target's kernels; without --emulator, --rpc or --times: a folder to run on a board."""
+    from mpqc.cli_calibrate import Calibrating, calibrate_target_command
 
-    calibrate_target_command(target, output_dir, times and existing(times, "times"), device)
+    given = times and existing(times, "times")
+    calibrate_target_command(Calibrating(target, output_dir, emulator, pricer, rpc, given, device, tuple(only), quiet))
 
 
 @app.command()

@@ -243,26 +243,6 @@ def targets_check_command(file: Path) -> None:
     print(f"{file}: good")
 
 
-def calibrate_target_command(name: str, folder: Path, times: Path | None, device: str | None) -> None:
-    """`mpqc calibrate-target`: a folder for the board, or the rows that its times make."""
-    from mpqc import __version__
-    from mpqc.lowering.cost_grid import KINDS, cases
-    from mpqc.runtime.cost_program import grid_target, rows_from_times, write_calibration
-    from mpqc.targets import load_target, write_rows
-
-    target = load_target(name)
-    if (times is None) != (device is None):
-        raise UsageError("--times and --device belong together", where="calibrate-target", hint='for example --device "Raspberry Pi 4"')
-    if times is None or device is None:
-        write_calibration(target, list(cases(KINDS, grid_target(target))) if target.llvm else [], folder)
-        print(f"copy {folder} to the board, run there  ./run.sh > times.csv  and give the file to --times")
-        return
-    path = folder / f"{target.name}.csv"
-    rows = rows_from_times(target, folder, times, device, f"mpqc {__version__}")
-    write_rows(rows, path)
-    print(f'{len(rows)} rows in {path}: put it beside the target file, with cost_rows = "{path.name}" in it')
-
-
 def doctor_command(as_json: bool) -> None:
     """`mpqc doctor`: exit code 1 where something that every command needs is missing."""
     import typer

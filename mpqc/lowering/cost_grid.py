@@ -62,6 +62,7 @@ class Case:
     shape: Shape
     weight_bits: int | None
     kernel: Kernel
+    activation_bits: int = 8
 
 
 def cases(kinds: Collection[str], target: KernelTarget) -> Iterator[Case]:

@@ -55,7 +55,7 @@ def write_calibration(target: Target, cases: Sequence[Case], folder: Path) -> Pa
     if not target.llvm_target:
         raise TargetError("is cost-only: there are no kernels to time", where=target.name)
     write_program([case.kernel for case in cases], target.llvm_target, folder)
-    grid = [{"kernel": case.kind, "shape": asdict(case.shape), "weight_bits": case.weight_bits} for case in cases]
+    grid = [_described(case) for case in cases]
     (folder / "grid.json").write_text(json.dumps({"schema_version": 1, "target": target.name, "cases": grid}, indent=1), encoding="utf-8")
     script = folder / "run.sh"
     script.write_text(_RUN, encoding="utf-8")
@@ -65,22 +65,33 @@ def write_calibration(target: Target, cases: Sequence[Case], folder: Path) -> Pa
     return folder
 
 
+def _described(case: Case) -> dict[str, object]:
+    widths = {"weight_bits": case.weight_bits, "activation_bits": case.activation_bits}
+    return {"kernel": case.kind, "shape": asdict(case.shape), **widths}
+
+
 def rows_from_times(target: Target, folder: Path, times: Path, device: str, commit: str) -> tuple[CostRow, ...]:
     """Cost rows `measured on DEVICE` from the CSV that run.sh printed; cycles are those of the target's clock.
 
     Raises TargetError, naming file and line, for times that do not fit the folder.
     """
-    if target.clock_hz is None:
-        raise TargetError("is needed to turn time into cycles", where=f"{target.name}: clock_hz")
+    clock = clock_hz(target)
     cases = _read_grid(folder / "grid.json", target)
     nanoseconds = _read_times(times, len(cases))
     origin = {"origin": f"measured on {device}", "method": "cost_driver: shortest run, one core, warm caches"}
     provenance = {**origin, "date": date.today().isoformat(), "commit": commit}
-    cycles = [spent * target.clock_hz / 1e9 for spent in nanoseconds]
+    cycles = [spent * clock / 1e9 for spent in nanoseconds]
     return tuple(
-        CostRow(case["kernel"], Shape(**case["shape"]), case["weight_bits"], 8, spent, **provenance)
+        CostRow(case["kernel"], Shape(**case["shape"]), case["weight_bits"], case["activation_bits"], spent, **provenance)
         for case, spent in zip(cases, cycles, strict=True)
     )
+
+
+def clock_hz(target: Target) -> int:
+    """The clock that turns time into cycles. Raises TargetError where the target file has none."""
+    if target.clock_hz is None:
+        raise TargetError("is needed to turn time into cycles", where=f"{target.name}: clock_hz")
+    return target.clock_hz
 
 
 def grid_target(target: Target) -> KernelTarget:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from cost_pricing import bundle_cycles, kernel_cycles
 
 from mpqc.lowering import build, lower
 from mpqc.lowering.steps import Call
@@ -13,6 +12,7 @@ from mpqc.program import Dequantize, Op, Program, Quantize, Table, Tensor
 from mpqc.qtype import QParams, QType
 from mpqc.runtime.bundle import write_bundle
 from mpqc.runtime.cost_program import write_program
+from mpqc.runtime.pricer import Pricer
 from mpqc.targets import Target
 
 SHAPE = (1, 64)
@@ -20,21 +20,21 @@ SHORT, LONG = 2, 18
 """Tables in the two chains"""
 
 
-def runtime_cycles(target: Target, folder: Path, tool: Path) -> dict[str, float]:
+def runtime_cycles(target: Target, folder: Path, pricer: Pricer) -> dict[str, float]:
     """Cycles that the runtime adds to every kernel (`call`) and to every run (`run`)."""
-    whole = {length: _chain_cycles(length, target, folder / str(length), tool) for length in (SHORT, LONG)}
+    whole = {length: _chain_cycles(length, target, folder / str(length), pricer) for length in (SHORT, LONG)}
     calls = [step for step in lower(_chain(1), target).steps if isinstance(step, Call)]
     program = write_program([step.kernel for step in calls], target.llvm_target, folder / "kernels")
-    quantize, table, dequantize = (kernel_cycles(program, index, tool, step.kernel.name) for index, step in enumerate(calls))
+    quantize, table, dequantize = (pricer.kernel(program, index) for index, step in enumerate(calls))
     call = (whole[LONG] - whole[SHORT]) / (LONG - SHORT) - table
     return {"call": call, "run": whole[SHORT] - SHORT * (call + table) - 2 * call - quantize - dequantize}
 
 
-def _chain_cycles(length: int, target: Target, folder: Path, tool: Path) -> float:
+def _chain_cycles(length: int, target: Target, folder: Path, pricer: Pricer) -> float:
     folder.mkdir(parents=True)
     lowered = lower(_chain(length), target)
     bundle = write_bundle(folder / "bundle", lowered, build(lowered, folder / "model.so"))
-    return bundle_cycles(bundle, tool, (2, 12))
+    return pricer.bundle(bundle, (2, 12))
 
 
 def _chain(length: int) -> Program:
@@ -43,6 +43,6 @@ def _chain(length: int) -> Program:
     ops: list[Op] = [Quantize("quantize", ("in",), ("x0",))]
     ops += [Table(f"table{i}", (f"x{i}",), (f"x{i + 1}",), lookup, "Sigmoid") for i in range(length)]
     ops.append(Dequantize("dequantize", (f"x{length}",), ("out",)))
-    codes = [Tensor(f"x{i}", SHAPE, "int8", QParams(QType(8), np.float32(0.05), np.int32(-3))) for i in range(length + 1)]
+    codes = [Tensor(f"x{i}", SHAPE, "int8", QParams(QType(8), np.asarray(0.05, np.float32), np.asarray(-3, np.int32))) for i in range(length + 1)]
     tensors = [Tensor("in", SHAPE, "float32"), *codes, Tensor("out", SHAPE, "float32")]
     return Program(tuple(ops), {tensor.name: tensor for tensor in tensors}, ("in",), ("out",))
