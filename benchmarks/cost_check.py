@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from statistics import mean
 
-from cost_pricing import bundle_cycles, find_a76time
+from cost_pricing import pricer
 from provenance import WORK, shared, write_results
 
 from mpqc.pipeline import Options, compile_network
@@ -42,7 +42,7 @@ def check(name: str, bits: int) -> dict[str, object]:
     compiled = compile_network(shared(NETWORKS[name]), options, output=folder, progress=Progress(quiet=True))
     predicted = compiled.report.latency_us
     assert predicted is not None
-    priced = bundle_cycles(folder / "bundle", find_a76time()) / (load_target("cortex-a76").clock_hz or 1) * 1e6
+    priced = pricer().bundle(folder / "bundle") / (load_target("cortex-a76").clock_hz or 1) * 1e6
     floats = ", ".join(row.ops for row in compiled.report.floats) or "nothing"
     return {
         "network": name,
