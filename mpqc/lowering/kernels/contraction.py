@@ -19,7 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from mpqc.lowering.kernels import requant as requantization
-from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, flat, load, scratch, store
+from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, flat, load, scratch, splat, store, store_run
 from mpqc.lowering.kernels.kernel import Isa
 from mpqc.lowering.kernels.micro import Operand, Reduction, raised, sign_extended
 from mpqc.lowering.kernels.requant import Requant
@@ -52,8 +52,8 @@ class Strip:
         return self.rows * self.pitch + 16
 
 
-Unpack = Literal["none", "scratch", "register"]
-"""Where narrow weights become int8: nowhere, once for all tiles of a block, or again in each tile"""
+Unpack = Literal["none", "scratch", "register", "nested"]
+"""Where narrow weights become int8: nowhere, once for all tiles of a block, again in each tile, or there only in the sum (micro.py)"""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,14 @@ class _Emitter:
             column, columns = _span(block, blocks.columns, self.c.tile.columns, window.columns)
             source = self._source(image, row, rows, column)
             target = (image * window.rows + row) * window.columns + column
-            self._panels(tirx.floormod(task, blocks.splits), source, target, (rows, columns))
+            sums = self._reduction.input_sums(source) if self.c.unpack == "nested" else None
+            self._panels(tirx.floormod(task, blocks.splits), source, target, (rows, columns), sums)
+
+    @property
+    def _reduction(self) -> Reduction:
+        c = self.c
+        narrow = c.weight_bits if c.unpack in ("register", "nested") else 8
+        return Reduction(c.window, c.tile, c.isa, c.strip is not None, c.together, narrow, c.unpack == "nested")
 
     def _source(self, image: Expr, row: Expr, rows: Expr, column: Expr) -> Operand:
         """Where the first pixel of a block begins, after its padded copy has been made if it needs one."""
@@ -161,8 +168,8 @@ class _Emitter:
             with T.Else():
                 fill(padded, at, zero, strip.left + strip.middle + strip.right)
 
-    def _panels(self, split: Expr, source: Operand, target: Expr, size: tuple[Expr, Expr]) -> None:
-        """A share of all panels: unpack, then every tile of the block."""
+    def _panels(self, split: Expr, source: Operand, target: Expr, size: tuple[Expr, Expr], sums: Buffer | None) -> None:
+        """A share of all panels: unpack, then every tile of the block. sums: of the inputs of the one tile, for nested weights."""
         c = self.c
         total = c.groups * c.panels
         share = ceil(total / c.blocks.splits)
@@ -177,7 +184,7 @@ class _Emitter:
                 x = T.min(tx * c.tile.columns, size[1] - c.tile.columns)
                 pixel = source.at + group * c.group_depth + y * c.window.row_pitch + x * c.window.column_pitch
                 out = (target + y * c.window.columns + x) * c.output_channels + group * c.group_channels + first
-                self._tile(panel, start, Operand(source.buffer, pixel), w, out)
+                self._tile(panel, start, Operand(source.buffer, pixel), w, out, sums)
 
     def _start(self, panel: Expr) -> Operand:
         """Values that the accumulators of a tile begin with.
@@ -207,18 +214,19 @@ class _Emitter:
         unpacked = raised if self.c.requant.shift else sign_extended
         with T.serial(stored // 16) as word:
             packed = load(self.weights, panel * stored + word * 16, 16)
-            for field in range(fields):
-                store(wide, (word * fields + field) * 16, 16, unpacked(packed, field, bits))
+            store_run(wide, word * fields * 16, [unpacked(packed, field, bits) for field in range(fields)], self.c.isa)
         return Operand(wide, 0)
 
-    def _tile(self, panel: Expr, start: Operand, x: Operand, w: Operand, out: Expr) -> None:
+    def _tile(self, panel: Expr, start: Operand, x: Operand, w: Operand, out: Expr, sums: Buffer | None) -> None:
         c, width = self.c, self.c.tile.channels
         acc = scratch(c.tile.pixels * width, "int32")
         lanes = 4 if c.isa == "dotprod" else width
         with T.unroll(c.tile.pixels) as i, T.unroll(width // lanes) as j:
-            store(acc, i * width + j * lanes, lanes, load(start.buffer, start.at + j * lanes, lanes))
-        narrow = c.weight_bits if c.unpack == "register" else 8
-        Reduction(c.window, c.tile, c.isa, c.strip is not None, c.together, narrow).accumulate(acc, x, w)
+            first = load(start.buffer, start.at + j * lanes, lanes) if sums is None else splat(T.int32(0), lanes)
+            store(acc, i * width + j * lanes, lanes, first)
+        self._reduction.accumulate(acc, x, w)
+        if sums is not None:
+            self._reduction.separate(acc, sums, start)
         with T.unroll(c.tile.pixels) as i:
             codes = requantization.emit(c.requant, acc, i * width, width, (self.scale, panel * width), self.scalars)
             pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)

@@ -109,11 +109,11 @@ def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.nda
     """Weights, start values and multipliers, panel by panel."""
     width = c.tile.channels
     quads = split_segments(matrix, c.window.length)
-    starts = requantization.start_values(op.bias, c.requant)
+    starts, multipliers = requantization.start_values(op.bias, c.requant), requantization.scales(op.multiplier, c.requant)
     groups = [slice(g * c.group_channels, (g + 1) * c.group_channels) for g in range(c.groups)]
-    weights = np.concatenate([pack(quads[group], width, c.weight_bits, c.isa) for group in groups])
+    weights = np.concatenate([pack(quads[group], width, c.weight_bits, c.isa, nested=c.unpack == "nested") for group in groups])
     start = np.concatenate([take_panels(starts[group], width) for group in groups])
-    scale = np.concatenate([take_panels(op.multiplier.astype(np.float32)[group], width) for group in groups])
+    scale = np.concatenate([take_panels(multipliers[group], width) for group in groups])
     return weights, start, scale
 
 
@@ -126,9 +126,16 @@ def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | 
     if requants[1] is None or spec.weight_bits == 8:
         return plain
     shifted = replace(plain, name=plain.name.replace(requants[0].key, requants[1].key), requant=requants[1])
+    if _nests(plain):
+        return replace(shifted, name=f"{shifted.name}_nested", unpack="nested")
     if plain.tiles == 1 and _aligned(plain):
         return replace(shifted, name=f"{shifted.name}_register", unpack="register")
     return shifted if _deep(plain) else plain
+
+
+def _nests(c: Contraction) -> bool:
+    """Few pixels, read by every panel: the sum of each pixel's inputs costs next to nothing, and the fields of a byte share a quad."""
+    return c.tiles == 1 and c.groups == 1 and c.tile.channels // 4 % (8 // c.weight_bits) == 0
 
 
 def _aligned(c: Contraction) -> bool:
@@ -151,7 +158,7 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction
     wide = window.quads * 4 * tile.channels
     stored = ceil(wide * spec.weight_bits / 128) * 16
     cores = target.cores if spec.macs >= PARALLEL_MACS else 1
-    blocks = choose_blocks(window, tile, stored * panels * spec.groups, panels * spec.groups, cores)
+    blocks = choose_blocks(window, tile, wide * panels * spec.groups, panels * spec.groups, cores)
     strip = _strip(spec, blocks.rows) if padded else None
     _, height, width, depth = spec.input_shape
     images = 1 if spec.pointwise and not padded else spec.input_shape[0]

@@ -7,7 +7,7 @@ The accumulators are a buffer of under 1 KiB with constant indices, which LLVM t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
@@ -32,6 +32,12 @@ def raised(packed: Expr, field: int, width: int) -> Expr:
     return high if field == 0 else T.bitwise_and(high, splat(T.int8(-(1 << (8 - width))), 16))
 
 
+def lowest(packed: Expr, field: int, width: int) -> Expr:
+    """Fields 0 to `field` of each of 16 bytes: one instruction, none for the whole byte."""
+    kept = width * (field + 1)
+    return packed if kept == 8 else T.bitwise_and(packed, splat(T.int8((1 << kept) - 1), 16))
+
+
 def sign_extended(packed: Expr, field: int, width: int) -> Expr:
     """Field `field` of each of 16 bytes as an int8."""
     up = 8 - width * (field + 1)
@@ -52,6 +58,10 @@ class Reduction:
     """Products whose sum fits int16 (1, 2 or 4; portable code only)"""
     weight_bits: int = 8
     """Narrower than 8: weights are unpacked in registers, into the high bits of their bytes (2^(8 - bits) times their value)"""
+    nested: bool = False
+    """Or not quite: each sum holds those of the lower fields of its bytes as well, see `separate`"""
+    ones: bool = False
+    """All weights are one; none is read"""
 
     def accumulate(self, acc: Buffer, x: Operand, w: Operand) -> None:
         """Adds the whole reduction to `acc` [pixels, channels]. `x` is at the tile's first pixel, `w` at the panel's first byte."""
@@ -83,14 +93,18 @@ class Reduction:
         quad = scratch(pixels * 4, "int32")
         with T.unroll(pixels) as i:
             store(quad, i * 4, 4, bits(load(x.buffer, x.at + self._pixel(i), 16), "int32x4"))
+        if self.ones:
+            with T.unroll(count) as k:
+                self._dot(acc, quad, splat(T.int8(1), 16), 0, k + first)
+            return
         if self.weight_bits == 8:
             with T.unroll(count) as k, T.unroll(vectors) as j:
                 self._dot(acc, quad, load(w.buffer, w.at + (k * vectors + j) * 16, 16), j, k + first)
             return
-        fields = 8 // self.weight_bits
+        fields, part = 8 // self.weight_bits, lowest if self.nested else raised
         for n in range(count * vectors):
             packed = load(w.buffer, w.at + n // fields * 16, 16)
-            self._dot(acc, quad, raised(packed, n % fields, self.weight_bits), n % vectors, n // vectors + first)
+            self._dot(acc, quad, part(packed, n % fields, self.weight_bits), n % vectors, n // vectors + first)
 
     def _dot(self, acc: Buffer, quad: Buffer, weights: Expr, j: Expr, k: Expr) -> None:
         """Weights of four channels (vector j of the panel) times quad k of every pixel."""
@@ -98,6 +112,30 @@ class Reduction:
             at = (i * (self.tile.channels // 4) + j) * 4
             lane = bits(splat(quad[i * 4 + k], 4), "int8x16")
             store(acc, at, 4, neon("sdot.v4i32.v16i8", "int32x4", load(acc, at, 4), weights, lane))
+
+    def input_sums(self, x: Operand) -> Buffer:
+        """int32 [pixels, 4]: the sum of all inputs of each pixel that `accumulate` multiplies with weights, four times."""
+        sums = scratch(self.tile.pixels * 4, "int32")
+        with T.unroll(self.tile.pixels) as i:
+            store(sums, i * 4, 4, splat(T.int32(0), 4))
+        summing = replace(self, tile=replace(self.tile, channels=4), weight_bits=8, ones=True)
+        summing.accumulate(sums, x, Operand(x.buffer, 0))
+        return sums
+
+    def separate(self, acc: Buffer, sums: Buffer, start: Operand) -> None:
+        """Turns nested sums into `start` plus 2^(8 - bits) times the sum of codes times inputs. sums: what `input_sums` gave.
+
+        Field f of a byte b weighs 2^(bits f) and holds code + 2^(bits - 1), the highest one the code itself; `acc` sums fields 0 to f.
+        """
+        fields, bits, vectors = 8 // self.weight_bits, self.weight_bits, self.tile.channels // 4
+        for i in range(self.tile.pixels):
+            offset = T.shift_left(load(sums, i * 4, 4), splat(T.int32(7), 4))
+            for j in reversed(range(vectors)):
+                at, field = (i * vectors + j) * 4, j % fields
+                alone = load(acc, at, 4) - load(acc, at - 4, 4) if field else load(acc, at, 4)
+                if field < fields - 1:
+                    alone = T.shift_left(alone, splat(T.int32(8 - bits * (field + 1)), 4)) - offset
+                store(acc, at, 4, load(start.buffer, start.at + j * 4, 4) + alone)
 
     def _portable(self, acc: Buffer, x: Operand, w: Operand, first: int, count: int) -> None:
         """The same sum by widening multiplies, channels side by side; `together` products are added in int16 first."""

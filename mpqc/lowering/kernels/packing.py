@@ -34,11 +34,17 @@ def split_segments(weight: np.ndarray, length: int) -> np.ndarray:
     return padded.reshape(channels, -1, 4)
 
 
-def pack(quads: np.ndarray, width: int, bits: int, isa: Isa) -> np.ndarray:
-    """[O, quads, 4] int8 -> [panels, bytes] int8: panels of `width` channels, `bits` wide (8, 4 or 2)."""
+def pack(quads: np.ndarray, width: int, bits: int, isa: Isa, *, nested: bool = False) -> np.ndarray:
+    """[O, quads, 4] int8 -> [panels, bytes] int8: panels of `width` channels, `bits` wide (8, 4 or 2), see `nest`."""
     panels = take_panels(quads, width)
     ordered = panels.transpose((0, 2, 1, 3) if isa == "dotprod" else (0, 2, 3, 1))
-    return narrow(np.ascontiguousarray(ordered).reshape(panels.shape[0], -1), bits)
+    packed = narrow(np.ascontiguousarray(ordered).reshape(panels.shape[0], -1), bits)
+    return nest(packed, bits) if nested else packed
+
+
+def nest(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Packed words whose fields, all but the highest, hold code + 2^(bits - 1): a byte is a plain sum of its fields times powers of two."""
+    return packed ^ np.int8(sum(1 << (field * bits + bits - 1) for field in range(8 // bits - 1)))
 
 
 def narrow(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -41,7 +41,7 @@ class Requant:
     clamp: bool = False
     """Codes are bounded more tightly than int8"""
     shift: int = 0
-    """Accumulators hold 2^shift times the sum (narrow weights left in the high bits of their bytes)"""
+    """Accumulators hold 2^shift times the sum (narrow weights left in the high bits of their bytes), multipliers 2^-shift of the op's"""
 
     @property
     def key(self) -> str:
@@ -79,17 +79,26 @@ def shifted(plain: Requant, weight: np.ndarray, op: Conv | Gemm) -> Requant | No
     """`plain` for accumulators that hold 2^(8 - bits) times the sum; None where the code has no use for it or they could overflow."""
     shift = 8 - op.weight_bits
     least, most = accumulator_range(weight, op.bias)
-    fits = min(int(least.min(initial=0)), -int(most.max(initial=0))) << shift > -(2**31)
-    if shift == 0 or plain.form == "portable" or not fits:
+    largest = -min(int(least.min(initial=0)), -int(most.max(initial=0))) << shift
+    if shift == 0 or plain.form == "portable" or largest >= 2**31 or not _scales_exactly(op.multiplier):
         return None
-    return replace(plain, form="round" if plain.form == "float" else plain.form, shift=shift)
+    return replace(plain, form="round" if plain.form == "float" and largest >= 2**22 else plain.form, shift=shift)
+
+
+def _scales_exactly(multiplier: np.ndarray) -> bool:
+    """Multipliers far enough from float32's smallest, so that a power of two moves from them to the accumulator without a trace."""
+    return not np.any((multiplier != 0) & (np.abs(multiplier) < 2.0**-90))
 
 
 def start_values(bias: np.ndarray, requant: Requant) -> np.ndarray:
-    """What the accumulators start at: the bias, shifted; offset by MAGIC_BITS in the float form (int32 arithmetic wraps)."""
-    if requant.form != "float":
-        return (bias.astype(np.int64) << requant.shift).astype(np.int32)
-    return (bias.astype(np.int64) + MAGIC_BITS).astype(np.int32)
+    """What the accumulators start at: the bias, shifted; offset by MAGIC_BITS in the float form."""
+    shifted = bias.astype(np.int64) << requant.shift
+    return (shifted + MAGIC_BITS * (requant.form == "float")).astype(np.int32)
+
+
+def scales(multiplier: np.ndarray, requant: Requant) -> np.ndarray:
+    """float32 multipliers of what the accumulators hold."""
+    return np.ldexp(multiplier.astype(np.float32), -requant.shift)
 
 
 def scalars(zero_point: int, low: int, high: int, fill: int) -> np.ndarray:
@@ -133,8 +142,6 @@ def _real(requant: Requant, acc: Expr) -> Expr:
     """Four accumulators as float32."""
     if requant.form == "float":
         return bits(acc, "float32x4") - splat(T.float32(MAGIC), 4)
-    if requant.shift:
-        return neon("vcvtfxs2fp.v4f32.v4i32", "float32x4", acc, T.int32(requant.shift))
     return T.cast(acc, "float32x4")
 
 

@@ -87,7 +87,10 @@ def _panel_width(pixels: int, channels: int, target: KernelTarget) -> int:
 
 
 def choose_blocks(window: Window, tile: Tile, weight_bytes: int, panels: int, cores: int) -> Blocks:
-    """Blocks whose input fits L1, or L2 where reading the weights again would cost more; enough tasks for the cores."""
+    """Blocks whose input fits L1, or L2 where reading (and unpacking) the weights again would cost more; enough tasks for the cores.
+
+    weight_bytes: of the weights as int8, whatever they are stored in.
+    """
     budget = L2_BYTES if weight_bytes > LARGE_WEIGHTS else L1_BYTES
     if window.rows == 1:
         columns, count = _cut(window.columns, tile.columns, window.column_pitch, budget, cores)

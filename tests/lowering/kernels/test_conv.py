@@ -187,18 +187,24 @@ def test_what_has_no_kernel_is_refused_by_name(changes: dict[str, object], why: 
 @pytest.mark.emulator
 @pytest.mark.parametrize("bits", [4, 2])
 def test_narrow_weights_in_registers(bits: int, tmp_path: Path) -> None:
-    """One tile a block: unpacked as they are used, where the packed segments are aligned; in scratch where they are not or sums could overflow."""
+    """One tile a block: separated in the sums or unpacked as they are used; in scratch where segments are not aligned or sums could overflow."""
     specs = {
-        "register": [
+        "nested": [
             ConvSpec((1, 3, 3, 20), 40, (3, 3)),
             ConvSpec((1, 2, 2, 64), 33, (2, 2)),
-            ConvSpec((1, 4, 4, 16), 24, (3, 3)),
-            ConvSpec((1, 1, 1, 36), 9, (1, 1)),
+            ConvSpec((1, 1, 2, 33), 31, (1, 1)),
+            ConvSpec((1, 3, 3, 7), 17, (3, 3), pads=(1, 1, 0, 0), strides=(2, 2)),
         ],
-        "scratch": [ConvSpec((1, 5, 5, 12), 24, (3, 3), dilations=(2, 2)), ConvSpec((1, 9, 9, 16), 24, (3, 3))],
+        "register": [ConvSpec((1, 2, 4, 32), 40, (1, 1), groups=2), ConvSpec((1, 5, 5, 48), 24, (3, 3), dilations=(2, 2), groups=2)],
+        "scratch": [ConvSpec((1, 9, 9, 16), 24, (3, 3))],
     }
+    unaligned = ConvSpec((1, 5, 5, 24), 16, (3, 3), dilations=(2, 2), groups=2)
+    specs["scratch" if bits == 2 else "register"].append(unaligned)
     layers = {kind: [conv(replace(spec, weight_bits=bits), n) for n, spec in enumerate(group)] for kind, group in specs.items()}
-    assert all("_register" in layer.kernel("dotprod").name for layer in layers["register"])
-    huge = with_op(layers["register"][0], bias=np.full(40, 2**27 + 5, np.int32))
-    assert "_register" not in huge.kernel("dotprod").name
-    check([*layers["register"], *layers["scratch"], huge], "dotprod", A76, tmp_path)
+    kinds = {kind: [layer.kernel("dotprod").name for layer in group] for kind, group in layers.items()}
+    assert all(name.endswith("_nested") for name in kinds["nested"])
+    assert all(name.endswith("_register") for name in kinds["register"])
+    assert not any(name.endswith(("_nested", "_register")) for name in kinds["scratch"])
+    huge = with_op(layers["nested"][0], bias=np.full(40, 2**27 + 5, np.int32))
+    assert "_nested" not in huge.kernel("dotprod").name
+    check([*layers["nested"], *layers["register"], *layers["scratch"], huge], "dotprod", A76, tmp_path)

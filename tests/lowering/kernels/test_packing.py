@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpqc.lowering.kernels.packing import narrow, pack, panel_starts, products_together, split_segments, take_panels
+from mpqc.lowering.kernels.packing import narrow, nest, pack, panel_starts, products_together, split_segments, take_panels
 
 
 @given(channels=st.integers(1, 200), width=st.sampled_from([8, 16, 32]))
@@ -56,3 +56,13 @@ def test_products_together_never_overflow(weights: list[int]) -> None:
 )
 def test_products_together_at_the_edges(weights: list[int], count: int) -> None:
     assert products_together(np.array(weights, np.int8).reshape(1, 1, 4)) == count
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_a_nested_byte_is_the_sum_of_its_fields(bits: int) -> None:
+    fields = 8 // bits
+    codes = np.random.default_rng(1).integers(-(1 << (bits - 1)), 1 << (bits - 1), (2, 16 * fields)).astype(np.int8)
+    offset = np.array([1 << (bits - 1)] * (fields - 1) + [0])[:, None]
+    weights = (1 << bits * np.arange(fields))[:, None]
+    total = ((codes.reshape(2, fields, 16).astype(int) + offset) * weights).sum(axis=1)
+    np.testing.assert_array_equal(nest(narrow(codes, bits), bits), total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpqc.lowering.kernels.requant import Requant, accumulator_range, choose, scalars, start_values
+from mpqc.lowering.kernels.requant import Requant, accumulator_range, choose, scalars, scales, start_values
 from mpqc.program import Gemm
 
 
@@ -50,9 +50,13 @@ def test_parity_bounds_and_isa_are_part_of_the_choice() -> None:
 
 def test_shifted_sums_only_where_they_cannot_overflow() -> None:
     weight = np.full((8, 64), -8, np.int8)
-    assert choose(weight, gemm(weight, bits=4), 0, "dotprod")[1] == Requant("round", shift=4)
+    assert choose(weight, gemm(weight, bits=4), 0, "dotprod")[1] == Requant("float", shift=4)
+    assert choose(weight, gemm(weight, bits=4, bias=2**19), 0, "dotprod") == (Requant("float"), Requant("round", shift=4))
+    assert choose(weight, gemm(weight, bits=4, multiplier=1e-30), 0, "dotprod")[1] is None
     assert choose(weight, gemm(weight, bits=4, bias=2**27), 0, "dotprod")[1] is None
     assert start_values(np.array([3, -5], np.int32), Requant("round", shift=4)).tolist() == [48, -80]
+    assert start_values(np.array([3], np.int32), Requant("float", shift=4)).view(np.float32)[0] == np.float32(12582912.0 + 48)
+    assert scales(np.array([0.3, 7e-5], np.float32), Requant("round", shift=6)).tolist() == (np.array([0.3, 7e-5], np.float32) / 64).tolist()
 
 
 def test_constants() -> None:
