@@ -91,10 +91,11 @@ def read_plan(path: Path) -> Plan:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PlanError("cannot read the plan", where=str(path), why=str(error)) from error
-    return _parse(raw, str(path))
+    return parse_plan(raw, str(path))
 
 
-def _parse(raw: Any, where: str) -> Plan:
+def parse_plan(raw: Any, where: str) -> Plan:
+    """The plan that parsed JSON means. Raises PlanError, naming `where`, for anything that is not one."""
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         raise PlanError(f"schema_version is not {SCHEMA_VERSION}", where=where)
     fields = {key: value for key, value in raw.items() if key != "schema_version"}

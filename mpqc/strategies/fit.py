@@ -1,0 +1,130 @@
+"""FIT while training: moving averages of squared gradients at the latent weights, and the noise of each width over the range.
+
+FIT (Zandonati et al. 2023): S n with S = batch size x ||gradient of the mean loss||^2 (an estimate of the Fisher trace) and n = (r / (2^b - 1))^2, r
+the range. QBitOpt (Peters et al. 2023) evaluates it during training at the full-precision latent weights; the moving average's factor is not in
+what could be read of that paper. Weights are quantized a channel at a time here, so S and r are a channel's, and products are summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mpqc.calibration import moved_sites
+from mpqc.errors import DataError
+from mpqc.sensitivity_table import Sensitivities
+from mpqc.site import Site, SiteKind
+from mpqc.strategies.common import kept_buffers, widths_of
+
+if TYPE_CHECKING:
+    from mpqc.training.session import Session
+
+DECAY = 0.9
+"""Of the moving average, a measurement."""
+
+
+class MovingFit:
+    """S r^2 of every site, averaged over measurements."""
+
+    def __init__(self, session: Session, decay: float = DECAY) -> None:
+        self.session, self.decay = session, decay
+        repeated = moved_sites(session.table)
+        self.sites = [site for site in session.table.sites if site.name not in repeated]
+        self.average: dict[str, float] = {}
+        """Site -> sum of (1 - decay) decay^age x S r^2"""
+        self.weight = 0.0
+        """The same sum of ones: what the averages are divided by"""
+
+    def measure(self) -> None:
+        """Add the batch of this step. Raises DataError, naming the site, where a gradient is NaN or infinite."""
+        values = fit_terms(self.session, self.sites)
+        for name, value in values.items():
+            self.average[name] = self.decay * self.average.get(name, 0.0) + (1 - self.decay) * value
+        self.weight = self.decay * self.weight + (1 - self.decay)
+
+    def sensitivities(self) -> Sensitivities:
+        """S r^2 / (2^b - 1)^2 for every site at every width that it may get; 0 for sites that repeat another's values."""
+        values = {site.name: self._row(site) for site in self.session.table.sites}
+        return Sensitivities("fit", "Fisher trace x squared step", values, "training", self.session.network.digest)
+
+    def _row(self, site: Site) -> dict[int, float]:
+        mean = self.average.get(site.name, 0.0) / max(self.weight, 1e-30)
+        return {bits: mean / (2**bits - 1) ** 2 for bits in widths_of(self.session, site)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What load_state_dict takes."""
+        return {"average": dict(self.average), "weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.average = {str(name): float(value) for name, value in state["average"].items()}
+        self.weight = float(state["weight"])
+
+
+def fit_terms(session: Session, sites: list[Site]) -> dict[str, float]:
+    """Site -> S r^2 on the batch of this step, with latent weights and float activations; the same on every process."""
+    weights = {site.name: session.module.weight(site.name) for site in sites if site.kind is SiteKind.WEIGHT}
+    watched = frozenset(site.name for site in sites if site.kind is SiteKind.ACTIVATION)
+    root = session.module.root
+    with kept_buffers(root), session.module.floating(), _seen(session, watched) as seen, torch.enable_grad():
+        loss = session.loss(session.batch())
+        tensors = {**weights, **seen}
+        found = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
+    values = {}
+    for (name, value), gradient in zip(tensors.items(), found, strict=True):
+        site = session.table.by_name[name]
+        values[name] = 0.0 if gradient is None else _term(session, site, value.detach(), gradient)
+    return values
+
+
+def _term(session: Session, site: Site, value: Tensor, gradient: Tensor) -> float:
+    terms: Callable[..., Tensor] = _weight_term if site.kind is SiteKind.WEIGHT else _activation_term
+    result = float(terms(session, site, value.float(), gradient.float()))
+    if not torch.isfinite(torch.tensor(result)):
+        raise DataError("the gradient is NaN or infinite", where=site.name, hint="lower the learning rate, or check the data")
+    return result
+
+
+def _weight_term(session: Session, site: Site, value: Tensor, gradient: Tensor) -> Tensor:
+    rows = _rows(value, site.axis)
+    spread = rows.amax(1) - rows.amin(1)
+    traces = session.recipe.batch * _rows(session.mean(gradient), site.axis).square().sum(1)
+    return (traces * spread.square()).sum()
+
+
+def _activation_term(session: Session, site: Site, value: Tensor, gradient: Tensor) -> Tensor:
+    """Gradients of the mean loss hold 1/B of each sample's: B x their squared norm is the mean of the samples' squared norms."""
+    trace = value.shape[0] * gradient.square().sum()
+    low, high = torch.aminmax(value)
+    return session.mean(torch.stack([trace, (high - low).square()])).prod()
+
+
+def _rows(value: Tensor, axis: int | None) -> Tensor:
+    return value.reshape(1, -1) if axis is None else value.movedim(axis, 0).reshape(value.shape[axis], -1)
+
+
+@contextmanager
+def _seen(session: Session, sites: frozenset[str]) -> Iterator[dict[str, Tensor]]:
+    """The values that enter the quantizers of `sites` while the block runs, with gradients (the network's input too)."""
+    seen: dict[str, Tensor] = {}
+    handles = [module.register_forward_pre_hook(_watch(name, seen)) for name, module in session.module.quantizers.items() if name in sites]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watch(name: str, seen: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def watch(module: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        value: Tensor = values[0]
+        if not value.requires_grad:
+            value = value.detach().requires_grad_()
+        seen[name] = value
+        return (value, *values[1:])
+
+    return watch
