@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,8 @@ class Artifacts:
     module_bytes: int = 0
     constant_bytes: int = 0
     """Weights, tables and other constants inside the module, as stored"""
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """What the module needs while it runs, see runtime.description.Memory; empty for a cost-only target"""
     note: str = ""
 
 
@@ -51,8 +52,10 @@ def write_artifacts(program: Program, target: Target, workspace: Workspace, *, b
         build(lowered, partial)
     if target.llvm is not None and target.llvm.mtriple.startswith("aarch64"):
         _write_bundle(program, lowered, workspace, batches)
+    from mpqc.runtime.description import Description
+
     size = workspace.path("model.so").stat().st_size
-    return Artifacts(target.name, size, lowered.constant_bytes)
+    return Artifacts(target.name, size, lowered.constant_bytes, asdict(Description.parse(lowered.description).memory))
 
 
 def _write_bundle(program: Program, lowered: Any, workspace: Workspace, batches: Batches | None) -> None:
@@ -112,6 +115,7 @@ def _summary(program: Program, artifacts: Artifacts, model: Path) -> dict[str, A
         "floats": floats,
         "module_bytes": artifacts.module_bytes,
         "constant_bytes": artifacts.constant_bytes,
+        "memory": dict(artifacts.memory),
     }
 
 
@@ -128,7 +132,7 @@ def run_folder(folder: Path, arrays: Sequence[np.ndarray], *, emulate: bool, thr
     if emulate:
         from mpqc.runtime import run_emulated
 
-        return run_emulated(bundle, inputs, cpu=_cpu(bundle), threads=threads)
+        return run_emulated(bundle, inputs, threads=threads)
     return _run_on_host(folder, inputs, threads)
 
 
@@ -155,17 +159,6 @@ def _description(bundle: Path) -> Description:
 
     path = bundle / "model.json"
     return Description.parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
-
-
-def _cpu(bundle: Path) -> str:
-    """The CPU to emulate: that of the bundle's target, or all that the emulator has where the target's file is gone."""
-    from mpqc.targets import load_target
-
-    try:
-        target = load_target(str(json.loads((bundle / "model.json").read_text(encoding="utf-8"))["target"]))
-    except (KeyError, TypeError, UsageError):
-        return "max"
-    return target.qemu_cpu or "max"
 
 
 def _own_inputs(bundle: Path, description: Description) -> dict[str, np.ndarray]:

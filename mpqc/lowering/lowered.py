@@ -7,17 +7,18 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mpqc.lowering.arena import Arena
+from mpqc.lowering.launch import Launch, Slot
 from mpqc.lowering.steps import Call, Step
 
 if TYPE_CHECKING:
     from tvm import IRModule
 
-    from mpqc.lowering.emit import Called
     from mpqc.lowering.layout import Layout
     from mpqc.program import Program
     from mpqc.targets import Target
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Lowered:
     target: Target
     steps: tuple[Step, ...]
     layout: Layout
-    calls: tuple[Called, ...]
+    calls: tuple[Launch, ...]
+    arena: Arena
     floats: tuple[Kept, ...]
     description: str
-    """JSON: inputs, outputs (name, file, shape, dtype) and the kernel calls in order"""
+    """JSON: inputs, outputs (name, file, shape, dtype), the kernel calls in order, and where in memory all of it lies"""
 
     @property
     def constant_bytes(self) -> int:
@@ -54,18 +56,30 @@ class Lowered:
         return tuple(step for step in self.steps if isinstance(step, Call) and step.op.startswith("layout of "))
 
 
-def describe(program: Program, calls: tuple[Called, ...], target: Target) -> str:
-    """The description of a module, as JSON."""
+def describe(program: Program, launches: tuple[Launch, ...], outputs: tuple[Slot, ...], arena: Arena, target: Target) -> str:
+    """The description of a module, as JSON.
+
+    An argument is [home, place, dtype, shape]; place is an index for inputs and constants and an offset in bytes for tensors of the arena.
+    """
     files = file_names((*program.inputs, *program.outputs))
     values = {
         "schema_version": SCHEMA_VERSION,
         "name": program.name,
         "target": target.name,
         "inputs": [_value(program, name, files) for name in program.inputs],
-        "outputs": [_value(program, name, files) for name in program.outputs],
-        "ops": [{"name": call.op, "kernel": call.kernel, "macs": call.macs} for call in calls],
+        "outputs": [_value(program, name, files) | {"memory": _argument(slot, arena)} for name, slot in zip(program.outputs, outputs, strict=True)],
+        "memory": {"arena_bytes": arena.nbytes, "live_bytes": arena.live_bytes, "workspace_bytes": arena.workspace_bytes},
+        "ops": [
+            {"name": call.op, "kernel": call.kernel, "macs": call.macs, "arguments": [_argument(slot, arena) for slot in call.arguments]}
+            for call in launches
+        ],
     }
     return json.dumps(values)
+
+
+def _argument(slot: Slot, arena: Arena) -> list[object]:
+    place = arena.offsets[slot.index] if slot.home == "tensor" else slot.index
+    return [slot.home, place, slot.dtype, list(slot.shape)]
 
 
 def _value(program: Program, name: str, files: dict[str, str]) -> dict[str, object]:

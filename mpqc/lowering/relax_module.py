@@ -1,4 +1,4 @@
-"""The lowering on one screen: compose moves, plan the layout, choose kernels, emit Relax."""
+"""The lowering on one screen: compose moves, plan the layout, choose kernels, emit launches, plan the memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tvm
 from tvm import relax
 
 from mpqc.errors import TargetError
+from mpqc.lowering.arena import plan_arena
 from mpqc.lowering.emit import Emitter
 from mpqc.lowering.kernels.kernel import KernelTarget
 from mpqc.lowering.layout import plan_layout
@@ -24,12 +25,13 @@ def lower_program(program: Program, target: Target) -> Lowered:
     program = compose_moves(program)
     layout = plan_layout(program)
     steps = plan_steps(program, layout, kernel_target(target))
-    emitter = Emitter(program)
-    module = emitter.emit(steps)
-    calls = tuple(emitter.calls)
-    description = describe(program, calls, target)
+    emitter = Emitter(program, target.cores)
+    outputs = emitter.emit(steps)
+    launches = tuple(emitter.launches)
+    arena = plan_arena(launches, outputs)
+    description = describe(program, launches, outputs, arena, target)
     floats = tuple(Kept(op.name, op.op_types, op.reason) for op in program.ops if isinstance(op, Float))
-    return Lowered(_described(module, description), target, steps, layout, calls, floats, description)
+    return Lowered(_module(emitter, description), target, steps, layout, launches, arena, floats, description)
 
 
 def kernel_target(target: Target) -> KernelTarget:
@@ -37,10 +39,19 @@ def kernel_target(target: Target) -> KernelTarget:
     return KernelTarget(isa="dotprod" if target.has_dotprod else "generic", cores=target.cores)
 
 
-def _described(module: tvm.IRModule, description: str) -> tvm.IRModule:
-    """`module` with a function that returns its description as bytes, so that model.so needs no file beside it."""
-    text = relax.const(tvm.runtime.tensor(np.frombuffer(description.encode(), np.uint8).copy()))
-    builder = relax.BlockBuilder(module)
+def _module(emitter: Emitter, description: str) -> tvm.IRModule:
+    """All kernels, and two functions that are called once at load: `constants` returns them, `describe` what the module is, as bytes."""
+    builder = relax.BlockBuilder()
+    for namesakes in emitter.functions.values():
+        for function in namesakes:
+            builder.add_func(function.func.with_attr("global_symbol", function.symbol), function.symbol)
+    text = np.frombuffer(description.encode(), np.uint8)
     with builder.function("describe", []):
-        builder.emit_func_output(builder.emit(text))
+        builder.emit_func_output(builder.emit(_constant(text)))
+    with builder.function("constants", []):
+        builder.emit_func_output(builder.emit(relax.Tuple([_constant(values) for values in emitter.constants])))
     return builder.get()
+
+
+def _constant(values: np.ndarray) -> relax.Expr:
+    return relax.const(tvm.runtime.tensor(values.copy()))

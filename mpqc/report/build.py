@@ -58,6 +58,7 @@ def build_report(
         layers=layer_rows(table, plan, program, cost_model),
         floats=float_rows(program),
         sizes=count_sizes(table, plan, cost_model, files),
+        memory=artifacts.memory,
         latency_us=latency,
         latency_origin=cost_model.origin,
         int8_latency_us=None if latency is None else int8_latency(table, cost_model),

@@ -99,6 +99,8 @@ class Report:
     quality: tuple[Quality, ...] = ()
     accuracy: Accuracy | None = None
     accumulators: tuple[AccumulatorRow, ...] = ()
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that the program needs while it runs: arena_bytes, live_bytes, workspace_bytes; empty for a cost-only target"""
     int8_latency_us: float | None = None
     """Prediction for all weights and activations at 8 bits; None without a latency table or 8-bit kernels"""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -68,6 +68,7 @@ def totals(report: Report) -> list[str]:
     lines = _outcome(report.uses, report.proof)
     sizes = report.sizes
     lines.append(f"weights: float {sizes.float_bytes:,} B, all int8 {sizes.int8_bytes:,} B, this plan {sizes.plan_bytes:,} B")
+    lines += memory_lines(report)
     if report.latency_us is not None:
         int8 = "" if report.int8_latency_us is None else f", all int8 {report.int8_latency_us / 1e3:.3f} ms"
         lines.append(f"latency: {report.latency_us / 1e3:.3f} ms{int8} predicted ({report.latency_origin})")
@@ -76,6 +77,14 @@ def totals(report: Report) -> list[str]:
         accuracy = report.accuracy
         lines.append(f"accuracy on {accuracy.samples} samples: float {accuracy.float_percent:.2f} %, integer {accuracy.integer_percent:.2f} %")
     return lines + accumulator_lines(report) + [f"note: {note}" for note in report.notes]
+
+
+def memory_lines(report: Report) -> list[str]:
+    """What runs needs besides weights, in one line; none where there is no program."""
+    if not report.memory:
+        return []
+    arena, live, workspace = (report.memory[key] for key in ("arena_bytes", "live_bytes", "workspace_bytes"))
+    return [f"memory while running: one arena of {arena:,} B (activations live together {live:,} B, largest scratch {workspace:,} B)"]
 
 
 def accumulator_lines(report: Report) -> list[str]:

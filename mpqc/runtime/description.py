@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,19 +23,56 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Argument:
+    """A value as a kernel sees it. `home`: input, constant (`place` is its index) or tensor (`place` is its offset in the arena)."""
+
+    home: str
+    place: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call."""
+
+    kernel: str
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a module needs while it runs, in bytes."""
+
+    arena_bytes: int
+    """The one block that is allocated at load, for everything between inputs and constants"""
+    live_bytes: int
+    """Most bytes of activations that are live at once"""
+    workspace_bytes: int
+    """The largest scratch memory of a kernel"""
+
+
+@dataclass(frozen=True)
 class Description:
-    """Inputs and outputs of a module."""
+    """Inputs and outputs of a module, and how it is run."""
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    results: tuple[Argument, ...]
+    """Where the outputs are after the last launch"""
+    launches: tuple[Launch, ...]
+    memory: Memory
 
     @classmethod
     def parse(cls, text: str, where: str = "model.json") -> Description:
         """Reads what the module's function `describe` returned. Raises RunError for anything else."""
         try:
             values = json.loads(text)
-            return cls(*(tuple(_value(row) for row in values[key]) for key in ("inputs", "outputs")))
-        except (ValueError, KeyError, TypeError) as error:
+            inputs, outputs = (tuple(_value(row) for row in values[key]) for key in ("inputs", "outputs"))
+            results = tuple(_argument(row["memory"]) for row in values["outputs"])
+            launches = tuple(Launch(str(op["kernel"]), tuple(_argument(row) for row in op["arguments"])) for op in values["ops"])
+            return cls(inputs, outputs, results, launches, Memory(**{name: int(size) for name, size in values["memory"].items()}))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError("is not the description of an mpqc module", where=where, why=str(error)) from error
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> int:
@@ -57,6 +95,11 @@ def _value(row: Mapping[str, object]) -> Value:
     if not isinstance(shape, list):
         raise TypeError("shape is not a list")
     return Value(str(row["name"]), str(row["file"]), tuple(int(extent) for extent in shape), str(row["dtype"]))
+
+
+def _argument(row: Sequence[Any]) -> Argument:
+    home, place, dtype, shape = row
+    return Argument(str(home), int(place), str(dtype), tuple(int(extent) for extent in shape))
 
 
 def _samples(value: Value, inputs: Mapping[str, np.ndarray]) -> int:

@@ -36,14 +36,11 @@ ffi::Any Call(const ffi::Function& function, const Args&... arguments) {
   return CallPacked(function, packed, sizeof...(Args));
 }
 
-struct Allocator {
-  void AllocData(DLTensor* t) {
-    size_t bytes = (t->dtype.bits + 7) / 8;
-    for (int i = 0; i < t->ndim; i++) bytes *= static_cast<size_t>(t->shape[i]);
-    t->data = std::aligned_alloc(64, (bytes + 127) / 64 * 64);
-  }
-  void FreeData(DLTensor* t) { std::free(t->data); }
-};
+inline void* Allocate(size_t bytes) {
+  void* memory = std::aligned_alloc(64, (bytes + 127) / 64 * 64);
+  if (!memory) throw std::runtime_error("out of memory: " + std::to_string(bytes) + " bytes");
+  return memory;
+}
 
 struct Spec {
   std::string name, file, dtype;
@@ -56,7 +53,33 @@ struct Spec {
   }
 };
 
-// The compiled module: its functions and what it says of itself.
+// A kernel and what it is called with, all of it made at load: a call reads only what lies here.
+class Launch {
+ public:
+  Launch(ffi::Function function, size_t arguments) : function_(std::move(function)), tensors_(arguments), shapes_(arguments), values_(arguments) {}
+
+  void Set(size_t i, void* data, const std::string& dtype, std::vector<int64_t> shape) {
+    shapes_[i] = std::move(shape);
+    tensors_[i] = DLTensor{data, {kDLCPU, 0}, static_cast<int>(shapes_[i].size()), ffi::StringToDLDataType(dtype), shapes_[i].data(), nullptr, 0};
+    values_[i] = TVMFFIAny{};
+    values_[i].type_index = ffi::TypeIndex::kTVMFFIDLTensorPtr;
+    values_[i].v_ptr = &tensors_[i];
+  }
+
+  void Run() const {
+    TVMFFIAny result{};
+    void* handle = const_cast<ffi::Object*>(static_cast<const ffi::Object*>(function_.get()));
+    if (TVMFFIFunctionCall(handle, values_.data(), static_cast<int32_t>(values_.size()), &result)) throw ffi::detail::MoveFromSafeCallRaised();
+  }
+
+ private:
+  ffi::Function function_;
+  std::vector<DLTensor> tensors_;
+  std::vector<std::vector<int64_t>> shapes_;
+  mutable std::vector<TVMFFIAny> values_;
+};
+
+// The compiled module: what it says of itself, its memory, and its kernels in order. After the constructor nothing is allocated any more.
 class Model {
  public:
   explicit Model(const std::string& path) {
@@ -64,31 +87,34 @@ class Model {
     if (!fs::is_regular_file(path, error)) throw std::runtime_error(path + ": no such file");
     // A path without a slash would be looked up as a library name.
     lib_ = Call(Global("ffi.ModuleLoadFromFile"), ffi::String(fs::absolute(path).string())).cast<ffi::Module>();
-    vm_ = Call(Member(lib_.value(), "vm_load_executable")).cast<ffi::Module>();
+    ffi::Module vm = Call(Member(lib_.value(), "vm_load_executable")).cast<ffi::Module>();
     const int pooled = 2;
-    Call(Get("vm_initialization"), static_cast<int>(kDLCPU), 0, pooled, static_cast<int>(kDLCPU), 0, pooled);
-    main_ = Get("main");
-    auto text = Call(Get("describe")).cast<ffi::Tensor>();
+    Call(Member(vm, "vm_initialization"), static_cast<int>(kDLCPU), 0, pooled, static_cast<int>(kDLCPU), 0, pooled);
+    auto text = Call(Member(vm, "describe")).cast<ffi::Tensor>();
     ffi::String error_text;
     std::string json(static_cast<const char*>(text.data_ptr()), static_cast<size_t>(text.numel()));
     about_ = ffi::json::Parse(json, &error_text).cast<ffi::json::Object>();
+    constants_ = Call(Member(vm, "constants")).cast<ffi::Array<ffi::Tensor>>();
     inputs = Specs("inputs");
     outputs = Specs("outputs");
-    for (const ffi::Any& op : about_["ops"].cast<ffi::json::Array>()) ops.push_back(op.cast<ffi::json::Object>());
+    arena_bytes = about_["memory"].cast<ffi::json::Object>()["arena_bytes"].cast<int64_t>();
+    arena_ = static_cast<char*>(Allocate(static_cast<size_t>(arena_bytes)));
+    for (const Spec& spec : inputs) memory_.push_back(Allocate(spec.bytes()));
+    for (const ffi::Any& output : about_["outputs"].cast<ffi::json::Array>()) results_.push_back(Place(output.cast<ffi::json::Object>()["memory"].cast<ffi::json::Array>()));
+    for (const ffi::Any& op : about_["ops"].cast<ffi::json::Array>()) AddLaunch(op.cast<ffi::json::Object>());
   }
 
-  ffi::Function Get(const char* name) { return Member(vm_.value(), name); }
+  void* Input(size_t i) const { return memory_[i]; }
+  const void* Output(size_t i) const { return results_[i]; }
 
-  std::vector<ffi::Tensor> Run(const std::vector<ffi::AnyView>& arguments) {
-    ffi::Any result = CallPacked(main_, arguments.data(), arguments.size());
-    if (auto one = result.try_cast<ffi::Tensor>()) return {*one};
-    std::vector<ffi::Tensor> all;
-    for (const ffi::Any& item : result.cast<ffi::Array<ffi::Any>>()) all.push_back(item.cast<ffi::Tensor>());
-    return all;
+  void Run() const {
+    for (const Launch& launch : launches) launch.Run();
   }
 
   std::vector<Spec> inputs, outputs;
   std::vector<ffi::json::Object> ops;
+  std::vector<Launch> launches;
+  int64_t arena_bytes = 0;
 
  private:
   static ffi::Function Global(const char* name) {
@@ -97,24 +123,50 @@ class Model {
     return *f;
   }
 
-  static ffi::Function Member(const ffi::Module& module, const char* name) {
+  static ffi::Function Member(const ffi::Module& module, const std::string& name) {
     auto f = Call(Global("ffi.ModuleGetFunction"), module, ffi::String(name), true).try_cast<ffi::Function>();
-    if (!f || f->get() == nullptr) throw std::runtime_error(std::string("the model has no function ") + name + ": it was not made by mpqc");
+    if (!f || f->get() == nullptr) throw std::runtime_error("the model has no function " + name + ": it was not made by mpqc");
     return *f;
+  }
+
+  // [home, place, dtype, shape], see mpqc/lowering/lowered.py.
+  void* Place(const ffi::json::Array& argument) const {
+    std::string home = argument[0].cast<std::string>();
+    auto place = static_cast<size_t>(argument[1].cast<int64_t>());
+    if (home == "tensor") return arena_ + place;
+    return home == "input" ? memory_.at(place) : constants_[static_cast<int64_t>(place)].data_ptr();
+  }
+
+  void AddLaunch(const ffi::json::Object& op) {
+    auto arguments = op["arguments"].cast<ffi::json::Array>();
+    Launch launch(Member(lib_.value(), op["kernel"].cast<std::string>()), arguments.size());
+    for (size_t i = 0; i < arguments.size(); i++) {
+      auto argument = arguments[static_cast<int64_t>(i)].cast<ffi::json::Array>();
+      launch.Set(i, Place(argument), argument[2].cast<std::string>(), Shape(argument[3]));
+    }
+    launches.push_back(std::move(launch));
+    ops.push_back(op);
+  }
+
+  static std::vector<int64_t> Shape(const ffi::Any& extents) {
+    std::vector<int64_t> shape;
+    for (const ffi::Any& d : extents.cast<ffi::json::Array>()) shape.push_back(d.cast<int64_t>());
+    return shape;
   }
 
   std::vector<Spec> Specs(const char* key) {
     std::vector<Spec> specs;
     for (const ffi::Any& any : about_[key].cast<ffi::json::Array>()) {
       auto o = any.cast<ffi::json::Object>();
-      Spec spec{o["name"].cast<std::string>(), o["file"].cast<std::string>(), o["dtype"].cast<std::string>(), {}};
-      for (const ffi::Any& d : o["shape"].cast<ffi::json::Array>()) spec.shape.push_back(d.cast<int64_t>());
-      specs.push_back(spec);
+      specs.push_back({o["name"].cast<std::string>(), o["file"].cast<std::string>(), o["dtype"].cast<std::string>(), Shape(o["shape"])});
     }
     return specs;
   }
 
-  ffi::Optional<ffi::Module> lib_, vm_;
-  ffi::Function main_{nullptr};
+  ffi::Optional<ffi::Module> lib_;
   ffi::json::Object about_;
+  ffi::Array<ffi::Tensor> constants_;
+  char* arena_ = nullptr;
+  std::vector<void*> memory_;
+  std::vector<void*> results_;
 };

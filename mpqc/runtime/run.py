@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpqc.errors import RunError, ToolMissingError
+from mpqc.errors import RunError, ToolMissingError, UsageError
 from mpqc.runtime.description import Description
 
 SYSROOT = Path("/usr/aarch64-linux-gnu")
@@ -23,28 +24,20 @@ def run_host(module: str | Path, inputs: Mapping[str, np.ndarray], *, threads: i
 
     Raises RunError (no such file, built for another machine, not an mpqc module) or DataError (inputs that do not fit).
     """
-    import tvm
-    from tvm import relax
+    from mpqc.runtime.host import HostModule
 
-    path = Path(module).resolve()  # a name without a slash would be looked up as a system library
-    if not path.is_file():
-        raise RunError("no such file", where=str(path))
-    try:
-        machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
-        text = machine["describe"]().numpy().tobytes().decode()
-    except (RuntimeError, OSError, AttributeError, ValueError) as error:
-        raise RunError("is not an mpqc module for this machine", where=str(path), why=str(error).splitlines()[-1]) from error
-    description = Description.parse(text, str(path))
-    samples = description.check(inputs)
-    tvm.get_global_func("runtime.config_threadpool")(1, threads)
-    rows = [_call(machine, _sample(description, inputs, samples, index)) for index in range(samples)]
-    return {value.name: _stack([row[at] for row in rows]) for at, value in enumerate(description.outputs)}
+    model = HostModule.load(Path(module), threads)
+    samples = model.description.check(inputs)
+    rows = [model.run(_sample(model.description, inputs, samples, index)) for index in range(samples)]
+    return {value.name: _stack([row[at] for row in rows]) for at, value in enumerate(model.description.outputs)}
 
 
 def run_emulated(
-    bundle: str | Path, inputs: Mapping[str, np.ndarray], *, cpu: str = "cortex-a76", threads: int = 1, seconds: float | None = None
+    bundle: str | Path, inputs: Mapping[str, np.ndarray], *, cpu: str | None = None, threads: int = 1, seconds: float | None = None
 ) -> dict[str, np.ndarray]:
     """Outputs of a bundle's model under qemu-aarch64, by tensor name; stacked samples run in one emulator process.
+
+    `cpu` is the core that is emulated, by qemu's name; None: that of the bundle's target.
 
     Raises ToolMissingError (no emulator or AArch64 C library), RunError (crash, timeout after `seconds`) or DataError (inputs that do not fit).
     """
@@ -61,9 +54,9 @@ def run_emulated(
         return {value.name: np.load(made / value.file, allow_pickle=False) for value in description.outputs}
 
 
-def emulate(bundle: Path, arguments: Sequence[object], *, cpu: str = "cortex-a76", seconds: float | None = None) -> str:
+def emulate(bundle: Path, arguments: Sequence[object], *, cpu: str | None = None, seconds: float | None = None) -> str:
     """Standard output of the bundle's runner under qemu-aarch64. Raises ToolMissingError or RunError."""
-    command = [*emulator(cpu), str(bundle / "bin" / "mpqc-runner"), "--model", str(bundle / "model.so"), *map(str, arguments)]
+    command = [*emulator(cpu or target_cpu(bundle)), str(bundle / "bin" / "mpqc-runner"), "--model", str(bundle / "model.so"), *map(str, arguments)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired as error:
@@ -81,6 +74,17 @@ def emulator(cpu: str) -> list[str]:
     if not (SYSROOT / "lib" / "libstdc++.so.6").exists():
         raise ToolMissingError("the AArch64 C and C++ libraries are missing", where=str(SYSROOT), hint=APT)
     return [program, "-cpu", cpu, "-L", str(SYSROOT)]
+
+
+def target_cpu(bundle: Path) -> str:
+    """The CPU to emulate: that of the bundle's target, or all that the emulator has where the target's file is gone."""
+    from mpqc.targets import load_target
+
+    try:
+        target = load_target(str(json.loads((bundle / "model.json").read_text(encoding="utf-8"))["target"]))
+    except (ValueError, KeyError, TypeError, UsageError):
+        return "max"
+    return target.qemu_cpu or "max"
 
 
 def read_description(bundle: Path) -> Description:
@@ -108,14 +112,6 @@ def _sample(description: Description, inputs: Mapping[str, np.ndarray], samples:
         array = np.ascontiguousarray(inputs[value.name])
         rows.append(array if samples == 1 or array.shape == value.shape else array.reshape(samples, *value.shape)[index])
     return rows
-
-
-def _call(machine: object, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    import tvm
-
-    results = machine["main"](*(tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays))  # type: ignore[index]
-    single = isinstance(results, tvm.runtime.Tensor)
-    return [result.numpy() for result in ([results] if single else results)]
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:

@@ -189,46 +189,24 @@ ffi::json::Object Summary(std::vector<double> us) {
 
 double Microseconds(Clock::time_point from) { return std::chrono::duration<double, std::micro>(Clock::now() - from).count(); }
 
-// Mean time of every kernel call, in call order.
-class Profiler {
- public:
-  void Attach(Model& model) {
-    auto hook = [this](ffi::PackedArgs args, ffi::Any* result) {
-      *result = 0;  // 0: go on with the call
-      std::string symbol = args[1].cast<std::string>();
-      if (symbol.rfind("vm.builtin", 0) == 0) return;
-      if (args[2].cast<bool>()) {
-        start_ = Clock::now();
-        return;
-      }
-      double us = Microseconds(start_);
-      if (at_ == calls_.size()) calls_.push_back({symbol, 0});
-      calls_[at_++].second += us;
-    };
-    Call(model.Get("set_instrument"), ffi::Function::FromPacked(hook));
-  }
-
-  void Rewind() { at_ = 0; }
-
-  ffi::json::Array Table(const Model& model, int runs) const {
-    ffi::json::Array table;
-    bool named = model.ops.size() == calls_.size();
-    for (size_t i = 0; i < calls_.size(); i++) {
-      ffi::json::Object row;
-      row.Set(ffi::String("kernel"), ffi::String(calls_[i].first));
-      row.Set(ffi::String("us"), calls_[i].second / runs);
-      if (named) row.Set(ffi::String("op"), ffi::json::Object(model.ops[i])["name"]);
-      if (named) row.Set(ffi::String("macs"), ffi::json::Object(model.ops[i])["macs"]);
-      table.push_back(row);
+// Mean time of every kernel call over `runs` runs, in call order.
+ffi::json::Array Profile(const Model& model, int runs) {
+  std::vector<double> us(model.launches.size());
+  for (int run = 0; run < runs; run++)
+    for (size_t i = 0; i < us.size(); i++) {
+      auto start = Clock::now();
+      model.launches[i].Run();
+      us[i] += Microseconds(start);
     }
-    return table;
+  ffi::json::Array table;
+  for (size_t i = 0; i < us.size(); i++) {
+    ffi::json::Object row;
+    for (const char* key : {"kernel", "name", "macs"}) row.Set(ffi::String(std::string(key) == "name" ? "op" : key), model.ops[i][key]);
+    row.Set(ffi::String("us"), us[i] / runs);
+    table.push_back(row);
   }
-
- private:
-  Clock::time_point start_;
-  size_t at_ = 0;
-  std::vector<std::pair<std::string, double>> calls_;
-};
+  return table;
+}
 
 std::string Line(const std::string& path) {
   std::ifstream file(path);
@@ -258,13 +236,10 @@ int Main(const Options& o) {
   int64_t samples = 1;
   std::vector<npy::Array> given = ReadInputs(o, model.inputs, &samples);
 
-  std::vector<ffi::Tensor> tensors;
-  for (const Spec& s : model.inputs) tensors.push_back(ffi::Tensor::FromNDAlloc(Allocator(), ffi::Shape(s.shape.begin(), s.shape.end()), ffi::StringToDLDataType(s.dtype), DLDevice{kDLCPU, 0}));
-  std::vector<ffi::AnyView> arguments(tensors.begin(), tensors.end());
   auto load = [&](int64_t sample) {
-    for (size_t i = 0; i < tensors.size(); i++) {
+    for (size_t i = 0; i < model.inputs.size(); i++) {
       size_t bytes = model.inputs[i].bytes(), offset = given[i].data.size() == bytes ? 0 : bytes * static_cast<size_t>(sample);
-      std::memcpy(tensors[i].data_ptr(), given[i].data.data() + offset, bytes);
+      std::memcpy(model.Input(i), given[i].data.data() + offset, bytes);
     }
   };
 
@@ -275,37 +250,30 @@ int Main(const Options& o) {
     else if (samples > 1) results.back().shape = {samples};
   }
   std::vector<double> us;
+  us.reserve(static_cast<size_t>(samples == 1 ? o.repeat : samples));
   load(0);
-  for (int i = 0; i < o.warmup && samples == 1; i++) model.Run(arguments);
+  for (int i = 0; i < o.warmup && samples == 1; i++) model.Run();
   for (int64_t sample = 0; sample < samples; sample++) {
     load(sample);
-    std::vector<ffi::Tensor> out;
     for (int i = 0; i < (samples == 1 ? o.repeat : 1); i++) {
       auto start = Clock::now();
-      out = model.Run(arguments);
+      model.Run();
       us.push_back(Microseconds(start));
     }
-    for (size_t i = 0; i < out.size(); i++) std::memcpy(results[i].data.data() + model.outputs[i].bytes() * static_cast<size_t>(sample), out[i].data_ptr(), model.outputs[i].bytes());
+    for (size_t i = 0; i < results.size(); i++) std::memcpy(results[i].data.data() + model.outputs[i].bytes() * static_cast<size_t>(sample), model.Output(i), model.outputs[i].bytes());
   }
 
   ffi::json::Object report;
   report.Set(ffi::String("schema_version"), 1);
   report.Set(ffi::String("threads"), o.threads);
   report.Set(ffi::String("samples"), samples);
+  report.Set(ffi::String("arena_bytes"), model.arena_bytes);
   report.Set(ffi::String("microseconds"), Summary(us));
   report.Set(ffi::String("machine"), Machine());
   bool finite = true;
   for (const npy::Array& array : results) finite = finite && FirstNotFinite(array) < 0;
   report.Set(ffi::String("outputs_finite"), finite);
-  Profiler profiler;
-  if (o.profile) {
-    profiler.Attach(model);
-    for (int i = 0; i < o.repeat; i++) {
-      profiler.Rewind();
-      model.Run(arguments);
-    }
-    report.Set(ffi::String("profile"), profiler.Table(model, o.repeat));
-  }
+  if (o.profile) report.Set(ffi::String("profile"), Profile(model, o.repeat));
   bool good = true;
   if (!o.output.empty()) WriteOutputs(o, model.outputs, results);
   if (!o.expected.empty()) report.Set(ffi::String("difference"), Compare(o, model.outputs, results, &good));

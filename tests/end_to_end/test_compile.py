@@ -60,6 +60,15 @@ def report(compiled: mpqc.Compiled) -> dict:
     return json.loads((compiled.output / "report.json").read_text())
 
 
+def test_the_arena_is_what_the_plan_counted(compiled: mpqc.Compiled, report: dict) -> None:
+    """Activations live together: what the allocator counts from the graph is what the program's memory plan finds among its launches."""
+    planned = next(use["used"] for use in report["uses"] if use["resource"] == "peak_memory")
+    memory = report["memory"]
+    assert memory == json.loads((compiled.output / "bundle" / "model.json").read_text())["memory"]
+    assert memory["live_bytes"] == planned
+    assert planned <= memory["arena_bytes"] <= planned + memory["workspace_bytes"] + 64 * 8
+
+
 def test_every_file_is_there_and_says_its_version(compiled: mpqc.Compiled) -> None:
     assert {path.name for path in compiled.output.iterdir()} >= FILES
     assert {path.name for path in (compiled.output / "bundle").iterdir()} >= {"bin", "lib", "inputs", "expected", "model.so", "model.json", "run.sh"}
