@@ -13,7 +13,7 @@ from mpqc.errors import LoweringError
 from mpqc.lowering.launch import Launch, Slot
 from mpqc.lowering.region import Region as FloatRegion
 from mpqc.lowering.steps import Call, Region, Step, View
-from mpqc.lowering.workspace import plan_workspace
+from mpqc.lowering.scratch import plan_workspace
 from mpqc.program import Program
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,5 +58,5 @@ def test_live_tensors_never_overlap(parts: list[tuple[int, int, int]]) -> None:
 def test_a_chain_needs_no_more_than_its_largest_neighbours() -> None:
     sizes = [64, 640, 320, 1280, 64, 640]
     made = [tensor(index, size) for index, size in enumerate(sizes)]
-    launches = [launch([before], after) for before, after in zip(made, made[1:], strict=False)]
+    launches = [launch([before], after) for before, after in itertools.pairwise(made)]
     assert plan_arena(launches, (made[-1],)).nbytes == 1280 + 320

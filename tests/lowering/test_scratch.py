@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mpqc.lowering.kernels.tir import Param, function, load, store
-from mpqc.lowering.workspace import STACK, plan_workspace
+from mpqc.lowering.scratch import STACK, plan_workspace
 
 HOST = tvm.target.Target("llvm")
 
