@@ -4,7 +4,7 @@
     python benchmarks/price.py model.qdq.onnx --json
 
 The bundle's runner runs the network N times under a76time (../shared/tools/a76, or $MPQC_SHARED/tools/a76), which prices one
-warm repeat: everything counts, the virtual machine's own work between kernels included.
+warm repeat: everything counts, the runner's own work between kernels included.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cost_pricing import pricer
 from mpqc.runtime.pricer import runner_command
 
 OTHER = "between kernels"
-"""The runner, the virtual machine and the C library"""
+"""The runner, TVM's library and the C library"""
 DECODED = 4
 """Instructions that the core decodes a cycle: what cheap blocks that the tool does not list are priced by"""
 

@@ -23,7 +23,7 @@ from mpqc.lowering.toolchain import zig
 TRIPLE = "aarch64-linux-gnu"
 PLATFORM = "manylinux_2_28_aarch64"
 MEMBERS = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_ffi/lib/libtvm_ffi.so"}
-"""The two libraries that the runner needs, by wheel; the Relax virtual machine is in the first."""
+"""The two libraries that the runner needs, by wheel; threads and the loader of constants are in the first."""
 KNOWN = {
     "apache_tvm-0.27.0-py3-none-manylinux_2_27_aarch64": "de4f71f4a89d883cc3cf9beb2e654cb0ab70d5da77f556e8ec35a193a2a6cdb6",
     "apache_tvm_ffi-0.1.15.post2-cp311-cp311-manylinux_2_24_aarch64": "13efa12e3b81add67e40a2b5453203421af55827bd9cecc1fac56efd6e614282",
