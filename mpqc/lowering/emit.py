@@ -12,8 +12,8 @@ from tvm_ffi import structural_equal
 from mpqc.errors import LoweringError
 from mpqc.lowering.launch import Launch, Slot
 from mpqc.lowering.region import Region as FloatRegion
-from mpqc.lowering.steps import Call, Region, Step, View
 from mpqc.lowering.scratch import plan_workspace
+from mpqc.lowering.steps import Call, Region, Step, View
 from mpqc.program import Program
 
 
