@@ -51,6 +51,37 @@ def fisher_losses(
     return {name: dict(zip(bits, (total / (2 * samples * probes)).tolist(), strict=True)) for name, total in sums.items()}
 
 
+def fisher_products(
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, task: Task, bits: tuple[int, ...], *, seed: int, probes: int
+) -> dict[str, np.ndarray]:
+    """Site -> g . d for every draw (batch and probe) and width: float64 [draws, widths], each divided by the root of the batch's samples.
+
+    Half the mean square of a column is the site's own loss (fisher_losses), the mean product of two columns is what both sites cost together
+    beyond that: 1/2 E[(g_1 . d_1 + g_2 . d_2)^2]. Probes of different samples are independent, so products across samples vanish in the mean.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    repeated = moved_sites(table)
+    watched = frozenset(site.name for site in table.sites if site.name not in repeated)
+    weights = {name: _errors(torch.from_numpy(value), calibration, name, bits) for name, value in calibration.weights.items()}
+    draws: dict[str, list[np.ndarray]] = {name: [] for name in watched}
+    for batch in batches:
+        values = _forward(network, watched | task.tensors, watched, batch)
+        own = {name: _errors(value.detach(), calibration, name, bits) for name, value in values.items() if name in watched and name not in weights}
+        root = next(iter(batch.values())).shape[0] ** 0.5 if batches.batch_size else 1.0
+        for _ in range(probes):
+            found = _gradients(values, watched, task, generator)
+            for name, rows in draws.items():
+                rows.append(_products(found.get(name), own.get(name) or weights.get(name), len(bits)) / root)
+    return {name: np.stack(rows) for name, rows in draws.items()}
+
+
+def _products(gradient: Tensor | None, errors: list[Tensor] | None, widths: int) -> np.ndarray:
+    if gradient is None or errors is None:
+        return np.zeros(widths)
+    row = gradient.reshape(-1).double()
+    return np.array([float(torch.dot(row, error.reshape(-1).double())) for error in errors])
+
+
 class _GradientReplay(Replay):
     """Stops gradients where ONNX Runtime runs a node: task.py compares the tensors that enter it."""
 
