@@ -107,6 +107,21 @@ def allowed(session: Session, plan: Plan) -> Plan | None:
         return None
 
 
+class Inside:
+    """Remembers the last answer of `allowed`: the loop asks for the plan after every step, and bits change rarely."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.known: tuple[dict[str, int | None], Plan | None] | None = None
+
+    def __call__(self, plan: Plan) -> Plan | None:
+        """`plan` with its uses, or None where it breaks a budget."""
+        bits = bits_of(plan)
+        if self.known is None or self.known[0] != bits:
+            self.known = (bits, allowed(self.session, plan))
+        return self.known[1]
+
+
 @contextmanager
 def kept_buffers(root: nn.Module) -> Iterator[None]:
     """Within the block `root` may run in training mode; its buffers (the statistics of BatchNorm) are as before afterwards."""

@@ -23,7 +23,7 @@ from mpqc.qtype import QParams, QType
 from mpqc.sensitivity_table import Sensitivities
 from mpqc.site import Site, SiteKind
 from mpqc.strategies.base import Finished, Strategy
-from mpqc.strategies.common import allowed, best_plan, by_site, make_states, plan_from, with_bits
+from mpqc.strategies.common import Inside, allowed, best_plan, by_site, make_states, plan_from, with_bits
 from mpqc.strategies.real_cost import near, real_cost
 from mpqc.training.quantizers import DqUniformState
 
@@ -42,7 +42,7 @@ REFERENCE_KB = {
 START_BITS = 4
 
 
-class Dq(Strategy):
+class DQ(Strategy):
     """Learned widths; `project` False keeps them at the freeze even where they break the budgets (the method as published)."""
 
     name = "dq"
@@ -55,6 +55,7 @@ class Dq(Strategy):
         self.session = session
         self.frozen: Plan | None = None
         self.raw: Plan | None = None
+        self.inside = Inside(session)
         self.states: dict[str, DqUniformState] = make_states(session, self._state)  # type: ignore[assignment]
         for name, state in self.states.items():
             state.set(self._start(session.table.groups[name][0]))
@@ -138,7 +139,7 @@ class Dq(Strategy):
 
     def plan(self) -> Plan | None:
         """The frozen plan; before, the learned one where it is inside."""
-        return self.frozen or allowed(self.session, self.learned())
+        return self.frozen or self.inside(self.learned())
 
     def finish(self) -> Finished:
         """The frozen plan, the learned one, and whether it had been inside."""

@@ -19,7 +19,7 @@ from mpqc.plan import Plan
 from mpqc.sensitivity_table import Sensitivities
 from mpqc.site import Site, SiteKind
 from mpqc.strategies.base import Finished, Strategy
-from mpqc.strategies.common import allowed, best_plan, by_site, make_states, plan_from, with_bits
+from mpqc.strategies.common import Inside, allowed, best_plan, by_site, make_states, plan_from, with_bits
 from mpqc.strategies.dq import projection_note, uniform_width
 from mpqc.strategies.real_cost import near, real_cost
 from mpqc.training.quantizers import FractionalActivation, FractionalState, FractionalWeight
@@ -51,6 +51,7 @@ class FracBits(Strategy):
         self.session = session
         self.frozen: Plan | None = None
         self.raw: Plan | None = None
+        self.inside = Inside(session)
         self.states: dict[str, FractionalState] = make_states(session, self._state)  # type: ignore[assignment]
         self.cost = real_cost(session, list(self.states))
         for name, state in self.states.items():
@@ -161,7 +162,7 @@ class FracBits(Strategy):
         if self.frozen is not None:
             return self.frozen
         bits = {name: int(state.whole.max()) for name, state in self.states.items()}
-        return allowed(self.session, with_bits(self.session.plan, by_site(self.session.table, bits), self.name, "learned"))
+        return self.inside(with_bits(self.session.plan, by_site(self.session.table, bits), self.name, "learned"))
 
     def finish(self) -> Finished:
         """The frozen plan, the rounded one, and whether it had been inside."""

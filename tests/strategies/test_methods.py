@@ -8,7 +8,7 @@ import torch
 from mpqc.budget import Budget, Resource
 from mpqc.strategies.base import Strategy
 from mpqc.strategies.common import LsqStrategy, bits_of, by_site
-from mpqc.strategies.dq import Dq
+from mpqc.strategies.dq import DQ
 from mpqc.strategies.fit import MovingFit, fit_terms
 from mpqc.strategies.fracbits import FracBits
 from mpqc.strategies.qbitopt import QBitOpt, sticky
@@ -18,7 +18,7 @@ from tests.strategies.sessions import checked, small_session, train, used
 
 WEIGHTS = Budget(Resource.WEIGHT_BITS, 3.0)
 LARGEST = Budget(Resource.LARGEST_ACTIVATION, 8 * 12 * 12 * 4 / 8 * 8)
-METHODS = (QBitOpt, Dq, FracBits, LsqStrategy)
+METHODS = (QBitOpt, DQ, FracBits, LsqStrategy)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -119,7 +119,7 @@ def test_real_costs_at_whole_widths_are_the_allocators() -> None:
 
 def test_dq_pays_for_what_is_over_and_for_nothing_else() -> None:
     session = small_session(Budget(Resource.WEIGHT_BITS, 2.0))
-    strategy = Dq()
+    strategy = DQ()
     strategy.prepare(session)
     penalty = strategy.regularizer()
     assert penalty is not None
@@ -133,7 +133,7 @@ def test_dq_pays_for_what_is_over_and_for_nothing_else() -> None:
 
 def test_dq_without_projection_may_end_outside_and_says_so() -> None:
     session = small_session(Budget(Resource.WEIGHT_BITS, 2.0), recipe=Recipe(steps=4, batch=8))
-    raw, projected = Dq(project=False), Dq()
+    raw, projected = DQ(project=False), DQ()
     for strategy in (raw, projected):
         session = small_session(Budget(Resource.WEIGHT_BITS, 2.0))
         strategy.prepare(session)
