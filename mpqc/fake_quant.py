@@ -128,8 +128,13 @@ class FakeQuantizeBias(Quantizer):
         if not all(item.active for item in self.factors):
             return bias
         scale = (self.factors[0].state.scale * self.factors[1].state.scale).detach()
-        codes = torch.round(bias.detach().double() / scale.double()).clamp(-(2.0**31), 2.0**31 - 1)
-        return _StraightThrough.apply(bias, codes.float() * scale)  # type: ignore[no-untyped-call,no-any-return]
+        return _StraightThrough.apply(bias, int32_grid(bias.detach(), scale))  # type: ignore[no-untyped-call,no-any-return]
+
+
+def int32_grid(bias: Tensor, scale: Tensor) -> Tensor:
+    """`bias` [channels] as export stores it: int32 codes of `scale` ([] or [channels])."""
+    codes = torch.round(bias.double() / scale.double()).clamp(-(2.0**31), 2.0**31 - 1)
+    return codes.float() * scale
 
 
 class FakeQuantizeOperand(Quantizer):
