@@ -59,6 +59,28 @@ class Batches:
         if empty:  # fewer samples than one batch: repeated until it is full
             yield self._join([waiting[index % len(waiting)] for index in range(self.batch_size)])
 
+    def raw(self) -> Iterator[Item]:
+        """The items of the source with their own dtypes, not normalised: [n, ...] of the input's sample shape, at most `limit` samples.
+
+        Raises DataError as `labelled` does. `prepared` makes of them what the network takes.
+        """
+        index = 0
+        for item in self.stream():
+            arrays = {spec.name: self._fit(_typed_as_is(self._given(item, spec, index), spec, index), spec, index) for spec in self.inputs}
+            count = self._count(arrays, index)
+            kept = slice(0, min(count, self.limit - index))
+            yield Item({name: array[kept] for name, array in arrays.items()}, None if item.labels is None else item.labels[kept])
+            index += count
+            if index >= self.limit:
+                return
+        if not index:
+            raise DataError("there is no sample in the data", hint="give at least one")
+
+    def prepared(self, name: str, array: np.ndarray) -> np.ndarray:
+        """`array` [n, ...] of `raw` as the input `name` takes it."""
+        spec = next(spec for spec in self.inputs if spec.name == name)
+        return self._prepared(array.astype(spec.dtype), spec)
+
     @property
     def batch_size(self) -> int | None:
         """The first dimension that all inputs have in common, None where they have none (states, caches)."""
@@ -69,12 +91,16 @@ class Batches:
         index = 0
         for item in self.stream():
             arrays = {spec.name: self._fit(self._input(item, spec, index), spec, index) for spec in self.inputs}
-            counts = {name: array.shape[0] for name, array in arrays.items()}
-            if len(set(counts.values())) > 1:
-                raise DataError(f"inputs with different numbers of samples: {counts}", where=f"sample {index}")
-            for row in range(next(iter(counts.values()))):
+            for row in range(self._count(arrays, index)):
                 yield {name: array[row] for name, array in arrays.items()}, None if item.labels is None else int(item.labels[row])
                 index += 1
+
+    @staticmethod
+    def _count(arrays: Batch, index: int) -> int:
+        counts = {name: array.shape[0] for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise DataError(f"inputs with different numbers of samples: {counts}", where=f"sample {index}")
+        return next(iter(counts.values()))
 
     def _whole(self) -> Iterator[tuple[Batch, np.ndarray | None]]:
         count = -1
@@ -84,9 +110,15 @@ class Batches:
             raise DataError("there is no sample in the data", hint="give at least one")
 
     def _input(self, item: Item, spec: TensorSpec, index: int) -> np.ndarray:
+        return self._prepared(_typed(self._given(item, spec, index), spec, index), spec)
+
+    @staticmethod
+    def _given(item: Item, spec: TensorSpec, index: int) -> np.ndarray:
         if spec.name not in item.arrays:
             raise DataError("the data has no array for this input", where=f"{spec.name}, sample {index}", why=f"it has {', '.join(item.arrays)}")
-        array = _typed(item.arrays[spec.name], spec, index)
+        return item.arrays[spec.name]
+
+    def _prepared(self, array: np.ndarray, spec: TensorSpec) -> np.ndarray:
         return self.prepare(array) if spec.name == self.inputs[0].name and spec.dtype == "float32" else array
 
     def _fit(self, array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
@@ -164,10 +196,13 @@ def _along_channels(value: Any, spec: TensorSpec, name: str, neutral: float) -> 
 
 
 def _typed(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
-    wanted = np.dtype(spec.dtype)
-    if array.dtype.kind not in _TO_NUMBER_KINDS.get(wanted.kind, ""):
+    return _typed_as_is(array, spec, index).astype(spec.dtype)
+
+
+def _typed_as_is(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+    if array.dtype.kind not in _TO_NUMBER_KINDS.get(np.dtype(spec.dtype).kind, ""):
         raise DataError(f"expected {spec.dtype}, found {array.dtype}", where=f"{spec.name}, sample {index}")
-    return array.astype(wanted)
+    return array
 
 
 def _misfit(array: np.ndarray, spec: TensorSpec, index: int) -> DataError:

@@ -53,6 +53,13 @@ def item_stream(
     raise DataError(f"{type(source).__name__} is no kind of data", where="data", hint="give a path, an iterable, a DataLoader or a data reader")
 
 
+def rereadable(source: Any) -> Any:
+    """`source`, or, where it can be read only once (a generator, a data reader without rewind), a list of all that it gives."""
+    if hasattr(source, "get_next") and not hasattr(source, "rewind"):
+        return list(iter(source.get_next, None))
+    return list(source) if isinstance(source, Iterator) else source
+
+
 def _items(start: Callable[[], Iterator[Any]], inputs: tuple[TensorSpec, ...], labels: bool) -> Stream:
     return lambda: (_item(raw, inputs, labels) for raw in start())
 

@@ -61,6 +61,10 @@ class LoweringError(MpqcError):
     """A program that cannot be compiled for the target."""
 
 
+class TrainingError(MpqcError):
+    """A training phase that cannot go on: loss or gradients became NaN or infinite. What was reached before is kept."""
+
+
 class ToolMissingError(MpqcError):
     """A program or package that is needed and absent (compiler, emulator, TVM)."""
 

@@ -66,7 +66,8 @@ class Strategy(ABC):
         """After the optimizer: clamps, moving averages, re-allocation every recipe.tau steps (not when position.frozen)."""
 
     def freeze(self) -> None:
-        """From now on no bits change: harden fractional bits, project learned bits into the budgets."""
+        """From now on no bits change: harden fractional bits, project learned bits into the budgets. Called again only where the best state
+        is one from before the first call; bits that are inside the budgets stay what they are."""
 
     @abstractmethod
     def plan(self) -> Plan | None:
@@ -74,7 +75,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def finish(self) -> Finished:
-        """The final plan. Called after freeze, when training is over and the best state is loaded."""
+        """The final plan. Called when training is over and the best state is loaded; freeze was called on that state."""
 
     def state_dict(self) -> dict[str, Any]:
         """What load_state_dict needs beside the parameters and buffers of the quantizers: bits, averages, plan. Tensors, numbers,

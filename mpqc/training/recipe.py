@@ -39,7 +39,7 @@ class Recipe:
     freeze: float = 0.8
     """Fraction of the steps after which no bits change any more"""
     oscillation: str = "freeze"
-    """none | dampen | freeze: what is done about weights that jump to and fro between two codes (Nagel et al., 2022)"""
+    """none | freeze: what is done about weights that jump to and fro between two codes (oscillation.py)"""
     batch_norm: bool = True
     """Whether BatchNorm is put back behind convolutions while training"""
     augment: str = "none"
@@ -67,7 +67,7 @@ class Recipe:
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{getattr(self, name)} is outside 0..1", where=name)
         _one_of("augment", self.augment, AUGMENTATIONS)
-        _one_of("oscillation", self.oscillation, ("none", "dampen", "freeze"))
+        _one_of("oscillation", self.oscillation, ("none", "freeze"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
 
 

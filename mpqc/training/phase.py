@@ -1,0 +1,229 @@
+"""One training phase from start to end: a network, a plan to start with and a strategy give trained weights, learned grids and a final plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from mpqc.budget import Budget
+from mpqc.errors import ModelError
+from mpqc.plan import Plan
+from mpqc.progress import Progress
+from mpqc.sensitivity_table import Sensitivities
+from mpqc.strategies import make_strategy
+from mpqc.strategies.base import Finished
+from mpqc.task import Task, find_task
+from mpqc.training.batch_free import batch_size
+from mpqc.training.faults import refuse_untrainable
+from mpqc.training.folding import TrainedParameters, fold
+from mpqc.training.history import TrainingSummary
+from mpqc.training.loop import Equipment, Loop
+from mpqc.training.loss import Objective, classes
+from mpqc.training.precision import arithmetic, chosen_device
+from mpqc.training.processes import Group, join, leave
+from mpqc.training.recipe import Recipe
+from mpqc.training.samples import Samples, check_classes
+from mpqc.training.session import Position, Session
+from mpqc.training.trainable import Trainable, make_teacher, make_trainable, start_batch_norm
+from mpqc.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mpqc.calibration import Calibration
+    from mpqc.cost import CostModel
+    from mpqc.graph import Network
+    from mpqc.site import SiteTable
+
+STATISTICS = 1024
+"""Samples that BatchNorm starts from"""
+TRIALS = 4
+"""Steps that are timed where a phase is given a time"""
+SOLVER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a phase starts from."""
+
+    network: Network
+    table: SiteTable
+    calibration: Calibration
+    sensitivities: Sensitivities | None
+    cost_model: CostModel
+    budgets: tuple[Budget, ...]
+    fixed: Mapping[str, int | None]
+    plan: Plan
+    """Inside the budgets"""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a phase gives."""
+
+    plan: Plan
+    parameters: TrainedParameters
+    summary: TrainingSummary
+
+
+def train(
+    start: Start, strategy: str, recipe: Recipe, samples: Samples, workspace: Workspace, path: Path, progress: Progress, group: Group
+) -> Trained:
+    """Trains, from the checkpoint at `path` (in `workspace`) where there is one.
+
+    Raises ModelError for networks that cannot be trained (named), DataError for labels outside the classes, TrainingError where values stop
+    being finite, BudgetInfeasibleError from the strategy's allocations.
+    """
+    refuse_untrainable(start.network, start.table)
+    device = chosen_device(recipe, group)
+    join(group, device)
+    try:
+        loop = _prepared(start, strategy, recipe, samples, group, device)
+        resumed = loop.resume(path)
+        if resumed:
+            progress.say(f"training goes on after step {loop.position.step} of {loop.position.steps}")
+        elif recipe.seconds is not None:
+            loop.position.steps = _affordable(loop, recipe.seconds)
+        loop.run(workspace, path, progress)
+        return _finished(loop, start, strategy)
+    finally:
+        leave()
+
+
+def _prepared(start: Start, strategy: str, recipe: Recipe, samples: Samples, group: Group, device: torch.device) -> Loop:
+    task = _task(start, samples, device)
+    trainable = make_trainable(start.network, start.table, start.calibration, task, batch_norm=recipe.batch_norm, group=group)
+    teacher = make_teacher(start.network, task)
+    for module in (trainable.root, teacher):
+        module.to(device)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _check_batch(start.network, teacher, samples, device)
+    if samples.labels is not None:
+        check_classes(samples.labels, _classes(task, teacher, samples, device))
+    start_batch_norm(trainable, (batch.inputs for batch in samples.statistics(device, group, STATISTICS)))
+    equipment = Equipment(trainable, teacher, Objective(task, recipe, samples.labels is not None), samples, recipe, group, device)
+    loop = Loop(equipment, Position(recipe.steps))
+    loop.begin(make_strategy(strategy), _session(start, recipe, trainable, loop, group))
+    return loop
+
+
+def _session(start: Start, recipe: Recipe, trainable: Trainable, loop: Loop, group: Group) -> Session:
+    from mpqc.allocator import allocate, evaluate
+
+    def solve(sensitivities: Sensitivities, *, seconds: float | None = None) -> Plan:
+        limit = {"seconds": seconds or SOLVER_SECONDS, "seed": recipe.seed, "fixed": start.fixed}
+        return allocate(start.table, sensitivities, start.cost_model, start.budgets, **limit)  # type: ignore[arg-type]
+
+    return Session(
+        network=start.network,
+        table=start.table,
+        calibration=start.calibration,
+        sensitivities=start.sensitivities,
+        cost_model=start.cost_model,
+        budgets=start.budgets,
+        fixed=start.fixed,
+        plan=start.plan,
+        recipe=recipe,
+        module=trainable,
+        allocate=solve,
+        check=lambda plan: evaluate(start.table, plan, start.cost_model, start.budgets),
+        loss=loop.loss,
+        mean=group.mean,
+        generator=torch.Generator().manual_seed(recipe.seed),
+        position=loop.position,
+        batch=loop.batch,
+    )
+
+
+def _task(start: Start, samples: Samples, device: torch.device) -> Task:
+    """Terms and variances, over a few of the samples in batches of the file's size."""
+    size = batch_size(start.network)
+    if size is None:
+        raise ModelError("its inputs have no batch dimension in common", where=start.network.name, hint="leave --qat-steps out")
+    few = samples.trained[: max(size, 64) // size * size]
+    parts = [few[place : place + size] for place in range(0, len(few) - size + 1, size)] or [samples.trained[[0] * size]]
+    names = [spec.name for spec in start.network.inputs]
+    return find_task(
+        start.network,
+        [dict(zip(names, (item.cpu().numpy() for item in samples.batch(part, torch.device("cpu")).inputs), strict=True)) for part in parts],
+    )
+
+
+def _check_batch(network: Network, teacher: torch.fx.GraphModule, samples: Samples, device: torch.device) -> None:
+    """Raises ModelError where the graph gives other results for several samples than for each alone."""
+    indices = samples.trained[: min(4, len(samples.trained))]
+    whole = samples.batch(indices, device).inputs
+    size = 1 if batch_size(network) == 1 else len(indices)
+    with torch.no_grad():
+        try:
+            together = teacher(*whole)
+            alone = [teacher(*(item[row : row + size] for item in whole)) for row in range(0, len(indices), size)]
+            same = all(torch.allclose(a, torch.cat(b), rtol=1e-2, atol=1e-3) for a, b in zip(together, zip(*alone, strict=True), strict=True))
+        except (RuntimeError, ValueError) as error:
+            raise _fixed_size(network, str(error).splitlines()[0]) from error
+    if not same:
+        raise _fixed_size(network, "results of one sample depend on the others")
+
+
+def _fixed_size(network: Network, why: str) -> ModelError:
+    hint = "export it with a batch dimension that is not fixed"
+    return ModelError(f"runs with batches of {batch_size(network)} alone", where=network.name, why=why, hint=hint)
+
+
+def _classes(task: Task, teacher: torch.fx.GraphModule, samples: Samples, device: torch.device) -> int:
+    with torch.no_grad():
+        return classes(task, teacher(*samples.batch(samples.trained[:1], device).inputs))
+
+
+def _affordable(loop: Loop, seconds: float) -> int:
+    """How many steps fit into `seconds` with the evaluations, by the time that a few take; every process gets the same number."""
+    before = {name: value.clone() for name, value in loop.root.state_dict().items()}
+    times = []
+    for _ in range(TRIALS):
+        begun = time.monotonic()
+        loop.backward(0)
+        times.append(time.monotonic() - begun)
+    begun = time.monotonic()
+    loop.measured()
+    evaluations = (time.monotonic() - begun) * (loop.recipe.evaluations + 3)
+    loop.root.load_state_dict(before)
+    loop.optimizer.zero_grad(set_to_none=True)
+    found = loop.group.mean(torch.tensor([min(times[1:]), evaluations], device=loop.equipment.device)).tolist()
+    return max(int((seconds - found[1]) / found[0]), 1)
+
+
+def _finished(loop: Loop, start: Start, strategy: str) -> Trained:
+    chosen = loop.settle()
+    finished = loop.strategy.finish()
+    plan = replace(loop.session.check(finished.plan), proof=finished.plan.proof, strategy=strategy if strategy != "fixed" else start.plan.strategy)
+    loop.root.eval()
+    parameters = fold(loop.equipment.trainable, plan)
+    return Trained(plan, parameters, _summary(loop, finished, strategy, chosen.step))
+
+
+def _summary(loop: Loop, finished: Finished, strategy: str, best: int) -> TrainingSummary:
+    equipment, recipe = loop.equipment, loop.recipe
+    half = isinstance(arithmetic(recipe, equipment.device), torch.autocast)
+    raw = {} if finished.raw is None else {choice.site: choice.bits for choice in finished.raw.choices}
+    share = loop.oscillations.frozen_share()
+    frozen = (f"{100 * share:.2f} % of the weights oscillated and were frozen",) if share else ()
+    return TrainingSummary(
+        strategy=strategy,
+        steps=loop.position.step,
+        seconds=loop.history.seconds,
+        batch=min(recipe.batch, len(equipment.samples.trained)),
+        samples=len(equipment.samples.trained),
+        held_out=len(equipment.samples.held_out),
+        processes=loop.group.size,
+        arithmetic=f"{'bfloat16' if half else 'float32'} on {equipment.device.type}",
+        labelled=equipment.samples.labels is not None,
+        curve=loop.history.curve(),
+        evaluations=tuple(loop.history.evaluations),
+        changes=tuple(loop.history.changes),
+        best_step=best,
+        raw_bits=raw,
+        notes=(*loop.session.notes, *finished.notes, *frozen),
+    )
