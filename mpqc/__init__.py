@@ -1,6 +1,7 @@
 """mpqc: trained network + budget on a chip -> mixed-precision integer program, with its proof and its benchmark.
 
-The whole flow: `compile`, which returns a `Compiled`; `Options` and `Progress` for what it is asked and what it shows.
+The whole flow: `compile`, which returns a `Compiled`; `Options`, `Recipe` (training) and `Progress` for what it
+is asked and what it shows.
 Budgets: `Latency`, `Size`, `Bops`, `AverageBits`, `ActivationMemory`, `LargestActivation`, `Energy`.
 The steps, in order: `load_network`, `find_sites`, `open_data`, `calibrate`, `measure`, `load_target`, `CostModel`, `allocate`, `evaluate`,
 `export_qdq`, `read_qdq`, `interpret`, `lower`, `build`, `write_bundle`, `run_host`, `run_emulated`.
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
     from mpqc.sensitivity_table import Sensitivities, read_sensitivities
     from mpqc.sites import find_sites
     from mpqc.targets import load_target
+    from mpqc.training.recipe import Recipe
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "mpqc.api": ("ActivationMemory", "AverageBits", "Bops", "Energy", "LargestActivation", "Latency", "Size", "compile"),
     "mpqc.pipeline": ("Compiled", "Options"),
+    "mpqc.training.recipe": ("Recipe",),
     "mpqc.progress": ("Progress",),
     "mpqc.frontend": ("load_network",),
     "mpqc.sites": ("find_sites",),
@@ -78,6 +81,7 @@ __all__ = [
     "Options",
     "Plan",
     "Progress",
+    "Recipe",
     "Report",
     "Sensitivities",
     "Size",

@@ -104,10 +104,11 @@ def compile(
         data: calibration samples of any kind that `open_data` takes; None calibrates on noise, with a warning.
         example_inputs: positional arguments that a torch module is exported with; one tensor may stand alone.
         output: folder for all files; None keeps them in a temporary folder that lives as long as the result.
-        labels: class indices, one a sample of `data`, which put accuracy into the report.
+        labels: class indices, one a sample of `data`, which put accuracy into the report and are learned from where there is training.
         plan: a plan to obey instead of solving for one, or the path of its plan.json.
         progress: shows phases on stderr; None is silent but for warnings.
-        options: the fields of `mpqc.Options`: shapes, values, strategy, uniform_bits, ranges, samples, mean, std, fixed, opset, seed, ...
+        options: the fields of `mpqc.Options`: training=mpqc.Recipe(steps=2000), strategy, shapes, values,
+            uniform_bits, ranges, samples, mean, std, fixed, opset, seed, ...
 
     Raises the errors of `mpqc.errors`: BudgetInfeasibleError where no plan fits, ModelError, DataError, UsageError, ...
     """

@@ -58,6 +58,11 @@ def write_artifacts(program: Program, target: Target, workspace: Workspace, *, b
     return Artifacts(target.name, size, lowered.constant_bytes, asdict(Description.parse(lowered.description).memory))
 
 
+def write_nothing(program: Program, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:
+    """What write_artifacts is for all processes but the first."""
+    return Artifacts(target.name, note="the first process writes the program")
+
+
 def _write_bundle(program: Program, lowered: Any, workspace: Workspace, batches: Batches | None) -> None:
     from mpqc.interpreter import interpret
     from mpqc.runtime import write_bundle

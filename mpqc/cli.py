@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from mpqc import __version__
-from mpqc.cli_options import BudgetTexts, existing, parse_budgets, parse_channels, parse_fixed, parse_range, parse_shapes, parse_values
+from mpqc.cli_options import (
+    BudgetTexts,
+    TrainingTexts,
+    existing,
+    parse_budgets,
+    parse_channels,
+    parse_fixed,
+    parse_range,
+    parse_shapes,
+    parse_training,
+    parse_values,
+)
 
 app = typer.Typer(
     help="Compiles trained networks to mixed-precision integer programs that fit a budget on a chip.",
@@ -37,6 +48,18 @@ InputRange = Annotated[str | None, typer.Option(help="least and largest value of
 Std = Annotated[str | None, typer.Option(help="divides image channels after the mean: 58.4,57.1,57.4")]
 Ranges = Annotated[str, typer.Option(help="how ranges are chosen: mse, minmax or percentile")]
 Strategy = Annotated[str, typer.Option(help="fit, distance or roundoff measure sensitivities; uniform gives all sites --bits")]
+TrainedStrategy = Annotated[
+    str | None,
+    typer.Option(
+        help="before training: fit (the default), distance or roundoff measure sensitivities, uniform gives all sites --bits; "
+        "while training: auto (the default), qbitopt, dq, fracbits or mixquant change bits inside the budgets"
+    ),
+]
+QatSteps = Annotated[int | None, typer.Option(min=1, help="optimizer steps of a training phase (quantization-aware training)")]
+QatTime = Annotated[str | None, typer.Option(help="time that the training phase may take instead, for example 10m")]
+QatBatch = Annotated[int | None, typer.Option(min=1, help="samples a training step, over all processes (128)")]
+QatRate = Annotated[float | None, typer.Option(help="peak learning rate of the weights (0.02)")]
+Augment = Annotated[str | None, typer.Option(help="none, or flip_crop: training pictures mirrored and shifted at random")]
 Bits = Annotated[str, typer.Option(help="weight/activation bits of the strategy uniform")]
 Latency = Annotated[str | None, typer.Option(help="for example 20ms")]
 Size = Annotated[str | None, typer.Option(help="weights and biases as stored, for example 1.5MB (1 MB = 1024^2 bytes)")]
@@ -62,7 +85,9 @@ def compile(
     target: Target = "cortex-a76",
     output_dir: Output = Path("out"),
     data: Data = None,
-    labels: Annotated[Path | None, typer.Option(help=".npy of class indices, one a sample of --data: accuracy goes into the report")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help=".npy of class indices, one a sample of --data: accuracy goes into the report, training learns from them")
+    ] = None,
     samples: Samples = 256,
     shape: Shape = [],  # noqa: B006
     value: Value = [],  # noqa: B006
@@ -70,7 +95,12 @@ def compile(
     std: Std = None,
     input_range: InputRange = None,
     ranges: Ranges = "mse",
-    strategy: Strategy = "fit",
+    strategy: TrainedStrategy = None,
+    qat_steps: QatSteps = None,
+    qat_time: QatTime = None,
+    qat_batch: QatBatch = None,
+    qat_rate: QatRate = None,
+    augment: Augment = None,
     bits: Bits = "8/8",
     plan: Annotated[Path | None, typer.Option(help="plan.json to obey instead of solving for one")] = None,
     budget_latency: Latency = None,
@@ -97,9 +127,10 @@ def compile(
     channels = parse_channels(mean, "--mean"), parse_channels(std, "--std")
     reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_values(value), *channels, parse_range(input_range), ranges)
     showing = Showing(as_json, quiet, verbose)
-    compile_command(
-        reading, target, parse_budgets(texts), strategy, bits, labels, plan, parse_fixed(fix), guard, opset, seed, solver_time, force, showing
-    )
+    training = parse_training(TrainingTexts(qat_steps, qat_time, qat_batch, qat_rate, augment), seed)
+    method = strategy or ("auto" if training and plan is None else "fit")
+    limits, fixed = parse_budgets(texts), parse_fixed(fix)
+    compile_command(reading, target, limits, method, bits, labels, plan, fixed, guard, opset, seed, solver_time, force, showing, training)
 
 
 @app.command(epilog="Example: mpqc analyze model.onnx --data images/ -o out")

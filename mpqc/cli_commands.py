@@ -19,6 +19,7 @@ from mpqc.log_file import debug_on_stderr
 from mpqc.pipeline import Options
 from mpqc.plan import read_plan
 from mpqc.progress import Progress
+from mpqc.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,10 +80,12 @@ def compile_command(
     solver_seconds: float,
     force: bool,
     showing: Showing,
+    training: Recipe | None = None,
 ) -> None:
-    """`mpqc compile`."""
+    """`mpqc compile`. Of several processes that torchrun started, the first one speaks."""
     from mpqc.pipeline import compile_network
     from mpqc.report.text import print_report
+    from mpqc.training.launch import launched
 
     options = replace(
         reading.options(target, seed, force),
@@ -94,10 +97,13 @@ def compile_command(
         guard=guard,
         opset=opset,
         solver_seconds=solver_seconds,
+        training=training,
     )
     known = _labels(labels) if labels else None
     with showing.progress() as progress:
         compiled = compile_network(reading.model, options, reading.data, output=reading.output, labels=known, progress=progress)
+    if not launched().leads:
+        return
     if showing.as_json:
         _print_json(compiled.report.to_dict())
         return

@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpqc.budget import Budget, Resource, parse_average_bits, parse_budget
 from mpqc.errors import UsageError
+from mpqc.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,41 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     if len(ends) != 2 or ends[0] >= ends[1]:
         raise UsageError(f"{text!r} is not a least and a largest value", where="--input-range", hint="write for example 0,255")
     return ends[0], ends[1]
+
+
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """The --qat-* options as written; None where an option was not given."""
+
+    steps: int | None = None
+    time: str | None = None
+    batch: int | None = None
+    rate: float | None = None
+    augment: str | None = None
+
+
+def parse_training(texts: TrainingTexts, seed: int) -> Recipe | None:
+    """The recipe of the training phase; None where none is asked for. Raises UsageError, also for options of a phase that is not there."""
+    if texts.steps is None and texts.time is None:
+        if (texts.batch, texts.rate, texts.augment) != (None, None, None):
+            raise UsageError("there is no training phase", where="--qat-batch, --qat-rate, --augment", hint="add --qat-steps 2000, or --qat-time 10m")
+        return None
+    if texts.steps is not None and texts.time is not None:
+        raise UsageError("both bound the training phase", where="--qat-steps, --qat-time", hint="give one")
+    given = {"steps": texts.steps, "batch": texts.batch, "learning_rate": texts.rate, "augment": texts.augment}
+    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return Recipe(**known, seconds=None if texts.time is None else parse_seconds(texts.time, "--qat-time"), seed=seed)
+
+
+def parse_seconds(text: str, option: str) -> float:
+    """`90s`, `10m` or `2h` in seconds. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)(s|m|min|h)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"{text!r} is not a time", where=option, hint="write for example 90s, 10m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def existing(path: Path, what: str) -> Path:

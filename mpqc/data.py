@@ -6,6 +6,7 @@ returns one, a DataLoader, a .npz or .npy file (never pickled), a folder of imag
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -216,3 +217,23 @@ def _finite(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
         fault = "NaN" if np.any(np.isnan(array)) else "an infinite value"
         raise DataError(f"{fault} in the data", where=f"{spec.name}, sample {index + row}")
     return array
+
+
+def digest_of(batches: Batches) -> str:
+    """SHA-256 of all samples, hexadecimal."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name in sorted(batch):
+            digest.update(np.ascontiguousarray(batch[name]).tobytes())
+    return digest.hexdigest()
+
+
+def check_labels(labels: np.ndarray, batches: Batches) -> None:
+    """Raises DataError for labels that are not one whole number a sample of `batches`."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
+        raise DataError(f"expected class indices of shape [n], found {labels.dtype} {list(labels.shape)}", where="labels")
+    samples = sum(len(next(iter(batch.values()))) for batch in batches)
+    if batches.origin == "noise":
+        raise DataError("labels need the data that they belong to", where="labels", hint="add --data")
+    if len(labels) < samples or (batches.origin == "images" and len(labels) != samples):
+        raise DataError(f"{len(labels)} labels for {samples} samples", where="labels", hint="one for each sample, in the order of the data")

@@ -6,23 +6,27 @@ output folder and resume from them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpqc.budget import Budget, Resource, format_amount
-from mpqc.errors import BudgetInfeasibleError, DataError, GuardError, PlanError, UsageError
+from mpqc.errors import BudgetInfeasibleError, GuardError, UsageError
 from mpqc.log_file import LOG, logged
-from mpqc.plan import Plan, uniform_plan
+from mpqc.plan import Plan
+from mpqc.plan_choice import choose_plan
 from mpqc.progress import Progress
 from mpqc.sensitivity_table import Sensitivities, read_sensitivities
 from mpqc.site import SiteTable
 from mpqc.site_file import read_sites, write_sites
+from mpqc.strategies import TRAINED
+from mpqc.training.launch import launched, private_folder
+from mpqc.training.recipe import Recipe
 from mpqc.workspace import Workspace, copy_folder, open_workspace
 
 if TYPE_CHECKING:
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
     from mpqc.graph import Network
     from mpqc.program import Program
     from mpqc.report.model import Report
+    from mpqc.training.folding import TrainedParameters
+    from mpqc.training.phase import Trained
+    from mpqc.training.samples import Samples
 
 SCORED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 """Widths that sensitivities are measured at."""
@@ -44,6 +51,8 @@ STRATEGIES = ("fit", "distance", "roundoff", "uniform")
 
 
 RANGES = ("mse", "minmax", "percentile")
+ALL = 1 << 40
+"""Samples to take where all are wanted"""
 WAY_OUT = "plan.least.json"
 """Where a plan goes that meets the least value of a budget that cannot be met"""
 
@@ -75,6 +84,8 @@ class Options:
     """Sites whose bits the user decides; None keeps one float."""
     plan: Plan | None = None
     """A plan to obey instead of solving for one."""
+    training: Recipe | None = None
+    """A training phase before export; None: the weights stay what they are."""
     opset: int | None = None
     seed: int = 0
     solver_seconds: float = 20.0
@@ -83,8 +94,12 @@ class Options:
     """Whether a plan that is predicted to be slower than all int8 is a failure."""
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise UsageError(f"unknown strategy {self.strategy!r}", where="--strategy", hint=f"use one of {', '.join(STRATEGIES)}")
+        if self.strategy not in (*STRATEGIES, *TRAINED):
+            raise UsageError(f"unknown strategy {self.strategy!r}", where="--strategy", hint=f"use one of {', '.join((*STRATEGIES, *TRAINED))}")
+        if self.strategy in TRAINED and self.training is None:
+            raise UsageError(f"{self.strategy} chooses bits while training", where="--strategy", hint="add --qat-steps 2000, or --qat-time 10m")
+        if self.strategy in TRAINED and self.plan is not None:
+            raise UsageError("a plan already decides every site", where="--strategy", hint="leave it out: --plan with --qat-steps trains at the plan")
         if self.ranges not in RANGES:
             raise UsageError(f"unknown way to choose ranges {self.ranges!r}", where="--ranges", hint=f"use one of {', '.join(RANGES)}")
         if self.plan is not None and self.fixed:
@@ -113,6 +128,8 @@ class Analysis:
     batches: Batches
     calibration: Calibration
     sensitivities: Sensitivities | None
+    samples: Samples | None = None
+    """Everything that may be trained on, where a training phase is asked for"""
 
 
 @dataclass(frozen=True)
@@ -144,12 +161,13 @@ def compile_network(
 ) -> Compiled:
     """Compiles `source` (path, ModelProto, Module) inside `options.budgets` and writes all files to `output`.
 
-    `labels` (class indices, one a sample of the data) put top-1 accuracy into the report. Raises the errors of mpqc.errors;
-    what finished phases wrote stays and is picked up by the next run.
+    `labels` (class indices, one a sample of the data) put top-1 accuracy into the report and, where there is a training phase, are learned from.
+    Raises the errors of mpqc.errors; what finished phases wrote stays and is picked up by the next run. Of several processes that torchrun
+    started the first one writes; the others keep their files in a temporary folder.
     """
-    progress = progress or Progress(quiet=True)
-    cost_model = cost_model_of(options)
-    workspace = open_workspace(output, force=options.force)
+    group, cost_model = launched(), cost_model_of(options)
+    progress = (progress or Progress(quiet=True)) if group.leads else Progress(quiet=True, mute=True)
+    workspace = open_workspace(output if group.leads else private_folder(), force=options.force)
     with logged(workspace.root, f"compile {name_of(source)}", options.facts()):
         return _compiled(source, options, data, workspace, labels, cost_model, progress)
 
@@ -157,22 +175,25 @@ def compile_network(
 def _compiled(
     source: Any, options: Options, data: Any, workspace: Workspace, labels: np.ndarray | None, cost_model: CostModel, progress: Progress
 ) -> Compiled:
-    from mpqc.artifacts import write_artifacts
+    from mpqc.artifacts import write_artifacts, write_nothing
     from mpqc.report.build import build_report
 
     analysis = analyze_network(source, options, data, workspace, progress, labels=labels)
     cost_model = cost_model.for_network(analysis.table)
     with progress.phase("allocate"), way_out_kept(workspace):
         plan = choose_plan(analysis, options, cost_model)
+    trained = None if options.training is None else _trained(analysis, plan, options, cost_model, workspace, progress)
+    plan = plan if trained is None else trained.plan
     workspace.write_text("plan.json", plan.to_json())
     with progress.phase("export"):
-        model, program = export_program(analysis, plan, options)
+        model, program = export_program(analysis, plan, options, trained.parameters if trained else None)
     warn_of_unpriced(program, options, progress)
     workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
     with progress.phase("lower"):
-        artifacts = write_artifacts(program, cost_model.target, workspace, batches=analysis.batches)
+        write = write_artifacts if launched().leads else write_nothing
+        artifacts = write(program, cost_model.target, workspace, batches=analysis.batches)
     with progress.phase("report"):
-        report = build_report(analysis, plan, program, artifacts, cost_model, options, labels=labels, seconds=progress.seconds)
+        report = build_report(analysis, plan, program, artifacts, cost_model, options, labels=labels, seconds=progress.seconds, trained=trained)
     workspace.write_report(report)
     if options.guard:
         guard(report)
@@ -236,7 +257,8 @@ def analyze_network(
 
     Raises DataError before any of the slow phases where data or `labels` do not fit.
     """
-    from mpqc.data import open_data
+    from mpqc.data import check_labels, digest_of, open_data
+    from mpqc.data_sources import rereadable
     from mpqc.frontend import load_network
     from mpqc.sites import find_sites
 
@@ -247,41 +269,36 @@ def analyze_network(
     with progress.phase("import"):
         network = load_network(source, shapes=options.shapes, values=options.values, example_inputs=options.example_inputs)
         table = find_sites(network)
-        batches = open_data(
-            data, network.inputs, limit=options.samples, mean=options.mean, std=options.std, seed=options.seed, noise=options.input_range
-        )
+        data = data if options.training is None else rereadable(data)
+        reading = partial(open_data, data, network.inputs, mean=options.mean, std=options.std, seed=options.seed, noise=options.input_range)
+        batches = reading(limit=options.samples)
+        samples = None if options.training is None else _samples(reading(limit=ALL, labels=True), labels, options)
     for note in (*network.notes, *batches.notes):
         progress.warn(note)
     key = (network.digest, digest_of(batches), options.ranges)
     LOG.debug("network %s, samples %s", *key[:2])
-    if labels is not None:
+    if labels is not None and samples is None:
         check_labels(labels, batches)
     with progress.phase("calibrate"):
         calibration = _calibrated(network, table, batches, options, workspace, key)
     with progress.phase("sensitivities"):
         sensitivities = _measured(network, table, calibration, batches, options, workspace, key)
     workspace.write_text("sites.json", write_sites(table))
-    return Analysis(network, table, batches, calibration, sensitivities)
+    return Analysis(network, table, batches, calibration, sensitivities, samples)
 
 
-def digest_of(batches: Batches) -> str:
-    """SHA-256 of all samples, hexadecimal."""
-    digest = hashlib.sha256()
-    for batch in batches:
-        for name in sorted(batch):
-            digest.update(np.ascontiguousarray(batch[name]).tobytes())
-    return digest.hexdigest()
+def _samples(batches: Batches, labels: np.ndarray | None, options: Options) -> Samples:
+    from mpqc.training.samples import collect
+
+    assert options.training is not None
+    return collect(batches, labels, options.training)
 
 
-def check_labels(labels: np.ndarray, batches: Batches) -> None:
-    """Raises DataError for labels that are not one whole number a sample of `batches`."""
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
-        raise DataError(f"expected class indices of shape [n], found {labels.dtype} {list(labels.shape)}", where="labels")
-    samples = sum(len(next(iter(batch.values()))) for batch in batches)
-    if batches.origin == "noise":
-        raise DataError("labels need the data that they belong to", where="labels", hint="add --data")
-    if len(labels) < samples or (batches.origin == "images" and len(labels) != samples):
-        raise DataError(f"{len(labels)} labels for {samples} samples", where="labels", hint="one for each sample, in the order of the data")
+def _trained(analysis: Analysis, plan: Plan, options: Options, cost_model: CostModel, workspace: Workspace, progress: Progress) -> Trained:
+    from mpqc.training.stage import train_analysis
+
+    with progress.phase("train"):
+        return train_analysis(analysis, plan, options, cost_model, workspace, progress)
 
 
 def _calibrated(network: Network, table: SiteTable, batches: Batches, options: Options, workspace: Workspace, key: tuple[str, ...]) -> Calibration:
@@ -304,7 +321,8 @@ def _measured(
 
     if options.strategy == "uniform" or options.plan is not None:
         return None
-    method = "roundoff" if batches.origin == "noise" else options.strategy
+    wanted = "fit" if options.strategy in TRAINED else options.strategy
+    method = "roundoff" if batches.origin == "noise" else wanted
 
     def make() -> str:
         few = replace(batches, limit=min(batches.limit, SCORED_SAMPLES))
@@ -313,44 +331,6 @@ def _measured(
     text, resumed = workspace.resume("sensitivities", (*key, method, str(options.seed)), make)
     LOG.debug("sensitivities %s", "from their checkpoint" if resumed else "measured")
     return read_sensitivities(workspace.write_text("sensitivities.json", text))
-
-
-def choose_plan(analysis: Analysis, options: Options, cost_model: CostModel) -> Plan:
-    """The plan: the user's own, the uniform one, or the best inside the budgets. Raises BudgetInfeasibleError where it does not fit."""
-    from mpqc.allocator import allocate, evaluate
-
-    table = analysis.table
-    if options.plan is not None:
-        return evaluate(table, checked(options.plan, table), cost_model, options.budgets)
-    if analysis.sensitivities is None:
-        uniform = uniform_plan(table, cost_model.target.name, *options.uniform_bits)
-        return evaluate(table, checked(with_fixed(uniform, options.fixed), table), cost_model, options.budgets)
-    solving = {"seconds": options.solver_seconds, "seed": options.seed, "fixed": options.fixed}
-    plan = allocate(table, analysis.sensitivities, cost_model, options.budgets, **solving)  # type: ignore[arg-type]
-    return replace(plan, strategy=analysis.sensitivities.method)
-
-
-def with_fixed(plan: Plan, fixed: Mapping[str, int | None]) -> Plan:
-    """`plan` with the user's own bits for some sites. Raises PlanError for a site that it does not have."""
-    strangers = sorted(set(fixed) - {choice.site for choice in plan.choices})
-    if strangers:
-        raise PlanError("no such site", where=strangers[0], hint="see sites.json or `mpqc analyze` for the names")
-    changed = (replace(choice, bits=fixed[choice.site], reason="fixed by the user") if choice.site in fixed else choice for choice in plan.choices)
-    return replace(plan, choices=tuple(changed))
-
-
-def checked(plan: Plan, table: SiteTable) -> Plan:
-    """`plan`, if it fits the network. Raises PlanError for unknown sites, missing ones, and groups that disagree, by name."""
-    known = {choice.site for choice in plan.choices}
-    strangers, missing = sorted(known - set(table.by_name)), sorted(set(table.by_name) - known)
-    if strangers or missing:
-        fault = f"unknown: {strangers[0]}" if strangers else f"missing: {missing[0]}"
-        raise PlanError("the plan is not for this network", where=fault, hint="make one with mpqc allocate and edit its bits")
-    for name, sites in table.groups.items():
-        widths = {site.name: plan.bits(site.name) for site in sites}
-        if len(set(widths.values())) > 1:
-            raise PlanError(f"sites that share qparams have different bits: {widths}", where=name)
-    return plan
 
 
 def warn_of_unpriced(program: Program, options: Options, progress: Progress) -> None:
@@ -362,8 +342,9 @@ def warn_of_unpriced(program: Program, options: Options, progress: Progress) -> 
         progress.warn(f"the latency budget does not see {len(floats)} float stretches, which no cost row prices: {', '.join(floats[:3])}")
 
 
-def export_program(analysis: Analysis, plan: Plan, options: Options) -> tuple[onnx.ModelProto, Program]:
-    """The QDQ model of `plan`, with biases that make up for the mean error of the codes, and the integer program that the file means.
+def export_program(analysis: Analysis, plan: Plan, options: Options, trained: TrainedParameters | None = None) -> tuple[onnx.ModelProto, Program]:
+    """The QDQ model of `plan`, and the integer program that the file means: with trained weights and grids, or with biases that make up for
+    the mean error of the codes.
 
     Without data, biases stay: noise says nothing about the mean of real activations.
     """
@@ -372,6 +353,9 @@ def export_program(analysis: Analysis, plan: Plan, options: Options) -> tuple[on
     from mpqc.program_reader import read_qdq
 
     network, table, calibration = analysis.network, analysis.table, analysis.calibration
+    if trained is not None:
+        model = export_qdq(network, table, plan, trained, opset=options.opset, weights=trained.weights)
+        return model, read_qdq(model)
     known = analysis.batches.origin != "noise"
     weights = correct_biases(network, table, plan, calibration, analysis.batches) if known else None
     model = export_qdq(network, table, plan, calibration, opset=options.opset, weights=weights)

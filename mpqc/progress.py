@@ -17,6 +17,8 @@ class Progress:
     """Names and times the phases of a run. `seconds` holds the finished ones, for the report."""
 
     quiet: bool = False
+    mute: bool = False
+    """Whether even warnings are kept back: another process gives them"""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -38,7 +40,8 @@ class Progress:
     def warn(self, line: str) -> None:
         """A line that the user should not miss, shown even when quiet."""
         LOG.warning(line)
-        print(f"warning: {line}", file=sys.stderr)
+        if not self.mute:
+            print(f"warning: {line}", file=sys.stderr)
 
     @contextmanager
     def _status(self, name: str) -> Iterator[None]:

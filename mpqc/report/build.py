@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from mpqc.data import Batches
     from mpqc.graph import Network
     from mpqc.pipeline import Analysis, Options
+    from mpqc.training.phase import Trained
 
 FLOAT_BYTES = 4
 QUALITY_SAMPLES = 16
+MOST_ACCURACY_SAMPLES = 1000
+"""Held-out samples that accuracy is measured on after training"""
 
 
 def build_report(
@@ -39,8 +42,10 @@ def build_report(
     *,
     labels: np.ndarray | None,
     seconds: Mapping[str, float],
+    trained: Trained | None = None,
 ) -> Report:
-    """The report of one compile; runs program and float network on a few samples to compare them (all of them with `labels`)."""
+    """The report of one compile; runs program and float network on a few samples to compare them (all of them with `labels`; after a training
+    phase samples that it held out)."""
     table, network = analysis.table, analysis.network
     latency = next((use.used for use in plan.uses if use.resource == Resource.LATENCY.value), None)
     files = {"model.so": artifacts.module_bytes, "model.so constants": artifacts.constant_bytes} if artifacts.module_bytes else {}
@@ -63,7 +68,8 @@ def build_report(
         latency_origin=cost_model.origin,
         int8_latency_us=None if latency is None else int8_latency(table, cost_model),
         quality=measure_quality(network, program, analysis.batches),
-        accuracy=None if labels is None else measure_accuracy(network, program, analysis.batches, labels),
+        accuracy=_accuracy(analysis, program, labels),
+        training=None if trained is None else trained.summary,
         accumulators=tuple(AccumulatorRow(name, peak, LIMIT) for name, peak in accumulator_peaks(program).items()),
         versions=versions(),
         seconds=dict(seconds),
@@ -163,7 +169,20 @@ def _sqnr(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float | None:
     return 10 * float(np.log10(max(signal, np.finfo(np.float64).tiny) / error))
 
 
-def measure_accuracy(network: Network, program: Program, batches: Batches, labels: np.ndarray) -> Accuracy:
+def _accuracy(analysis: Analysis, program: Program, labels: np.ndarray | None) -> Accuracy | None:
+    samples = analysis.samples
+    if samples is None:
+        return None if labels is None else measure_accuracy(analysis.network, program, analysis.batches, labels)
+    if samples.labels is None or not program.outputs:
+        return None
+    size = analysis.batches.batch_size or 1
+    kept = samples.held_out[: min(len(samples.held_out), MOST_ACCURACY_SAMPLES) // size * size]
+    rows = [kept[start : start + size] for start in range(0, len(kept), size)]
+    prepared = ({name: analysis.batches.prepared(name, array[row]) for name, array in samples.arrays.items()} for row in rows)
+    return measure_accuracy(analysis.network, program, prepared, samples.labels[kept]) if rows else None
+
+
+def measure_accuracy(network: Network, program: Program, batches: Iterable[Mapping[str, np.ndarray]], labels: np.ndarray) -> Accuracy:
     """Top-1 accuracy of the first output of the float network and of the program, on the labelled samples."""
     from mpqc.frontend.reference import Reference
     from mpqc.interpreter import Interpreter

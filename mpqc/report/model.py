@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from mpqc.plan import Proof, Use
+from mpqc.training.history import TrainingSummary
 
 SCHEMA_VERSION = 1
 
@@ -103,6 +104,8 @@ class Report:
     """Bytes that the program needs while it runs: arena_bytes, live_bytes, workspace_bytes; empty for a cost-only target"""
     int8_latency_us: float | None = None
     """Prediction for all weights and activations at 8 bits; None without a latency table or 8-bit kernels"""
+    training: TrainingSummary | None = None
+    """None where the weights are those of the file"""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

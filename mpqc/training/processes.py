@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,18 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mpqc.training.launch import Launched
+
 
 @dataclass(frozen=True)
-class Group:
+class Group(Launched):
     """The processes of one training phase. Alone, every method returns what it was given."""
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
-        return self.rank == 0
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all processes; no gradient."""
@@ -90,12 +83,7 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def launched() -> Group:
-    """Rank and number of the processes that torchrun started; one where it did not."""
-    return Group(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-
-
-def join(group: Group, device: torch.device) -> None:
+def join(group: Launched, device: torch.device) -> None:
     """Connect the processes: nccl on CUDA, gloo elsewhere."""
     if group.size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=group.rank, world_size=group.size)
