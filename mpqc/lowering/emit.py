@@ -53,14 +53,23 @@ class Emitter:
             self._step(step)
         return tuple(self.values[name].shaped(self.program.tensors[name].shape) for name in self.program.outputs)
 
-    def launch(self, op: str, name: str, func: tirx.PrimFunc, inputs: Sequence[Slot], outputs: Sequence[Slot], macs: int = 0) -> None:
+    def launch(
+        self,
+        op: str,
+        name: str,
+        func: tirx.PrimFunc,
+        inputs: Sequence[Slot],
+        outputs: Sequence[Slot],
+        macs: int = 0,
+        joined: tuple[str, ...] = (),
+    ) -> None:
         """Adds one kernel call; the slots must have the shapes of the kernel's parameters."""
         given, wanted = [slot.shape for slot in (*inputs, *outputs)], [_shape(parameter) for parameter in func.params]
         if given != wanted:
             raise LoweringError(f"kernel {name} takes {wanted}, it was given {given}", where=op)
         function = self._function(name, func)
         workspace = self.tensor("int8", (function.workspace,)) if function.workspace else None
-        self.launches.append(Launch(op, function.symbol, macs, tuple(inputs), tuple(outputs), workspace))
+        self.launches.append(Launch(op, function.symbol, macs, tuple(inputs), tuple(outputs), workspace, joined))
 
     def tensor(self, dtype: str, shape: Sequence[int]) -> Slot:
         """A new tensor in the arena."""
@@ -89,7 +98,7 @@ class Emitter:
         inputs = [self.values[name].shaped(shape) for name, shape in zip(step.inputs, shapes, strict=False)]
         inputs += [self.constant(values) for values in kernel.constants]
         output = self.tensor(kernel.output_dtype, kernel.output_shape)
-        self.launch(step.op, kernel.name, kernel.func, inputs, [output], kernel.macs)
+        self.launch(step.op, kernel.name, kernel.func, inputs, [output], kernel.macs, step.joined)
         self.values[step.output] = output
 
     def _region(self, step: Region) -> None:

@@ -47,6 +47,8 @@ class Launch:
     outputs: tuple[Slot, ...]
     workspace: Slot | None = None
     """Scratch memory, free again after the call"""
+    joined: tuple[str, ...] = ()
+    """Names of further nodes that the kernel does"""
 
     @property
     def arguments(self) -> tuple[Slot, ...]:

@@ -69,12 +69,15 @@ def describe(program: Program, launches: tuple[Launch, ...], outputs: tuple[Slot
         "inputs": [_value(program, name, files) for name in program.inputs],
         "outputs": [_value(program, name, files) | {"memory": _argument(slot, arena)} for name, slot in zip(program.outputs, outputs, strict=True)],
         "memory": {"arena_bytes": arena.nbytes, "live_bytes": arena.live_bytes, "workspace_bytes": arena.workspace_bytes},
-        "ops": [
-            {"name": call.op, "kernel": call.kernel, "macs": call.macs, "arguments": [_argument(slot, arena) for slot in call.arguments]}
-            for call in launches
-        ],
+        "ops": [_op(call, arena) for call in launches],
     }
     return json.dumps(values)
+
+
+def _op(call: Launch, arena: Arena) -> dict[str, object]:
+    """One kernel call; `joined` names further nodes that it does."""
+    arguments = [_argument(slot, arena) for slot in call.arguments]
+    return {"name": call.op, "kernel": call.kernel, "macs": call.macs, "joined": list(call.joined), "arguments": arguments}
 
 
 def _argument(slot: Slot, arena: Arena) -> list[object]:

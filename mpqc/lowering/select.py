@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpqc.errors import LoweringError
+from mpqc.lowering.fusion import Fusion, Join, plan_fusion
 from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.depthwise import depthwise
 from mpqc.lowering.kernels.elementwise import binary, table
@@ -41,7 +42,7 @@ from mpqc.program import (
 
 def plan_steps(program: Program, layout: Layout, target: KernelTarget) -> tuple[Step, ...]:
     """The steps of `program` in its order. Raises LoweringError naming the op that has no kernel."""
-    planner = Planner(program, layout, target)
+    planner = Planner(program, layout, target, plan_fusion(program, layout, target))
     for op in program.ops:
         planner.add(op)
     return tuple(planner.steps)
@@ -54,16 +55,27 @@ class Planner:
     program: Program
     layout: Layout
     target: KernelTarget
+    fusion: Fusion
     steps: list[Step] = field(default_factory=list)
 
     def add(self, op: Op) -> None:
         """Appends the steps of one op."""
-        if isinstance(op, Float):
+        if any(op is join.add for join in self.fusion.values()):
+            return
+        if isinstance(op, Conv) and op.outputs[0] in self.fusion:
+            self._join(op, self.fusion[op.outputs[0]])
+        elif isinstance(op, Float):
             self.steps.append(Region(op, op.inputs, op.outputs))
         elif isinstance(op, Move):
             self._move(op)
         else:
             self._kernel(op)
+
+    def _join(self, op: Conv, join: Join) -> None:
+        name, x = self._input(op, op.inputs[0])
+        made = self.program.tensors[op.outputs[0]]
+        kernel = conv2d(op, _image(x), x.zero_point, made.zero_point, self.target, join.residual)
+        self.steps.append(Call(op.name, kernel, (name, join.other), join.add.outputs[0], (join.add.name,)))
 
     def _move(self, op: Move) -> None:
         x, y = self._tensor(op.inputs[0]), self._tensor(op.outputs[0])
@@ -123,9 +135,13 @@ Maker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget], Ker
 def _conv(op: Conv, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
     if 1 < op.groups == x[0].shape[1]:
         return depthwise(op, x[0], y, target)
-    shape = physical_shape(x[0])
-    assert len(shape) == 4
-    return conv2d(op, shape, x[0].zero_point, y.zero_point, target)
+    return conv2d(op, _image(x[0]), x[0].zero_point, y.zero_point, target)
+
+
+def _image(x: Tensor) -> tuple[int, int, int, int]:
+    """NHWC."""
+    images, rows, columns, channels = physical_shape(x)
+    return images, rows, columns, channels
 
 
 def _gemm(op: Gemm, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:

@@ -19,6 +19,8 @@ class Call:
     kernel: Kernel = field(repr=False)
     inputs: tuple[str, ...]
     output: str
+    joined: tuple[str, ...] = ()
+    """Names of the nodes after it that the kernel does as well (fusion.py)"""
 
 
 @dataclass(frozen=True)

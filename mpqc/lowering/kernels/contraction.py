@@ -19,6 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from mpqc.lowering.kernels import requant as requantization
+from mpqc.lowering.kernels import residual as residuals
 from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, flat, load, scratch, splat, store, store_run
 from mpqc.lowering.kernels.kernel import Isa
 from mpqc.lowering.kernels.micro import Operand, Reduction, raised, sign_extended
@@ -83,6 +84,8 @@ class Contraction:
     together: int
     """Products whose sum fits int16 (portable code only)"""
     isa: Isa
+    residual: residuals.Form | None = None
+    """What is added to the codes before they are stored"""
 
     @property
     def panels(self) -> int:
@@ -102,19 +105,25 @@ class Contraction:
 
 @lru_cache(maxsize=512)
 def primfunc(c: Contraction) -> tirx.PrimFunc:
-    """(x, weights [panels, bytes] int8, start [panels, width] int32, scale [panels, width] float32, scalars [8] int32, out)."""
+    """(x, weights [panels, bytes] int8, start [panels, width] int32, scale [panels, width] float32, scalars [8] int32, out).
+
+    With a residual: (x, the other operand int8 in the output's shape, weights, start, scale, scalars, its constants [10, 4] int32, out).
+    """
     panels, width = c.groups * c.panels, c.tile.channels
     with IRBuilder() as builder:
         with T.prim_func():
             T.func_name(c.name)
             T.func_attr({"global_symbol": c.name, "tirx.noalias": True, "op_pattern": 8})
             x = T.arg("x", T.buffer(c.input_shape, "int8"))
+            other = [T.arg("other", T.buffer(c.output_shape, "int8"))] if c.residual else []
             weights = T.arg("weights", T.buffer((panels, c.panel_bytes), "int8"))
             start = T.arg("start", T.buffer((panels, width), "int32"))
             scale = T.arg("scale", T.buffer((panels, width), "float32"))
             scalars = T.arg("scalars", T.buffer((8,), "int32"))
+            added = [T.arg("added", T.buffer((10, 4), "int32"))] if c.residual else []
             out = T.arg("out", T.buffer(c.output_shape, "int8"))
-            _Emitter(c, flat(x), flat(weights), flat(start), flat(scale), scalars, flat(out)).tasks()
+            extra = [flat(buffer) for buffer in (*other, *added)] or [None, None]
+            _Emitter(c, flat(x), flat(weights), flat(start), flat(scale), scalars, flat(out), extra[0], extra[1]).tasks()
         return builder.get()
 
 
@@ -127,6 +136,10 @@ class _Emitter:
     scale: Buffer
     scalars: Buffer
     out: Buffer
+    other: Buffer | None
+    """The other operand of the residual addition, where there is one"""
+    added: Buffer | None
+    """Its constants"""
 
     def tasks(self) -> None:
         blocks, window = self.c.blocks, self.c.window
@@ -228,9 +241,16 @@ class _Emitter:
         if sums is not None:
             self._reduction.separate(acc, sums, start)
         with T.unroll(c.tile.pixels) as i:
-            codes = requantization.emit(c.requant, acc, i * width, width, (self.scale, panel * width), self.scalars)
             pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)
-            self._store(out + pixel * c.output_channels, codes)
+            at = out + pixel * c.output_channels
+            self._store(at, self._codes(acc, i * width, (self.scale, panel * width), at))
+
+    def _codes(self, acc: Buffer, at: Expr, scale: tuple[Buffer, Expr], out: Expr) -> Expr:
+        """The codes of one pixel, to be stored at `out`."""
+        c = self.c
+        if c.residual is None:
+            return requantization.emit(c.requant, acc, at, c.tile.channels, scale, self.scalars)
+        return residuals.emit(c.residual, c.requant, acc, at, c.tile.channels, scale, (self.other, out), self.added)
 
     def _store(self, at: Expr, codes: Expr) -> None:
         width, channels = self.c.tile.channels, self.c.group_channels

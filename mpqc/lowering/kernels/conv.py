@@ -13,6 +13,7 @@ from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.packing import pack, products_together, split_segments, take_panels
 from mpqc.lowering.kernels.requant import Requant
+from mpqc.lowering.kernels.residual import Residual
 from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
 from mpqc.program import Conv, Gemm
 
@@ -77,17 +78,30 @@ def spec_of(op: Conv, input_shape: tuple[int, int, int, int]) -> ConvSpec:
     return ConvSpec(input_shape, channels, (kernel[0], kernel[1]), op.strides, op.pads, op.dilations, op.groups, op.weight_bits)
 
 
-def conv2d(op: Conv, input_shape: tuple[int, int, int, int], input_zero_point: int, output_zero_point: int, target: KernelTarget) -> Kernel:
+def conv2d(
+    op: Conv,
+    input_shape: tuple[int, int, int, int],
+    input_zero_point: int,
+    output_zero_point: int,
+    target: KernelTarget,
+    added: Residual | None = None,
+) -> Kernel:
     """Convolution of int8 NHWC codes to int8 NHWC codes; op's weight is int8 [O, I/groups, kh, kw] with codes of op.weight_bits.
 
     acc = op.bias + sum(x * w), padding reads the input zero point; out = requantize(acc, op.multiplier, output_zero_point, op.low, op.high).
+    With a residual (dotprod only) the kernel takes the other operand after the input, and its output is the sum.
     Raises LoweringError for negative padding and for widths that have no kernel.
     """
     _refuse(op)
     matrix = op.weight.transpose(0, 2, 3, 1).reshape(op.weight.shape[0], -1)
     spec = spec_of(op, input_shape)
     contraction = plan(spec, matrix, requantization.choose(matrix, op, output_zero_point, target.isa), target)
-    return assemble(contraction, op, matrix, (input_zero_point, output_zero_point), spec.macs)
+    kernel = assemble(contraction if added is None else _joined(contraction, added), op, matrix, (input_zero_point, output_zero_point), spec.macs)
+    return kernel if added is None else replace(kernel, constants=(*kernel.constants, added.constants))
+
+
+def _joined(c: Contraction, added: Residual) -> Contraction:
+    return replace(c, name=f"{c.name}_{added.form.key}", residual=added.form)
 
 
 def _refuse(op: Conv) -> None:

@@ -132,13 +132,13 @@ def _eight(requant: Requant, acc: Buffer, at: Expr, scale: Buffer, scale_at: Exp
 
 def _steps(requant: Requant, acc: Expr, scale: Expr, constants: Buffer) -> Expr:
     """Four rounded products as int32; in the rounding forms only the low 16 bits count, with the even part of the zero point added."""
-    product = neon("fmulx.v4f32", "float32x4", _real(requant, acc), scale)
+    product = neon("fmulx.v4f32", "float32x4", real(requant, acc), scale)
     if requant.form == "exact":
         return neon("fcvtns.v4i32.v4f32", "int32x4", product)
     return bits(product + splat(bits(constants[4], "float32"), 4), "int32x4")
 
 
-def _real(requant: Requant, acc: Expr) -> Expr:
+def real(requant: Requant, acc: Expr) -> Expr:
     """Four accumulators as float32."""
     if requant.form == "float":
         return bits(acc, "float32x4") - splat(T.float32(MAGIC), 4)
