@@ -22,13 +22,13 @@ class FloatConv:
 
     batch: int
     channels: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
     outputs: int
-    out_size: tuple[int, int]
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    pads: tuple[int, int, int, int]
-    dilations: tuple[int, int]
+    out_size: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
     groups: int
 
     @property

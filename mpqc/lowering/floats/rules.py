@@ -69,7 +69,16 @@ def _conv(call: relax.Call) -> Made:
         strides, dilations, pads = [1, *strides], [1, *dilations], [0, pads[0], 0, pads[1]]
         x, w, out = ((*s[:2], 1, s[2]) for s in (x, w, out))
     sizes = FloatConv(
-        x[0], x[1], x[2:], out[1], out[2:], w[2:], tuple(strides), tuple(pads), tuple(dilations), int(attrs.groups)  # type: ignore[arg-type]
+        x[0],
+        x[1],
+        x[2:],
+        out[1],
+        out[2:],
+        w[2:],
+        tuple(strides),
+        tuple(pads),
+        tuple(dilations),
+        int(attrs.groups),
     )
     given = (_shape(call.args[0]), _shape(call.args[1]), _shape(call))
     return conv("conv", sizes, given), list(call.args)
