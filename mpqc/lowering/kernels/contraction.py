@@ -48,6 +48,11 @@ class Strip:
     pitch: int
 
     @property
+    def contiguous(self) -> bool:
+        """Rows are nothing but neighbouring input bytes, in whole vectors: the copy is one run."""
+        return self.reach == 1 == self.step and self.top == self.left == self.right == 0 and self.pitch == self.middle == self.source_pitch
+
+    @property
     def size(self) -> int:
         """Bytes of the copy, with room for the last vector to reach past its end."""
         return self.rows * self.pitch + 16
@@ -86,6 +91,8 @@ class Contraction:
     isa: Isa
     residual: residuals.Form | None = None
     """What is added to the codes before they are stored"""
+    even: bool = False
+    """Results are stored in even runs, two codes a byte"""
 
     @property
     def panels(self) -> int:
@@ -166,6 +173,10 @@ class _Emitter:
             return Operand(self.x, image * self.c.image_bytes + row * window.row_pitch + column * window.column_pitch)
         padded = scratch(strip.size, "int8")
         zero = T.cast(self.scalars[0], "int8")
+        if strip.contiguous:
+            with T.serial(tirx.floordiv(rows * strip.pitch, 16)) as v:
+                store(padded, v * 16, 16, load(self.x, image * self.c.image_bytes + row * strip.pitch + v * 16, 16))
+            return Operand(padded, column * window.column_pitch)
         with T.serial((rows - 1) * strip.step + strip.reach) as r:
             y = row * strip.step - strip.top + r
             self._copy_row(strip, padded, r * strip.pitch, (y, image * self.c.image_bytes + y * strip.source_pitch), zero)
@@ -259,6 +270,10 @@ class _Emitter:
             return
         few = scratch(width, "int8")
         store(few, 0, width, codes)
+        if self.c.even:
+            for channel in range(0, channels, 2):
+                store(self.out, at + channel, 2, load(few, channel, 2))
+            return
         for channel in range(channels):
             T.buffer_store(self.out, few[channel], [at + channel])
 

@@ -11,6 +11,7 @@ from mpqc.errors import LoweringError
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
 from mpqc.lowering.kernels.packing import pack, products_together, split_segments, take_panels
 from mpqc.lowering.kernels.requant import Requant
 from mpqc.lowering.kernels.residual import Residual
@@ -35,6 +36,8 @@ class ConvSpec:
     dilations: tuple[int, int] = (1, 1)
     groups: int = 1
     weight_bits: int = 8
+    column: bool = False
+    """Pointwise, and the image has been laid out as one column of pixels"""
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -85,6 +88,7 @@ def conv2d(
     output_zero_point: int,
     target: KernelTarget,
     added: Residual | None = None,
+    packing: Packing = PLAIN,
 ) -> Kernel:
     """Convolution of int8 NHWC codes to int8 NHWC codes; op's weight is int8 [O, I/groups, kh, kw] with codes of op.weight_bits.
 
@@ -95,9 +99,9 @@ def conv2d(
     _refuse(op)
     matrix = op.weight.transpose(0, 2, 3, 1).reshape(op.weight.shape[0], -1)
     spec = spec_of(op, input_shape)
-    contraction = plan(spec, matrix, requantization.choose(matrix, op, output_zero_point, target.isa), target)
+    contraction = plan(spec, matrix, requantization.choose(matrix, op, output_zero_point, target.isa), target, packing)
     kernel = assemble(contraction if added is None else _joined(contraction, added), op, matrix, (input_zero_point, output_zero_point), spec.macs)
-    return kernel if added is None else replace(kernel, constants=(*kernel.constants, added.constants))
+    return packed(kernel if added is None else replace(kernel, constants=(*kernel.constants, added.constants)), packing)
 
 
 def _joined(c: Contraction, added: Residual) -> Contraction:
@@ -131,9 +135,9 @@ def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.nda
     return weights, start, scale
 
 
-def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | None], target: KernelTarget) -> Contraction:
+def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | None], target: KernelTarget, packing: Packing = PLAIN) -> Contraction:
     """How the convolution is computed on `target`. requants: for plain sums, and for shifted ones where they are allowed."""
-    plain = _plan(spec, requants[0], target)
+    plain = replace(_plan(spec, requants[0], target, packing.input(0)), even=packing.output)
     if target.isa == "generic":
         together = products_together(split_segments(matrix, plain.window.length))
         return replace(plain, name=f"{plain.name}_together{together}", together=together)
@@ -163,16 +167,19 @@ def _deep(c: Contraction) -> bool:
     return c.requant.form != "float" or c.window.quads * c.tile.channels / 4 > c.tiles * c.tile.pixels * c.tile.channels / 8
 
 
-def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction:
+def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bool = False) -> Contraction:
+    """two_a_byte: the input is unpacked in the copy, block by block; a pointwise one row of pixels by row, so blocks are bounded."""
+    if two_a_byte and spec.pointwise and not spec.column:
+        return _unpacked_pointwise(spec, requant, target)
     direct = _direct_window(spec)
-    padded = any(spec.pads) or not _readable(direct.length)
+    padded = two_a_byte or any(spec.pads) or not _readable(direct.length)
     window = _window(spec, _strip_pitch(spec)) if padded else direct
     tile = choose_tile(window, spec.channels // spec.groups, target)
     panels = ceil(spec.channels // spec.groups / tile.channels)
     wide = window.quads * 4 * tile.channels
     stored = ceil(wide * spec.weight_bits / 128) * 16
     cores = target.cores if spec.macs >= PARALLEL_MACS else 1
-    blocks = choose_blocks(window, tile, wide * panels * spec.groups, panels * spec.groups, cores)
+    blocks = choose_blocks(window, tile, 0 if two_a_byte else wide * panels * spec.groups, panels * spec.groups, cores)
     strip = _strip(spec, blocks.rows) if padded else None
     _, height, width, depth = spec.input_shape
     images = 1 if spec.pointwise and not padded else spec.input_shape[0]
@@ -197,6 +204,14 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction
         together=1,
         isa=target.isa,
     )
+
+
+def _unpacked_pointwise(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction:
+    """Pixels as rows of one: a block of them is unpacked into the copy, whatever the shape of the image."""
+    images, height, width, depth = spec.input_shape
+    column = replace(spec, input_shape=(1, images * height * width, 1, depth), kernel=(1, 1), pads=(0, 0, 0, 0), column=True)
+    contraction = _plan(column, requant, target, True)
+    return replace(contraction, name=contraction.name.replace(column.name, spec.name), input_shape=spec.input_shape, output_shape=spec.output_shape)
 
 
 def _readable(length: int) -> bool:
