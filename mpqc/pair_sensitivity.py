@@ -6,6 +6,7 @@ extra loss of a pair is E[(g_1 . d_1)(g_2 . d_2)], which the allocator takes as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from mpqc.site import SiteTable
 if TYPE_CHECKING:
     from mpqc.data import Batches
 
+Mean = Callable[[np.ndarray], np.ndarray]
 SIGNIFICANT = 2.0
 """Standard errors: a correlation below is taken for noise."""
 
@@ -48,19 +50,24 @@ def measure_pairs(
     seed: int = 0,
     probes: int = 4,
     joined: tuple[tuple[str, str], ...] | None = None,
+    mean: Mean = lambda values: values,
 ) -> tuple[Pair, ...]:
-    """The extra losses of `joined` (default: neighbours), in the unit of the sensitivity `fit`; pairs without a significant one are left out."""
+    """The extra losses of `joined` (default: neighbours), in the unit of the sensitivity `fit`; pairs without a significant one are left out.
+
+    `mean` averages arrays over processes that measure on parts of the data.
+    """
     from mpqc.fisher import fisher_products
     from mpqc.task import find_task
 
     task = find_task(network, batches)
     draws = fisher_products(network, table, calibration, batches, task, bits, seed=seed, probes=probes)
-    pairs = (_pair(one, other, draws[one], draws[other], bits) for one, other in joined or neighbours(table) if one in draws and other in draws)
+    chosen = [(one, other) for one, other in joined or neighbours(table) if one in draws and other in draws]
+    pairs = [_pair(one, other, draws[one], draws[other], bits, mean) for one, other in chosen]
     return tuple(pair for pair in pairs if pair.values)
 
 
-def _pair(one: str, other: str, first: np.ndarray, second: np.ndarray, bits: tuple[int, ...]) -> Pair:
-    extra = first.T @ second / len(first)
-    size = np.sqrt(np.mean(first**2, 0))[:, None] * np.sqrt(np.mean(second**2, 0))[None]
+def _pair(one: str, other: str, first: np.ndarray, second: np.ndarray, bits: tuple[int, ...], mean: Mean) -> Pair:
+    extra = mean(first.T @ second / len(first))
+    size = np.sqrt(mean(np.mean(first**2, 0)))[:, None] * np.sqrt(mean(np.mean(second**2, 0)))[None]
     real = np.abs(extra) > SIGNIFICANT / np.sqrt(len(first)) * size
     return Pair(one, other, {(bits[a], bits[b]): float(extra[a, b]) for a, b in np.argwhere(real)})

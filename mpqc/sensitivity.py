@@ -85,10 +85,15 @@ def _distance(
 def _roundoff(
     network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], seed: int, probes: int
 ) -> tuple[Values, str]:
+    return relative_errors(table, calibration, bits), "squared error over squared norm"
+
+
+def relative_errors(table: SiteTable, calibration: Calibration, bits: Sequence[int]) -> Values:
+    """Site -> bits -> squared error over squared norm of its calibrated values; 0 for sites that only repeat values."""
     repeated = moved_sites(table)
     error = {SiteKind.WEIGHT: _weight_error, SiteKind.ACTIVATION: _activation_error}
     rows = {site.name: {width: error[site.kind](site, calibration, width) for width in bits} for site in table.sites if site.name not in repeated}
-    return {site.name: rows.get(site.name, dict.fromkeys(bits, 0.0)) for site in table.sites}, "squared error over squared norm"
+    return {site.name: rows.get(site.name, dict.fromkeys(bits, 0.0)) for site in table.sites}
 
 
 def _weight_error(site: Site, calibration: Calibration, bits: int) -> float:

@@ -43,13 +43,11 @@ def _legalized(module: IRModule) -> IRModule:
     import tvm
     from tvm.relax import transform
 
-    from mpqc.lowering.floats.rules import legalizers
-
     passes = [
         transform.DecomposeOpsForInference(),
         transform.CanonicalizeBindings(),
         transform.FoldConstant(),
-        transform.LegalizeOps(legalizers()),
+        transform.LegalizeOps(),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
         transform.DeadCodeElimination(),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "fixed": ("mpqc.strategies.fixed", "FixedPlan"),
     "qbitopt": ("mpqc.strategies.qbitopt", "QBitOpt"),
-    "dq": ("mpqc.strategies.dq", "Dq"),
+    "dq": ("mpqc.strategies.dq", "DQ"),
     "fracbits": ("mpqc.strategies.fracbits", "FracBits"),
     "mixquant": ("mpqc.strategies.mixquant", "MixQuant"),
     "auto": ("mpqc.strategies.auto", "Auto"),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mpqc.calibration import moved_sites
 from mpqc.errors import DataError
+from mpqc.sensitivity import relative_errors
 from mpqc.sensitivity_table import Sensitivities
 from mpqc.site import Site, SiteKind
 from mpqc.strategies.common import kept_buffers, widths_of
@@ -41,7 +42,7 @@ class MovingFit:
 
     def measure(self) -> None:
         """Add the batch of this step. Raises DataError, naming the site, where a gradient is NaN or infinite."""
-        values = fit_terms(self.session, self.sites)
+        values = fit_terms(self.session, self.sites, self.extent)
         for name, value in values.items():
             self.average[name] = self.decay * self.average.get(name, 0.0) + (1 - self.decay) * value
         self.weight = self.decay * self.weight + (1 - self.decay)
@@ -50,6 +51,11 @@ class MovingFit:
         """S r^2 / (2^b - 1)^2 for every site at every width that it may get; 0 for sites that repeat another's values."""
         values = {site.name: self._row(site) for site in self.session.table.sites}
         return Sensitivities("fit", "Fisher trace x squared step", values, "training", self.session.network.digest)
+
+    @staticmethod
+    def extent(rows: Tensor) -> Tensor:
+        """The squared range of each row."""
+        return (rows.amax(1) - rows.amin(1)).square()
 
     def _row(self, site: Site) -> dict[int, float]:
         mean = self.average.get(site.name, 0.0) / max(self.weight, 1e-30)
@@ -65,8 +71,32 @@ class MovingFit:
         self.weight = float(state["weight"])
 
 
-def fit_terms(session: Session, sites: list[Site]) -> dict[str, float]:
-    """Site -> S r^2 on the batch of this step, with latent weights and float activations; the same on every process."""
+class MovingNoise(MovingFit):
+    """The same with the squared error that calibrated grids really leave, instead of the squared step over the range: S x power x relative error.
+
+    FIT's noise falls 25 times from 2 to 4 bits; that of a grid with the least squared error, about 10 times.
+    """
+
+    def __init__(self, session: Session, decay: float = DECAY) -> None:
+        super().__init__(session, decay)
+        widths = tuple(sorted({bits for site in session.table.sites for bits in widths_of(session, site)}))
+        self.relative = relative_errors(session.table, session.calibration, widths)
+
+    @staticmethod
+    def extent(rows: Tensor) -> Tensor:
+        """The mean square of each row."""
+        return rows.square().mean(1)
+
+    def _row(self, site: Site) -> dict[int, float]:
+        mean = self.average.get(site.name, 0.0) / max(self.weight, 1e-30)
+        return {bits: mean * self.relative[site.name][bits] for bits in widths_of(self.session, site)}
+
+
+Extent = Callable[[Tensor], Tensor]
+
+
+def fit_terms(session: Session, sites: list[Site], extent: Extent = MovingFit.extent) -> dict[str, float]:
+    """Site -> S x extent on the batch of this step, with latent weights and float activations; the same on every process."""
     weights = {site.name: session.module.weight(site.name) for site in sites if site.kind is SiteKind.WEIGHT}
     watched = frozenset(site.name for site in sites if site.kind is SiteKind.ACTIVATION)
     root = session.module.root
@@ -77,30 +107,27 @@ def fit_terms(session: Session, sites: list[Site]) -> dict[str, float]:
     values = {}
     for (name, value), gradient in zip(tensors.items(), found, strict=True):
         site = session.table.by_name[name]
-        values[name] = 0.0 if gradient is None else _term(session, site, value.detach(), gradient)
+        values[name] = 0.0 if gradient is None else _term(session, site, value.detach(), gradient, extent)
     return values
 
 
-def _term(session: Session, site: Site, value: Tensor, gradient: Tensor) -> float:
+def _term(session: Session, site: Site, value: Tensor, gradient: Tensor, extent: Extent) -> float:
     terms: Callable[..., Tensor] = _weight_term if site.kind is SiteKind.WEIGHT else _activation_term
-    result = float(terms(session, site, value.float(), gradient.float()))
+    result = float(terms(session, site, value.float(), gradient.float(), extent))
     if not torch.isfinite(torch.tensor(result)):
         raise DataError("the gradient is NaN or infinite", where=site.name, hint="lower the learning rate, or check the data")
     return result
 
 
-def _weight_term(session: Session, site: Site, value: Tensor, gradient: Tensor) -> Tensor:
-    rows = _rows(value, site.axis)
-    spread = rows.amax(1) - rows.amin(1)
+def _weight_term(session: Session, site: Site, value: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
     traces = session.recipe.batch * _rows(session.mean(gradient), site.axis).square().sum(1)
-    return (traces * spread.square()).sum()
+    return (traces * extent(_rows(value, site.axis))).sum()
 
 
-def _activation_term(session: Session, site: Site, value: Tensor, gradient: Tensor) -> Tensor:
+def _activation_term(session: Session, site: Site, value: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
     """Gradients of the mean loss hold 1/B of each sample's: B x their squared norm is the mean of the samples' squared norms."""
     trace = value.shape[0] * gradient.square().sum()
-    low, high = torch.aminmax(value)
-    return session.mean(torch.stack([trace, (high - low).square()])).prod()
+    return session.mean(torch.stack([trace, extent(value.reshape(1, -1))[0]])).prod()
 
 
 def _rows(value: Tensor, axis: int | None) -> Tensor:

@@ -1,0 +1,145 @@
+"""mpqc's own method: a calibrated allocation, polished on the measured loss, then LSQ training with a few early exact re-allocations.
+
+From QBitOpt it takes that bits are re-allocated while training by an exact solver. Different are: the start (a directional second-order
+allocation moved by what the network, run with the bits, loses), the noise of a width (what grids of least squared error really leave), new grids
+for sites that change (refitted to the weights as they are instead of the old range), and re-allocation early alone, so that most of the training is
+at the final bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mpqc.data import open_data
+from mpqc.pair_sensitivity import measure_pairs
+from mpqc.qtype import QParams, QType
+from mpqc.ranges import weight_qparams
+from mpqc.site import SiteKind
+from mpqc.strategies.base import Finished
+from mpqc.strategies.common import LsqStrategy, Stopwatch, best_plan, bits_of, widths_of
+from mpqc.strategies.fit import MovingNoise
+from mpqc.strategies.polish import Polish
+from mpqc.strategies.qbitopt import sticky
+from mpqc.training.quantizers import TrainedState
+
+if TYPE_CHECKING:
+    from mpqc.allocator import Pair
+    from mpqc.sensitivity_table import Sensitivities
+    from mpqc.training.session import Session
+
+MOMENTS = (0.1, 0.2)
+"""Parts of the phase after which bits are re-allocated"""
+MEASUREMENTS = 8
+"""Of sensitivities before each re-allocation"""
+HYSTERESIS = 0.2
+TRIALS = 40
+"""Measured losses that the polish may take"""
+PAIR_SAMPLES = 64
+"""That the losses of pairs are measured on"""
+
+
+class Auto(LsqStrategy):
+    """`moments`: parts of the phase after which bits are re-allocated; `trials`: measurements of the polish, 0 for none."""
+
+    name = "auto"
+
+    def __init__(self, *, moments: tuple[float, ...] = MOMENTS, trials: int = TRIALS, pairs: bool = True) -> None:
+        self.moments, self.trials, self.pairs = moments, trials, pairs
+
+    def prepare(self, session: Session) -> None:
+        """The plan from before training, with the losses of pairs, polished; quantizers at its bits. A plan that was given stays as it is."""
+        super().prepare(session)
+        self.watch = Stopwatch()
+        self.changes: list[int] = []
+        self.noise = MovingNoise(session, decay=1 - 1 / MEASUREMENTS)
+        if session.sensitivities is not None and session.budgets:
+            with self.watch:
+                self._start(session, session.sensitivities)
+
+    def _start(self, session: Session, sensitivities: Sensitivities) -> None:
+        pairs = _pairs(session) if self.pairs and sensitivities.method == "fit" else ()
+        plan = best_plan(session, sensitivities, self.name, hint=session.plan, pairs=pairs) if pairs else session.plan
+        polish = Polish(session, self.states, sensitivities)
+        self.current = polish.improve(plan, self.trials, self.name)
+        self.changes += [_differences(session.plan, plan), _differences(plan, self.current)]
+
+    def _marks(self) -> tuple[int, ...]:
+        steps = self.session.position.steps
+        return tuple(int(part * steps) for part in self.moments if int(part * steps) > 0)
+
+    def before_step(self, step: int) -> None:
+        """Sensitivities, in the stretch before the next re-allocation."""
+        marks = [mark for mark in self._marks() if mark > step]
+        if not marks or self.session.position.frozen:
+            return
+        every = max(self._marks()[0] // MEASUREMENTS, 1)
+        if step % every == 0:
+            with self.watch:
+                self.noise.measure()
+
+    def after_step(self, step: int) -> None:
+        """Re-allocate at the moments."""
+        super().after_step(step)
+        if step + 1 in self._marks() and not self.session.position.frozen and self.noise.weight:
+            with self.watch:
+                self.reallocate()
+
+    def reallocate(self) -> None:
+        """The best plan by the averages, with what a site has now preferred."""
+        sensitivities = sticky(self.noise.sensitivities(), self.current, HYSTERESIS)
+        plan = best_plan(self.session, sensitivities, self.name, hint=self.current)
+        self.changes.append(_differences(self.current, plan))
+        self.adopt(plan)
+
+    def change(self, group: str, state: TrainedState, bits: int) -> None:
+        """A new width: weights get the grid of least squared error; activations keep theirs in the proportion of the calibrated grids."""
+        now = state.qparams()
+        if now is None or now.qtype.bits == bits:
+            return
+        site = self.session.table.groups[group][0]
+        if site.kind is SiteKind.WEIGHT:
+            weight = self.session.module.weight(site.name).detach().float().cpu().numpy()
+            state.set(weight_qparams(weight, site.axis, bits, search=True))
+            return
+        old, new = (self.session.module.calibrated(site.name, width) for width in (now.qtype.bits, bits))
+        ratio = now.scale / np.maximum(old.scale, np.float32(1e-30))
+        state.set(QParams(QType(bits), (new.scale * ratio).astype(np.float32), new.zero_point))
+
+    def finish(self) -> Finished:
+        """The last plan, and what choosing it took."""
+        changes = ", ".join(map(str, self.changes)) or "none"
+        what = "sites changed by pairs, by the polish and at each re-allocation"
+        return Finished(self.current, notes=(f"{what}: {changes}; {self.watch.seconds:.2f} s in all",))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plan, averages, history."""
+        return {**super().state_dict(), "noise": self.noise.state_dict(), "changes": list(self.changes)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`. The start that `prepare` found is replaced by what was saved."""
+        super().load_state_dict(state)
+        self.noise.load_state_dict(state["noise"])
+        self.changes = [int(count) for count in state["changes"]]
+
+
+def _pairs(session: Session) -> tuple[Pair, ...]:
+    """Extra losses of neighbouring sites on samples of the first batch; the same on every process."""
+    batch = session.batch().inputs
+    names = [spec.name for spec in session.network.inputs]
+    arrays = {name: value[:PAIR_SAMPLES].float().cpu().numpy() for name, value in zip(names, batch, strict=True)}
+    samples = open_data(arrays, session.network.inputs, limit=PAIR_SAMPLES)
+    bits = tuple(sorted({width for site in session.table.sites for width in widths_of(session, site)}))
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return session.mean(torch.from_numpy(values).to(batch[0].device)).cpu().numpy()  # type: ignore[no-any-return]
+
+    return measure_pairs(session.network, session.table, session.calibration, samples, bits, seed=session.recipe.seed, mean=mean)
+
+
+def _differences(one: Any, other: Any) -> int:
+    old, new = bits_of(one), bits_of(other)
+    return sum(old[site] != bits for site, bits in new.items())
