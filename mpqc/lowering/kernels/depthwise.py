@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpqc.lowering.kernels import depthwise_slide
 from mpqc.lowering.kernels.depthwise_sdot import kernel, plan
 from mpqc.lowering.kernels.depthwise_weights import packed, unpacked
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
@@ -34,7 +35,12 @@ BLOCK = 16
 
 def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """`op`, whose groups are the channels of `x`, with any number of outputs a channel; see program.Conv."""
-    chosen = plan(op, x, y) if target.isa == "dotprod" else None
+    if target.isa != "dotprod":
+        return _portable(op, x, y)
+    slide = depthwise_slide.plan(op, x, y)
+    if slide:
+        return depthwise_slide.kernel(op, slide, x, y)
+    chosen = plan(op, x, y)
     return kernel(op, chosen, x, y) if chosen else _portable(op, x, y)
 
 

@@ -13,17 +13,17 @@ from functools import cached_property
 
 import numpy as np
 
-from mpqc.lowering.kernels.depthwise_weights import packed, unpacked
+from mpqc.lowering.kernels.affine import emit
+from mpqc.lowering.kernels.depthwise_constants import Constants, constants
+from mpqc.lowering.kernels.depthwise_weights import unpacked
 from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.layout import physical_shape
-from mpqc.lowering.kernels.narrow import Narrower, Narrowing, real
+from mpqc.lowering.kernels.narrow import Narrower
 from mpqc.lowering.kernels.tir import (
-    MAGIC_BITS,
     Expr,
     Param,
     T,
     bind,
-    cast,
     function,
     intrinsic,
     load,
@@ -73,13 +73,8 @@ class Plan:
     def blocks(self) -> int:
         return -(-self.channels // self.lanes)
 
-    @property
-    def starts(self) -> np.ndarray:
-        """First channel of every block; the last one overlaps its neighbour where channels do not divide."""
-        return np.minimum(np.arange(self.blocks) * self.lanes, self.channels - self.lanes)
-
     def start(self, block: Expr) -> Expr:
-        """`starts[block]` in the kernel."""
+        """First channel of `block`; see block_starts."""
         return block * self.lanes if self.channels % self.lanes == 0 else T.min(block * self.lanes, self.channels - self.lanes)
 
     @cached_property
@@ -132,42 +127,19 @@ def plan(op: Conv, x: Tensor, y: Tensor) -> Plan | None:
     return min((p for p in plans if p.rows * p.vectors <= ACCUMULATORS), key=lambda p: p.cost)
 
 
-@dataclass(frozen=True, eq=False)
-class Constants:
-    """What the kernel reads besides its input."""
-
-    weights: np.ndarray
-    bias: np.ndarray
-    multiplier: np.ndarray
-    magic: bool
-    """Sums stay below 2^22: the bias holds MAGIC_BITS as well"""
-    narrowing: Narrowing
-
-
-def constants(op: Conv, p: Plan, y: Tensor) -> Constants:
-    """Packs `op` for `p`."""
-    chosen = (p.starts[:, None] + np.arange(p.lanes)).reshape(-1)
-    weight, bias = op.weight.astype(np.int64)[chosen], op.bias.astype(np.int64)[chosen]
-    m = op.multiplier.astype(np.float32).reshape(-1)[chosen]
-    low = bias + np.minimum(weight * 127, weight * -128).sum(axis=(1, 2, 3))
-    high = bias + np.maximum(weight * 127, weight * -128).sum(axis=(1, 2, 3))
-    largest = np.maximum(np.abs(low), np.abs(high))
-    magic = bool(largest.max() < 2**22)
-    return Constants(
-        packed(weight.reshape(len(chosen), -1).T, p.lanes, op.weight_bits),
-        (bias + (MAGIC_BITS if magic else 0)).astype(np.int32),
-        m,
-        magic,
-        Narrowing.of(y.zero_point, op.low, op.high, float((largest * m).max())),
-    )
-
-
 def kernel(op: Conv, p: Plan, x: Tensor, y: Tensor) -> Kernel:
     """`op` by plan `p`."""
-    c = constants(op, p, y)
-    arrays = (c.weights, c.bias, c.multiplier, np.array([x.zero_point], np.int8), *c.narrowing.constants(y.zero_point, op.low, op.high))
+    c = constants(op, p.lanes, y)
+    arrays: tuple[np.ndarray, ...] = (
+        c.weights,
+        c.start,
+        c.scale,
+        np.array([x.zero_point, 0], np.int8),
+        *c.narrowing.constants(y.zero_point, op.low, op.high),
+    )
+    if len(c.fused):
+        arrays += (c.offset, c.fused)
     name = symbol("depthwise_sdot", f"w{op.weight_bits}", physical_shape(x), physical_shape(y), p.kernel, p.strides, p.pads, p.dilations)
-    name += ("_magic" if c.magic else "") + c.narrowing.suffix
 
     def body(a: Expr, w: Expr, b: Expr, m: Expr, z: Expr, *rest: Expr) -> None:
         sums = T.alloc_buffer((p.blocks * p.lanes * p.rows * p.columns,), "int32")
@@ -182,33 +154,33 @@ def kernel(op: Conv, p: Plan, x: Tensor, y: Tensor) -> Kernel:
             _fill_sides(p, strip, z[0])
             with T.serial(0, p.blocks) as block:
                 _fill_strip(p, a, strip, z[0], n, row, p.start(block))
-                _convolve(p, c, strip, wide, sums, m, rest, n, row, block)
+                _convolve(p, c, strip, wide, sums, m, (*rest, z), n, row, block)
 
-    names = ("weights", "bias", "multiplier", "zero_x", "floats", "zero_y", "limits")
+    names = ("weights", "start", "scale", "zero_x", "floats", "zero_y", "limits", "offset", "fused")
     params = [Param("x", physical_shape(x), "int8"), *map(param, names, arrays), Param("y", physical_shape(y), "int8")]
     macs = int(np.prod(y.shape)) * p.kernel[0] * p.kernel[1]
-    return Kernel(name, function(name, params, body), arrays, physical_shape(y), "int8", macs)
+    return Kernel(name + c.suffix, function(name + c.suffix, params, body), arrays, physical_shape(y), "int8", macs)
 
 
 def _interleaved(rows: list[Expr], lanes: int) -> list[Expr]:
     """Four int8 vectors a, b, c, d as vectors of 16: a0 b0 c0 d0 a1 b1 ..."""
     if lanes == 8:
-        first, second = _zip(rows[0], rows[1], 8), _zip(rows[2], rows[3], 8)
-        return [_halves(first, second, half) for half in (0, 1)]
-    low, high = ([_half_zip(rows[i], rows[i + 1], half) for i in (0, 2)] for half in (0, 1))
-    return [_halves(pair[0], pair[1], half) for pair in (low, high) for half in (0, 1)]
+        first, second = zipped(rows[0], rows[1], 8), zipped(rows[2], rows[3], 8)
+        return [halves(first, second, half) for half in (0, 1)]
+    low, high = ([_half_zipped(rows[i], rows[i + 1], half) for i in (0, 2)] for half in (0, 1))
+    return [halves(pair[0], pair[1], half) for pair in (low, high) for half in (0, 1)]
 
 
-def _zip(a: Expr, b: Expr, lanes: int) -> Expr:
+def zipped(a: Expr, b: Expr, lanes: int) -> Expr:
     return bind(T.Shuffle([a, b], [i for k in range(lanes) for i in (k, lanes + k)]))
 
 
-def _half_zip(a: Expr, b: Expr, half: int) -> Expr:
+def _half_zipped(a: Expr, b: Expr, half: int) -> Expr:
     """ZIP1 or ZIP2 of bytes."""
     return bind(T.Shuffle([a, b], [i for k in range(8 * half, 8 * half + 8) for i in (k, 16 + k)]))
 
 
-def _halves(a: Expr, b: Expr, half: int) -> Expr:
+def halves(a: Expr, b: Expr, half: int) -> Expr:
     """ZIP1 or ZIP2 of 16-bit lanes, as int8x16."""
     return bind(T.Shuffle([a, b], [i for k in range(4 * half, 4 * half + 4) for i in (2 * k, 2 * k + 1, 16 + 2 * k, 17 + 2 * k)]))
 
@@ -272,20 +244,27 @@ def _convolve(p: Plan, c: Constants, strip: Expr, wide: Expr, b: Expr, m: Expr, 
     steps = -(-p.out_width // p.columns)
     with T.serial(0, steps) as step:
         ox = bind(step * p.columns if p.out_width % p.columns == 0 else T.min(step * p.columns, p.out_width - p.columns))
+        zero = bind(step * T.cast(rest[-1][1], "int32"))
         sums = registers(p.rows * p.columns * p.lanes, "int32")
         for i in range(p.rows * p.columns * p.vectors):
-            store(sums, 4 * i, load(b, block * (p.rows * p.columns * p.lanes) + 4 * i, 4), 4)
-        _accumulate(p, strip, wide, sums, ox, block)
-        multipliers = [bind(load(m, block * p.lanes + 4 * g, 4)) for g in range(p.vectors)]
-        for r in range(p.rows):
-            for u in range(p.columns):
-                first = (r * p.columns + u) * p.lanes
-                values = [_real(c, load(sums, first + 4 * g, 4)) * multipliers[g] for g in range(p.vectors)]
-                at = ((n * p.out_height + row + r) * p.out_width + ox + u) * p.channels + p.start(block)
-                store(rest[-1], at, narrower.codes(values), p.lanes)
+            store(sums, 4 * i, load(b, zero + block * (p.rows * p.columns * p.lanes) + 4 * i, 4), 4)
+        _accumulate(p, strip, wide, sums, ox, block, zero)
+        for fused in c.choices(rest[4] if len(c.fused) else None, block + zero):
+            multipliers = [bind(load(m, zero + block * p.lanes + 4 * g, 4)) for g in range(p.vectors)]
+            for r in range(p.rows):
+                for u in range(p.columns):
+                    first = (r * p.columns + u) * p.lanes
+                    totals = [load(sums, first + 4 * g, 4) for g in range(p.vectors)]
+                    if fused:
+                        values = [emit(totals[g], multipliers[g], load(rest[3], zero + block * p.lanes + 4 * g, 4)) for g in range(p.vectors)]
+                        codes = narrower.saturated(values)
+                    else:
+                        codes = narrower.codes([c.real(totals[g]) * multipliers[g] for g in range(p.vectors)])
+                    at = ((n * p.out_height + row + r) * p.out_width + ox + u) * p.channels + p.start(block)
+                    store(rest[-2], at, codes, p.lanes)
 
 
-def _accumulate(p: Plan, strip: Expr, wide: Expr, sums: Expr, ox: Expr, block: Expr) -> None:
+def _accumulate(p: Plan, strip: Expr, wide: Expr, sums: Expr, ox: Expr, block: Expr, zero: Expr) -> None:
     for kx in range(p.kernel[1]):
         for g in range(p.vectors):
             windows = {}
@@ -294,19 +273,14 @@ def _accumulate(p: Plan, strip: Expr, wide: Expr, sums: Expr, ox: Expr, block: E
                     column = (ox + u) * p.strides[1] + kx * p.dilations[1]
                     windows[q, u] = bind(load(strip, (column * p.quads + q) * 4 * p.lanes + 16 * g, 16))
             for index, (r, q) in enumerate(p.pairs):
-                weight = bind(load(wide, ((block * p.kernel[1] + kx) * len(p.pairs) + index) * 4 * p.lanes + 16 * g, 16))
+                weight = bind(load(wide, zero + ((block * p.kernel[1] + kx) * len(p.pairs) + index) * 4 * p.lanes + 16 * g, 16))
                 for u in range(p.columns):
                     at = (r * p.columns + u) * p.lanes + 4 * g
-                    store(sums, at, _sdot(load(sums, at, 4), windows[q, u], weight), 4)
+                    store(sums, at, sdot(load(sums, at, 4), windows[q, u], weight), 4)
 
 
-def _sdot(total: Expr, a: Expr, b: Expr) -> Expr:
+def sdot(total: Expr, a: Expr, b: Expr) -> Expr:
     return intrinsic("llvm.aarch64.neon.sdot.v4i32.v16i8", "int32x4", total, a, b)
-
-
-def _real(c: Constants, total: Expr) -> Expr:
-    """The sum as float32."""
-    return real(total) if c.magic else cast(total, "float32", 4)
 
 
 def _repeat_bias(p: Plan, b: Expr, sums: Expr) -> None:

@@ -57,7 +57,13 @@ class Narrower:
         """int8 vector of `lanes` codes from float32x4 values, end to end."""
         bits = [self._rounded(value) for value in values]
         halves = [_low_halves(bits[i], bits[i + 1]) for i in range(0, len(bits), 2)]
-        placed = halves if self.known.even else [half + self.zero for half in halves]
+        return self._narrowed(halves if self.known.even else [half + self.zero for half in halves])
+
+    def saturated(self, values: list[Expr]) -> Expr:
+        """The same from int32x4 values whose low halves are codes already, zero point included."""
+        return self._narrowed([_low_halves(values[i], values[i + 1]) for i in range(0, len(values), 2)])
+
+    def _narrowed(self, placed: list[Expr]) -> Expr:
         narrow = [intrinsic("llvm.aarch64.neon.sqxtn.v8i8", "int8x8", half) for half in placed]
         codes = narrow[0] if len(narrow) == 1 else joined(narrow, 8)
         return T.min(T.max(codes, self.limits[0]), self.limits[1]) if self.known.clip else codes

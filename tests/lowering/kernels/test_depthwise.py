@@ -14,6 +14,7 @@ from mpqc import numerics
 from mpqc.lowering.kernels.depthwise import depthwise
 from mpqc.lowering.kernels.depthwise_weights import packed
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
+from mpqc.lowering.kernels.requant import accumulator_range
 from mpqc.program import Conv
 
 
@@ -32,6 +33,8 @@ class Spec:
     zero: int | None = None
     low: int = -128
     scale: float = 1.0
+    bias: int | None = None
+    """Of every channel, as extreme as int32 sums allow"""
 
 
 SPECS = [
@@ -56,6 +59,21 @@ SPECS = [
     Spec(64, 33, 31, zero=0, low=-100),
     Spec(64, 17, 15, scale=3e4),
     Spec(49, 9, 8, scale=3e4, low=-7, zero=-7, bits=4),
+    Spec(24, 7, 7, zero=-128),
+    Spec(16, 14, 14, zero=127, bias=2**21),
+    Spec(17, 9, 31, zero=3, bias=2**31 - 1),
+    Spec(9, 33, 3, zero=-127, bias=-(2**31)),
+    Spec(33, 3, 15, (5, 5), pads=(2, 2, 2, 2), bits=4),
+    Spec(8, 7, 31, (5, 5), (2, 2), (1, 1, 2, 2)),
+    Spec(15, 9, 17, (5, 5), (1, 2), (4, 0, 0, 4), bits=2),
+    Spec(31, 17, 9, (1, 5), (1, 1), (0, 2, 0, 2)),
+    Spec(17, 33, 8, (5, 1), (2, 1), (2, 0, 2, 0)),
+    Spec(8, 1, 1),
+    Spec(16, 2, 2, (5, 5), pads=(2, 2, 2, 2)),
+    Spec(32, 17, 15, strides=(2, 2), pads=(1, 1, 0, 0), zero=-128),
+    Spec(16, 25, 5, zero=-128),
+    Spec(24, 15, 9, pads=(3, 3, 3, 3), strides=(3, 3)),
+    Spec(16, 9, 17, (2, 4), pads=(0, 1, 1, 2)),
 ]
 
 
@@ -66,6 +84,9 @@ def case(rng: np.random.Generator, isa: Isa, spec: Spec) -> Expected:
     weight = rng.integers(-half, half, (count, 1, *spec.kernel)).astype(np.int8)
     weight[0], weight[-1] = -half, half - 1
     bias = (rng.integers(-3000, 3000, count) - zero_x * weight.astype(int).sum(axis=(1, 2, 3))).astype(np.int32)
+    if spec.bias is not None:
+        least, most = accumulator_range(weight.reshape(count, -1), np.zeros(count))
+        bias = np.clip(spec.bias, -(2**31) - least, 2**31 - 1 - most).astype(np.int32)
     m = (rng.uniform(0.0002, 0.01, count) * spec.scale * 128 / half).astype(np.float32)
     window = {"strides": spec.strides, "pads": spec.pads, "dilations": spec.dilations, "groups": spec.channels}
     acc = numerics.conv2d(x, weight, bias, pad_value=zero_x, **window)
