@@ -43,11 +43,13 @@ def _legalized(module: IRModule) -> IRModule:
     import tvm
     from tvm.relax import transform
 
+    from mpqc.lowering.floats.rules import legalizers
+
     passes = [
         transform.DecomposeOpsForInference(),
         transform.CanonicalizeBindings(),
         transform.FoldConstant(),
-        transform.LegalizeOps(),
+        transform.LegalizeOps(legalizers()),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
         transform.DeadCodeElimination(),
