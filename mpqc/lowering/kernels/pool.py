@@ -42,6 +42,17 @@ class Window:
     pad: int
     dilation: int
 
+    @property
+    def leaves(self) -> bool:
+        """Whether some window reaches into the padding."""
+        return self.pad > 0 or (self.outputs - 1) * self.stride - self.pad + (self.kernel - 1) * self.dilation >= self.size
+
+    @property
+    def reaches(self) -> bool:
+        """Whether every window has a tap inside the input."""
+        taps = np.arange(self.outputs)[:, None] * self.stride - self.pad + np.arange(self.kernel) * self.dilation
+        return bool(((taps >= 0) & (taps < self.size)).any(axis=1).all())
+
     def taps(self, position: Expr) -> tuple[Expr, Expr]:
         """First tap and one past the last tap that read inside the input at output `position`."""
         start = position * self.stride - self.pad
@@ -78,7 +89,12 @@ def pool(op: Pool, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     zeros = np.array([x.zero_point, y.zero_point], np.int32)
     bounds = np.array([op.low, op.high, y.zero_point], np.int8)
     constants: tuple[np.ndarray, ...] = (scalars, multiplier, zeros, bounds) if average else (bounds,)
-    emit = _Average(multiplier.size > 1) if average else _Max()
+    few = op.kernel[0] * op.kernel[1] <= UNROLLED
+    if average:
+        inside = few and not (rows.leaves or columns.leaves)
+        emit: _Average | _Max = _Average(multiplier.size > 1, inside, op.kernel[0] * op.kernel[1] <= SHORT)
+    else:
+        emit = _Max(few and rows.reaches and columns.reaches)
 
     def body(a: Expr, *rest: Expr) -> None:
         with loop(result.sizes[0] * result.sizes[2], x.shape[1] * columns.outputs * rows.kernel * columns.kernel) as i:
@@ -106,17 +122,45 @@ def _window(op: Pool, source: Grid, result: Grid, axis: int) -> Window:
     return Window(source.sizes[2 + axis], result.sizes[2 + axis], op.kernel[axis], op.strides[axis], op.pads[axis], op.dilations[axis])
 
 
+UNROLLED = 25
+"""Taps of a window up to which its loads are written out one by one"""
+SHORT = 255
+"""Codes whose sum fits int16"""
+
+
+@dataclass(frozen=True)
 class _Max:
     """Emits the largest code of one window, clamped."""
+
+    unrolled: bool
 
     def __call__(
         self, a: Expr, start: Expr, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int], width: int, rest: tuple[Expr, ...]
     ) -> Expr:
-        largest = registers(width, "int8")
-        store(largest, 0, splat(T.int8(-128), width), width)
-        with Taps(axes, at, steps) as offset:
-            store(largest, 0, T.max(load(largest, 0, width), load(a, start + offset, width)), width)
-        return T.min(T.max(load(largest, 0, width), splat(rest[0][0], width)), splat(rest[0][1], width))
+        if self.unrolled:
+            value = self._written_out(a, start, axes, at, steps, width)
+        else:
+            largest = registers(width, "int8")
+            store(largest, 0, splat(T.int8(-128), width), width)
+            with Taps(axes, at, steps) as offset:
+                store(largest, 0, T.max(load(largest, 0, width), load(a, start + offset, width)), width)
+            value = load(largest, 0, width)
+        return T.min(T.max(value, splat(rest[0][0], width)), splat(rest[0][1], width))
+
+    def _written_out(self, a: Expr, start: Expr, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int], width: int) -> Expr:
+        """A tap in the padding reads the nearest tap inside instead: a maximum does not mind seeing a code twice."""
+        rows, columns = ([bind(offset) for offset in _clamped(*each)] for each in zip(axes, at, steps, strict=True))
+        values = [load(a, start + row + column, width) for row in rows for column in columns]
+        while len(values) > 1:
+            values = [T.max(*values[i : i + 2]) if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
+        return values[0]
+
+
+def _clamped(axis: Window, position: Expr, step: int) -> list[Expr]:
+    """Element offsets of all taps along one axis, those outside the input moved to the nearest tap inside."""
+    first, last = axis.taps(position)
+    taps = [T.max(first, T.min(T.int32(k), last - 1)) if axis.leaves else T.int32(k) for k in range(axis.kernel)]
+    return [(position * axis.stride - axis.pad + tap * axis.dilation) * step for tap in taps]
 
 
 @dataclass(frozen=True)
@@ -124,18 +168,31 @@ class _Average:
     """Emits the requantized sum of one window."""
 
     per_position: bool
+    unrolled: bool
+    short: bool
+    """Sums fit int16"""
 
     def __call__(
         self, a: Expr, start: Expr, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int], width: int, rest: tuple[Expr, ...]
     ) -> Expr:
         scalars, multiplier, zeros, bounds = rest
-        total = registers(width, "int32")
         (y0, y1), (x0, x1) = axes[0].taps(at[0]), axes[1].taps(at[1])
-        store(total, 0, splat(bind(T.int32(0) - zeros[0] * ((y1 - y0) * (x1 - x0))), width), width)
-        with Taps(axes, at, steps) as offset:
-            store(total, 0, load(total, 0, width) + cast(load(a, start + offset, width), "int32", width), width)
+        total = self._sum(a, start, axes, at, steps, width)
+        centred = cast(total, "int32", width) - splat(bind(zeros[0] * ((y1 - y0) * (x1 - x0))), width)
         m = multiplier[at[0] * axes[1].outputs + at[1]] if self.per_position else multiplier[0]
-        return codes(cast(load(total, 0, width), "float32", width) * splat(m, width), scalars[0], scalars[1], bounds[2], width)
+        return codes(cast(centred, "float32", width) * splat(m, width), scalars[0], scalars[1], bounds[2], width)
+
+    def _sum(self, a: Expr, start: Expr, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int], width: int) -> Expr:
+        dtype = "int16" if self.short else "int32"
+        if self.unrolled:
+            rows, columns = ([bind(offset) for offset in _clamped(*each)] for each in zip(axes, at, steps, strict=True))
+            values = [cast(load(a, start + row + column, width), dtype, width) for row in rows for column in columns]
+            return bind(sum(values[1:], values[0]))
+        total = registers(width, dtype)
+        store(total, 0, splat(T.cast(0, dtype), width), width)
+        with Taps(axes, at, steps) as offset:
+            store(total, 0, load(total, 0, width) + cast(load(a, start + offset, width), dtype, width), width)
+        return bind(load(total, 0, width))
 
 
 class Taps:
