@@ -44,6 +44,7 @@ def _legalized(module: IRModule) -> IRModule:
     from tvm.relax import transform
 
     from mpqc.lowering.floats.rules import legalizers
+    from mpqc.lowering.floats.schedule import scheduled
 
     passes = [
         transform.DecomposeOpsForInference(),
@@ -56,4 +57,4 @@ def _legalized(module: IRModule) -> IRModule:
         transform.FuseOps(),
         transform.FuseTIR(),
     ]
-    return tvm.transform.Sequential(passes)(module)
+    return scheduled(tvm.transform.Sequential(passes)(module))

@@ -11,6 +11,7 @@ from tvm import relax
 
 from mpqc.errors import LoweringError
 from mpqc.lowering.float_region import import_float
+from mpqc.lowering.floats.schedule import UNSCHEDULED
 from mpqc.lowering.launch import Slot
 from mpqc.program import Float
 
@@ -64,8 +65,9 @@ class Region:
         inputs = [self._slot(part, module) for part in call.args[1].fields]
         types = list(call.ty.fields) if isinstance(call.ty, relax.TupleType) else [call.ty]
         outputs = tuple(self.emitter.tensor(str(kind.dtype), _shape(kind)) for kind in types)
-        function = call.args[0]
-        self.emitter.launch(self.op.name, f"float_{function.name_hint}", module[function], inputs, outputs)
+        function = module[call.args[0]]
+        name = f"float_{call.args[0].name_hint}" + "_unscheduled" * (UNSCHEDULED in (function.attrs or {}))
+        self.emitter.launch(self.op.name, name, function, inputs, outputs)
         return outputs if isinstance(call.ty, relax.TupleType) else outputs[0]
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tvm import s_tir
 
 from mpqc.interpreter import Interpreter
 from mpqc.lowering import build, lower
+from mpqc.lowering.floats import schedule
 from mpqc.lowering.lowered import Lowered
 from mpqc.program import Float, Program, Tensor
 from mpqc.runtime import run_emulated, run_host, write_bundle
@@ -146,3 +148,12 @@ def test_emulator_is_close_to_onnxruntime_and_threads_change_nothing(tmp_path: P
     close(lowered, outputs[0], program, inputs, nodes)
     for name in program.outputs:
         np.testing.assert_array_equal(outputs[0][name], outputs[1][name])
+
+
+def test_loops_that_no_rule_fits_stay_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise s_tir.ScheduleError("no")
+
+    monkeypatch.setattr(schedule, "_block", refuse)
+    lowered = lower(chain([Node("Sqrt", ((2, 3),))]), load_target("host"))
+    assert [launch.kernel for launch in lowered.calls] == ["float_tir_sqrt_unscheduled"]

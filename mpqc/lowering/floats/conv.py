@@ -64,6 +64,40 @@ def conv(name: str, c: FloatConv, shapes: tuple[tuple[int, ...], tuple[int, ...]
     return function(name, [Param(n, s, "float32") for n, s in zip(("x", "w", "out"), shapes, strict=True)], body)
 
 
+def conv_transpose(name: str, c: FloatConv, strides: tuple[int, ...], shapes: tuple[tuple[int, ...], ...]) -> tirx.PrimFunc:
+    """The transposed convolution as convolution `c`: of x with zeros between its elements, by the mirrored weight [I, O/groups, kh, kw]."""
+
+    def body(x: Expr, w: Expr, out: Expr) -> None:
+        source, mirrored = _stuffed(c, strides, shapes[0], x), _mirrored(c, w)
+        if c.outputs // c.groups <= DIRECT:
+            _direct(c, source, mirrored, out)
+        else:
+            _windows(c, source, mirrored, out)
+
+    return function(name, [Param(n, s, "float32") for n, s in zip(("x", "w", "out"), shapes, strict=True)], body)
+
+
+def _stuffed(c: FloatConv, strides: tuple[int, ...], shape: tuple[int, ...], x: Expr) -> Expr:
+    height, width = c.padded
+    planes, rows, columns = c.batch * c.channels, shape[2], shape[3]
+    stuffed = T.alloc_buffer((planes * height * width,), "float32")
+    with loop(planes, height * width) as plane:
+        _fill(stuffed, plane * height * width, height * width)
+        with T.serial(0, rows) as row, T.serial(0, columns) as column:
+            at = (plane * height + c.pads[0] + row * strides[0]) * width + c.pads[1] + column * strides[1]
+            T.buffer_store(stuffed, x[(plane * rows + row) * columns + column], [at])
+    return stuffed
+
+
+def _mirrored(c: FloatConv, w: Expr) -> Expr:
+    each, depth, taps = c.outputs // c.groups, c.channels // c.groups, c.kernel[0] * c.kernel[1]
+    mirrored = T.alloc_buffer((c.outputs * depth * taps,), "float32")
+    with T.serial(0, c.outputs) as o, T.serial(0, depth) as i, T.serial(0, taps) as tap:
+        come = ((T.floordiv(o, each) * depth + i) * each + T.floormod(o, each)) * taps + (taps - 1 - tap)
+        T.buffer_store(mirrored, w[come], [(o * depth + i) * taps + tap])
+    return mirrored
+
+
 def _with_padding(c: FloatConv, x: Expr) -> Expr:
     height, width = c.padded
     top, left, _, right = c.pads

@@ -9,7 +9,7 @@ from typing import Any
 from tvm import relax, tirx
 
 from mpqc.lowering.floats import rows
-from mpqc.lowering.floats.conv import FloatConv, conv
+from mpqc.lowering.floats.conv import FloatConv, conv, conv_transpose
 from mpqc.lowering.floats.matmul import Product, matmul
 
 Made = tuple[tirx.PrimFunc, list[Any]] | None
@@ -29,7 +29,7 @@ def _legalizer(rule: Rule) -> Callable[[relax.BlockBuilder, relax.Call], Any]:
             return call.op.get_attr("FLegalize")(builder, call)
         func, arguments = made
         name = str(func.attrs["global_symbol"])
-        variable = builder.add_func(func.without_attr("global_symbol").with_attr("op_pattern", OPAQUE), name)
+        variable = builder.add_func(func.without_attr("global_symbol").with_attr({"op_pattern": OPAQUE, "mpqc.kernel": 1}), name)
         return relax.call_tir(variable, arguments, out_ty=call.ty)
 
     return legalize
@@ -111,10 +111,27 @@ def _reduction(kind: str) -> Rule:
     return rule
 
 
+def _conv_transpose(call: relax.Call) -> Made:
+    attrs = call.attrs
+    x, w, out = _shape(call.args[0]), _shape(call.args[1]), _shape(call)
+    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "IOHW") or not all(map(prod, (x, w, out))):
+        return None
+    strides, dilations, pads = (tuple(int(v) for v in values) for values in (attrs.strides, attrs.dilation, attrs.padding))
+    reach = [(w[2 + i] - 1) * dilations[i] for i in (0, 1)]
+    begins = [reach[i] - pads[i] for i in (0, 1)]
+    stuffed = [(x[2 + i] - 1) * strides[i] + 1 for i in (0, 1)]
+    ends = [out[2 + i] + reach[i] - begins[i] - stuffed[i] for i in (0, 1)]
+    if min(begins + ends) < 0:
+        return None
+    sizes = FloatConv(x[0], x[1], tuple(stuffed), out[1], out[2:], w[2:], (1, 1), (*begins, *ends), dilations, int(attrs.groups))
+    return conv_transpose("conv_transpose", sizes, strides, (x, w, out)), list(call.args)
+
+
 RULES: dict[str, Rule] = {
     "matmul": _matmul,
     "nn.conv1d": _conv,
     "nn.conv2d": _conv,
+    "nn.conv2d_transpose": _conv_transpose,
     "nn.softmax": _softmax,
     "nn.layer_norm": _layer_norm,
     **{kind: _reduction(kind) for kind in rows.FOLDS},
