@@ -74,7 +74,8 @@ SolverTime = Annotated[float, typer.Option(min=0.1, help="seconds the allocator 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress lines")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="debug lines on stderr; log.txt has them always")]
-Guard = Annotated[bool, typer.Option("--guard", help="exit code 4 where the plan is predicted to be slower than all int8")]
+AllowSlower = Annotated[bool, typer.Option("--allow-slower", help="accept a plan that is slower than all int8 (else exit code 4)")]
+Price = Annotated[bool, typer.Option("--price", help="price the built program under the emulator; a latency budget then holds for that time")]
 Pricer = Annotated[Path | None, typer.Option(help="pricing tool; without it $MPQC_PRICER, else ../shared/tools/a76/a76time beside mpqc")]
 Force = Annotated[bool, typer.Option("--force", help="write into a folder with other files")]
 
@@ -111,7 +112,9 @@ def compile(
     budget_largest_activation: LargestActivation = None,
     budget_energy: Energy = None,
     fix: Fix = [],  # noqa: B006
-    guard: Guard = False,
+    price: Price = False,
+    pricer: Pricer = None,
+    allow_slower: AllowSlower = False,
     opset: Annotated[int | None, typer.Option(min=13, max=25, help="opset of the QDQ file; below 21 narrow integers are stored as int8")] = None,
     seed: Seed = 0,
     solver_time: SolverTime = 20.0,
@@ -121,7 +124,7 @@ def compile(
     force: Force = False,
 ) -> None:
     """Compiles a network inside budgets; writes QDQ ONNX, plan, report, module and bundle to the output folder."""
-    from mpqc.cli_commands import Analyzing, Showing, compile_command
+    from mpqc.cli_commands import Analyzing, Checking, Showing, compile_command
 
     texts = BudgetTexts(budget_latency, budget_size, budget_bops, budget_avg_bits, budget_activation_memory, budget_largest_activation, budget_energy)
     channels = parse_channels(mean, "--mean"), parse_channels(std, "--std")
@@ -129,8 +132,8 @@ def compile(
     showing = Showing(as_json, quiet, verbose)
     training = parse_training(TrainingTexts(qat_steps, qat_time, qat_batch, qat_rate, augment), seed)
     method = strategy or ("auto" if training and plan is None else "fit")
-    limits, fixed = parse_budgets(texts), parse_fixed(fix)
-    compile_command(reading, target, limits, method, bits, labels, plan, fixed, guard, opset, seed, solver_time, force, showing, training)
+    limits, fixed, checks = parse_budgets(texts), parse_fixed(fix), Checking(price, pricer, allow_slower)
+    compile_command(reading, target, limits, method, bits, labels, plan, fixed, checks, opset, seed, solver_time, force, showing, training)
 
 
 @app.command(epilog="Example: mpqc analyze model.onnx --data images/ -o out")

@@ -14,7 +14,7 @@ import numpy as np
 
 from mpqc.budget import Budget
 from mpqc.cli_options import existing
-from mpqc.errors import DataError, UsageError
+from mpqc.errors import DataError, GuardError, UsageError
 from mpqc.log_file import debug_on_stderr
 from mpqc.pipeline import Options
 from mpqc.plan import read_plan
@@ -23,6 +23,8 @@ from mpqc.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mpqc.pipeline import Compiled
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class Analyzing:
 
 
 @dataclass(frozen=True)
+class Checking:
+    """What the result of a compile is held to."""
+
+    price: bool
+    pricer: Path | None
+    allow_slower: bool
+
+
+@dataclass(frozen=True)
 class Showing:
     """What a command shows: JSON on stdout or tables, progress or none, debug lines or none."""
 
@@ -74,7 +85,7 @@ def compile_command(
     labels: Path | None,
     plan: Path | None,
     fixed: Mapping[str, int | None],
-    guard: bool,
+    checks: Checking,
     opset: int | None,
     seed: int,
     solver_seconds: float,
@@ -83,8 +94,7 @@ def compile_command(
     training: Recipe | None = None,
 ) -> None:
     """`mpqc compile`. Of several processes that torchrun started, the first one speaks."""
-    from mpqc.pipeline import compile_network
-    from mpqc.report.text import print_report
+    from mpqc.pipeline import Compiled, compile_network
     from mpqc.training.launch import launched
 
     options = replace(
@@ -94,16 +104,28 @@ def compile_command(
         uniform_bits=_uniform_bits(bits),
         plan=read_plan(plan) if plan else None,
         fixed=fixed,
-        guard=guard,
+        price=checks.price,
+        pricer=checks.pricer,
+        allow_slower=checks.allow_slower,
         opset=opset,
         solver_seconds=solver_seconds,
         training=training,
     )
     known = _labels(labels) if labels else None
-    with showing.progress() as progress:
-        compiled = compile_network(reading.model, options, reading.data, output=reading.output, labels=known, progress=progress)
-    if not launched().leads:
-        return
+    try:
+        with showing.progress() as progress:
+            compiled = compile_network(reading.model, options, reading.data, output=reading.output, labels=known, progress=progress)
+    except GuardError as error:
+        if isinstance(error.compiled, Compiled):
+            _show_compiled(error.compiled, showing)
+        raise
+    if launched().leads:
+        _show_compiled(compiled, showing)
+
+
+def _show_compiled(compiled: Compiled, showing: Showing) -> None:
+    from mpqc.report.text import print_report
+
     if showing.as_json:
         _print_json(compiled.report.to_dict())
         return

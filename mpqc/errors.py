@@ -100,6 +100,14 @@ class BudgetInfeasibleError(MpqcError):
 
 
 class GuardError(MpqcError):
-    """The result is worse than the baseline that the guard compares it with."""
+    """The result is worse than the baseline that the guard compares it with.
+
+    Args:
+        compiled: the result itself, whose files are all written.
+    """
 
     exit_code = 4
+
+    def __init__(self, what: str, *, compiled: object | None = None, where: str = "", why: str = "", hint: str = "") -> None:
+        super().__init__(what, where=where, why=why, hint=hint)
+        self.compiled = compiled

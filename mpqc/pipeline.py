@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpqc.budget import Budget, Resource, format_amount
-from mpqc.errors import BudgetInfeasibleError, GuardError, UsageError
+from mpqc.budget import Budget, Resource
+from mpqc.building import Builder, Prices, priced
+from mpqc.errors import BudgetInfeasibleError, UsageError
 from mpqc.log_file import LOG, logged
 from mpqc.plan import Plan
 from mpqc.plan_choice import choose_plan
@@ -27,6 +28,7 @@ from mpqc.site_file import read_sites, write_sites
 from mpqc.strategies import TRAINED
 from mpqc.training.launch import launched, private_folder
 from mpqc.training.recipe import Recipe
+from mpqc.verification import guard, open_verifier
 from mpqc.workspace import Workspace, copy_folder, open_workspace
 
 if TYPE_CHECKING:
@@ -90,8 +92,12 @@ class Options:
     seed: int = 0
     solver_seconds: float = 20.0
     force: bool = False
-    guard: bool = False
-    """Whether a plan that is predicted to be slower than all int8 is a failure."""
+    allow_slower: bool = False
+    """Whether a plan that is slower than all int8 is fine."""
+    price: bool = False
+    """Whether the built program is priced by a pricing tool, and a latency budget holds for that price."""
+    pricer: Path | None = None
+    """The pricing tool; None: where mpqc.runtime.pricer finds one"""
 
     def __post_init__(self) -> None:
         if self.strategy not in (*STRATEGIES, *TRAINED):
@@ -108,6 +114,8 @@ class Options:
             raise UsageError(
                 f"{self.uniform_bits[0]}/{self.uniform_bits[1]} is outside 1 to 16 bits", where="--bits", hint="write for example 8/8 or 4/8"
             )
+        if self.pricer is not None and not self.price:
+            raise UsageError("nothing is to be priced", where="--pricer", hint="add --price")
         if self.strategy != "uniform" and self.uniform_bits != (8, 8):
             raise UsageError(f"the strategy {self.strategy} chooses the bits itself", where="--bits", hint="add --strategy uniform")
 
@@ -175,39 +183,29 @@ def compile_network(
 def _compiled(
     source: Any, options: Options, data: Any, workspace: Workspace, labels: np.ndarray | None, cost_model: CostModel, progress: Progress
 ) -> Compiled:
-    from mpqc.artifacts import write_artifacts, write_nothing
     from mpqc.report.build import build_report
 
+    verifier = open_verifier(options.pricer, cost_model.target) if options.price and launched().leads else None
     analysis = analyze_network(source, options, data, workspace, progress, labels=labels)
     cost_model = cost_model.for_network(analysis.table)
     with progress.phase("allocate"), way_out_kept(workspace):
         plan = choose_plan(analysis, options, cost_model)
     trained = None if options.training is None else _trained(analysis, plan, options, cost_model, workspace, progress)
     plan = plan if trained is None else trained.plan
-    workspace.write_text("plan.json", plan.to_json())
-    with progress.phase("export"):
-        model, program = export_program(analysis, plan, options, trained.parameters if trained else None)
-    warn_of_unpriced(program, options, progress)
-    workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
-    with progress.phase("lower"):
-        write = write_artifacts if launched().leads else write_nothing
-        artifacts = write(program, cost_model.target, workspace, batches=analysis.batches)
+    builder = Builder(analysis, options, cost_model.target, workspace, progress, trained.parameters if trained else None)
+    prices = Prices() if verifier is None else priced(plan, builder, cost_model, verifier)
+    plan = prices.plan or plan
+    built = builder.built or builder.build(plan)
+    warn_of_unpriced(built.program, options, progress)
     with progress.phase("report"):
-        report = build_report(analysis, plan, program, artifacts, cost_model, options, labels=labels, seconds=progress.seconds, trained=trained)
+        facts = {"labels": labels, "seconds": progress.seconds, "trained": trained}
+        report = build_report(analysis, plan, built.program, built.artifacts, cost_model, options, **facts)  # type: ignore[arg-type]
+    report = replace(report, modelled_us=prices.modelled_us, int8_modelled_us=prices.int8_modelled_us)
     workspace.write_report(report)
-    if options.guard:
-        guard(report)
-    return Compiled(analysis, plan, model, program, report, workspace.root)
-
-
-def guard(report: Report) -> None:
-    """Raises GuardError where the plan is predicted to be slower than the same network with everything at 8 bits."""
-    planned, int8 = report.latency_us, report.int8_latency_us
-    if planned is None or int8 is None:
-        raise UsageError("there is no latency to compare", where="--guard", why=f"{report.target} predicts none for this plan or for int8")
-    if planned > int8:
-        what = f"the plan takes {format_amount(Resource.LATENCY, planned)}, all int8 {format_amount(Resource.LATENCY, int8)}"
-        raise GuardError(what, where="--guard", hint="widen the other budgets, or leave the guard out where size matters more")
+    compiled = Compiled(analysis, plan, built.model, built.program, report, workspace.root)
+    if not options.allow_slower and built.artifacts.module_bytes:
+        guard(report, compiled)
+    return compiled
 
 
 def name_of(source: Any) -> str:

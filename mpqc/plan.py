@@ -42,6 +42,10 @@ class Proof:
     gap: float = 0.0
     seconds: float = 0.0
     seed: int = 0
+    modelled_us: float | None = None
+    """Modelled time of the built program, by a pricing tool; None: not priced"""
+    rounds: int = 0
+    """Plans that were built and priced until one was inside the latency budget"""
 
 
 @dataclass(frozen=True)

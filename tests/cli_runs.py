@@ -65,7 +65,7 @@ class Place:
     @property
     def compiling(self) -> list[object]:
         """The options of that compile, but for its budget and folder."""
-        return ["compile", self.model, "--data", self.data, "--quiet"]
+        return ["compile", self.model, "--data", self.data, "--quiet", "--allow-slower"]
 
 
 def call(capture: pytest.CaptureFixture[str], arguments: tuple[object, ...]) -> Done:
@@ -109,7 +109,7 @@ def make_place(root: Path) -> Place:
     from mpqc.budget import Budget, Resource
     from mpqc.pipeline import Options, compile_network
 
-    compile_network(place.model, Options(budgets=(Budget(Resource.SIZE, 1.2 * 1024),)), place.data, output=place.out)
+    compile_network(place.model, Options(budgets=(Budget(Resource.SIZE, 1.2 * 1024),), allow_slower=True), place.data, output=place.out)
     return place
 
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mpqc import doctor
-from mpqc.errors import GuardError
-from mpqc.pipeline import guard
 from mpqc.plan import read_plan
-from mpqc.report.file import read_report
 from tests.cli_runs import BUDGET, Mpqc, Place, samples, small_model
 from tests.onnx_models import graph_model
 
@@ -267,17 +263,3 @@ def test_a_report_can_be_shown_again(mpqc: Mpqc, place: Place, tmp_path: Path) -
     for content in ("", "[]", "{}", '{"schema_version": 1}'):
         (tmp_path / "report.json").write_text(content)
         assert "report.json" in mpqc("report", tmp_path).complaint(1)
-
-
-def test_the_guard(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
-    """Files are written either way: the guard judges a result, it does not withhold it."""
-    report = read_report(place.out / "report.json")
-    assert report.int8_latency_us is not None
-    with pytest.raises(GuardError, match="all int8 10 us"):
-        guard(replace(report, latency_us=11.0, int8_latency_us=10.0))
-    guard(replace(report, latency_us=10.0, int8_latency_us=10.0))
-    done = mpqc(*place.compiling, "--budget-size", BUDGET, "--guard", "-o", tmp_path / "out")
-    made = read_report(tmp_path / "out" / "report.json")
-    assert done.code == (4 if (made.latency_us or 0) > (made.int8_latency_us or 0) else 0)
-    assert mpqc(*place.compiling, "--strategy", "uniform", "--bits", "8/8", "--guard", "-o", tmp_path / "out").code == 0
-    assert "--guard" in mpqc(*place.compiling, "--target", "abstract", "--guard", "-o", tmp_path / "out").complaint(2)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.budget import Resource
-from mpqc.errors import PlanError, TargetError
-from mpqc.plan import Choice, Plan, uniform_plan
+from mpqc.plan import Choice, Plan
 from mpqc.program import Float, Program
 from mpqc.program_bounds import LIMIT, accumulator_peaks
 from mpqc.report.model import AccumulatorRow, Accuracy, FloatRow, LayerRow, Quality, Report, Sizes
 from mpqc.report.versions import versions
 from mpqc.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.verification import int8_plan, predicted
 
 if TYPE_CHECKING:
     from mpqc.artifacts import Artifacts
@@ -79,13 +79,8 @@ def build_report(
 
 def int8_latency(table: SiteTable, cost_model: CostModel) -> float | None:
     """Predicted microseconds with every site at 8 bits; None where the target has no such kernels."""
-    from mpqc.allocator import evaluate
-
-    try:
-        plan = evaluate(table, uniform_plan(table, cost_model.target.name, 8, 8), cost_model, ())
-    except (PlanError, TargetError):
-        return None
-    return next((use.used for use in plan.uses if use.resource == Resource.LATENCY.value), None)
+    plan = int8_plan(table, cost_model)
+    return None if plan is None else predicted(plan)
 
 
 def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel) -> tuple[LayerRow, ...]:

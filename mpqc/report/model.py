@@ -106,6 +106,10 @@ class Report:
     """Prediction for all weights and activations at 8 bits; None without a latency table or 8-bit kernels"""
     training: TrainingSummary | None = None
     """None where the weights are those of the file"""
+    modelled_us: float | None = None
+    """Price of the built program by a pricing tool; None where it was not asked for"""
+    int8_modelled_us: float | None = None
+    """The same of the program with all weights and activations at 8 bits"""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -72,6 +72,9 @@ def totals(report: Report) -> list[str]:
     if report.latency_us is not None:
         int8 = "" if report.int8_latency_us is None else f", all int8 {report.int8_latency_us / 1e3:.3f} ms"
         lines.append(f"latency: {report.latency_us / 1e3:.3f} ms{int8} predicted ({report.latency_origin})")
+    if report.modelled_us is not None:
+        int8 = "" if report.int8_modelled_us is None else f", all int8 {report.int8_modelled_us / 1e3:.3f} ms"
+        lines.append(f"latency: {report.modelled_us / 1e3:.3f} ms{int8} modelled (the built program, priced under the emulator)")
     lines += [f"output {row.output}: {_decibel(row.sqnr_db)} against float on {row.samples} samples" for row in report.quality]
     if report.accuracy:
         accuracy = report.accuracy
