@@ -25,9 +25,9 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 CALIBRATION = 512
 PLANS: dict[str, Options] = {
     "w8a8": Options(strategy="uniform", samples=CALIBRATION),
-    "w4a8 uniform": Options(strategy="uniform", uniform_bits=(4, 8), samples=CALIBRATION),
-    "average 4 weight bits": Options(budgets=parse_average_bits("4/-"), samples=CALIBRATION),
-    "average 3 weight bits": Options(budgets=parse_average_bits("3/-"), samples=CALIBRATION),
+    "w4a8 uniform": Options(strategy="uniform", uniform_bits=(4, 8), samples=CALIBRATION, allow_slower=True),
+    "average 4 weight bits": Options(budgets=parse_average_bits("4/-"), samples=CALIBRATION, allow_slower=True),
+    "average 3 weight bits": Options(budgets=parse_average_bits("3/-"), samples=CALIBRATION, allow_slower=True),
 }
 
 
