@@ -112,7 +112,9 @@ class Contraction:
 
 @lru_cache(maxsize=512)
 def primfunc(c: Contraction) -> tirx.PrimFunc:
-    """(x, weights [panels, bytes] int8, start [panels, width] int32, scale [panels, width] float32, scalars [8] int32, out).
+    """(x, weights [panels, bytes] int8, start [panels, 2 width] int32, scale [panels, width] float32, scalars [8] int32, out).
+
+    start: what the accumulators of a panel start at, then the bits of requantization's `base`.
 
     With a residual: (x, the other operand int8 in the output's shape, weights, start, scale, scalars, its constants [10, 4] int32, out).
     """
@@ -124,7 +126,7 @@ def primfunc(c: Contraction) -> tirx.PrimFunc:
             x = T.arg("x", T.buffer(c.input_shape, "int8"))
             other = [T.arg("other", T.buffer(c.output_shape, "int8"))] if c.residual else []
             weights = T.arg("weights", T.buffer((panels, c.panel_bytes), "int8"))
-            start = T.arg("start", T.buffer((panels, width), "int32"))
+            start = T.arg("start", T.buffer((panels, 2 * width), "int32"))
             scale = T.arg("scale", T.buffer((panels, width), "float32"))
             scalars = T.arg("scalars", T.buffer((8,), "int32"))
             added = [T.arg("added", T.buffer((10, 4), "int32"))] if c.residual else []
@@ -211,17 +213,25 @@ class _Emitter:
                 self._tile(panel, start, Operand(source.buffer, pixel), w, out, sums)
 
     def _start(self, panel: Expr) -> Operand:
-        """Values that the accumulators of a tile begin with.
+        """Values that the accumulators of a tile begin with, and after them those that requantization begins with.
 
         They are read again for every pixel (volatile): loads have idle pipes, copies between vector registers have not.
         """
         width = self.c.tile.channels
         if self.c.isa != "dotprod" or self._single_tile:
-            return Operand(self.start, panel * width)
-        start = T.alloc_buffer((width,), "int32", align=64, annotations={"tirx.volatile": True})
-        with T.unroll(width // 4) as j:
-            store(start, j * 4, 4, load(self.start, panel * width + j * 4, 4))
+            return Operand(self.start, panel * (2 * width))
+        size = 2 * width if self.c.requant.form == "positive" else width
+        start = T.alloc_buffer((2 * width,), "int32", align=64, annotations={"tirx.volatile": True})
+        with T.unroll(size // 4) as j:
+            store(start, j * 4, 4, load(self.start, panel * (2 * width) + j * 4, 4))
         return Operand(start, 0)
+
+    def _place(self, panel: Expr, start: Operand) -> requantization.Place:
+        """Where requantization finds the constants of a panel's channels."""
+        width = self.c.tile.channels
+        again = self.c.requant.form == "positive"
+        base = Operand(start.buffer, start.at + width) if again else Operand(self.start, (2 * panel + 1) * width)
+        return requantization.Place(self.scale, panel * width, base.buffer, base.at)
 
     @property
     def _single_tile(self) -> bool:
@@ -254,14 +264,14 @@ class _Emitter:
         with T.unroll(c.tile.pixels) as i:
             pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)
             at = out + pixel * c.output_channels
-            self._store(at, self._codes(acc, i * width, (self.scale, panel * width), at))
+            self._store(at, self._codes(acc, i * width, self._place(panel, start), at))
 
-    def _codes(self, acc: Buffer, at: Expr, scale: tuple[Buffer, Expr], out: Expr) -> Expr:
+    def _codes(self, acc: Buffer, at: Expr, place: requantization.Place, out: Expr) -> Expr:
         """The codes of one pixel, to be stored at `out`."""
         c = self.c
         if c.residual is None:
-            return requantization.emit(c.requant, acc, at, c.tile.channels, scale, self.scalars)
-        return residuals.emit(c.residual, c.requant, acc, at, c.tile.channels, scale, (self.other, out), self.added)
+            return requantization.emit(c.requant, acc, at, c.tile.channels, place, self.scalars)
+        return residuals.emit(c.residual, c.requant, acc, at, c.tile.channels, place, (self.other, out), self.added)
 
     def _store(self, at: Expr, codes: Expr) -> None:
         width, channels = self.c.tile.channels, self.c.group_channels

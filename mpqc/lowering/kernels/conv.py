@@ -127,12 +127,11 @@ def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.nda
     """Weights, start values and multipliers, panel by panel."""
     width = c.tile.channels
     quads = split_segments(matrix, c.window.length)
-    starts, multipliers = requantization.start_values(op.bias, c.requant), requantization.scales(op.multiplier, c.requant)
+    channels = requantization.channels(matrix, op.bias, op.multiplier, c.requant)
     groups = [slice(g * c.group_channels, (g + 1) * c.group_channels) for g in range(c.groups)]
     weights = np.concatenate([pack(quads[group], width, c.weight_bits, c.isa, nested=c.unpack == "nested") for group in groups])
-    start = np.concatenate([take_panels(starts[group], width) for group in groups])
-    scale = np.concatenate([take_panels(multipliers[group], width) for group in groups])
-    return weights, start, scale
+    start, scale, base = (np.concatenate([take_panels(v[group], width) for group in groups]) for v in (channels.start, channels.scale, channels.base))
+    return weights, np.concatenate([start, base.view(np.int32)], axis=1), scale
 
 
 def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | None], target: KernelTarget, packing: Packing = PLAIN) -> Contraction:
@@ -148,7 +147,7 @@ def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | 
         return replace(shifted, name=f"{shifted.name}_nested", unpack="nested")
     if plain.tiles == 1 and _aligned(plain):
         return replace(shifted, name=f"{shifted.name}_register", unpack="register")
-    return shifted if _deep(plain) else plain
+    return shifted if requants[1].form == requants[0].form or _deep(plain) else plain
 
 
 def _nests(c: Contraction) -> bool:
@@ -164,7 +163,7 @@ def _aligned(c: Contraction) -> bool:
 
 def _deep(c: Contraction) -> bool:
     """Cheaper unpacking (2 cycles less for 32 weights) saves more than sums that cannot use the float form cost (1 for 8 outputs)."""
-    return c.requant.form != "float" or c.window.quads * c.tile.channels / 4 > c.tiles * c.tile.pixels * c.tile.channels / 8
+    return c.requant.form not in ("float", "positive") or c.window.quads * c.tile.channels / 4 > c.tiles * c.tile.pixels * c.tile.channels / 8
 
 
 def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bool = False) -> Contraction:

@@ -1,12 +1,15 @@
 """Requantization inside a kernel: int32 accumulators to int8 codes, bit for bit numerics.requantize.
 
-Three forms, the cheapest one that is exact for the accumulators that the weights and bias allow (Cortex-A76 costs: scvtf and
+Four forms, the cheapest one that is exact for the accumulators that the weights and bias allow (Cortex-A76 costs: scvtf and
 fcvtns issue every second cycle on one pipe, the rest twice a cycle):
 
 exact: scvtf, fmul, fcvtns, saturating narrowing. Any accumulator.
 round: scvtf, fmul, then adding 1.5 * 2^23 leaves the rounded product in the low half of the float's bits. Needs |acc * m| < 32000.
 float: as round, but the accumulator starts at 0x4B400000 (1.5 * 2^23 as bits), so that subtracting 1.5 * 2^23 makes it a float.
-    Needs |acc| < 2^22 as well.
+    Needs sums in a range of 2^23 as well; where that is not centred on zero, both numbers are moved by the centre.
+positive: as round, but the accumulator starts at 0x4B000000 (2^23 as bits) and one fused operation, bits * m - 2^23 * m, gives the
+    product: 2^23 * m is a float, and so the only rounding is that of acc * m. Below 2^23 floats lie half as far apart, so
+    that negative sums come out as their half: for outputs whose lower bound is their zero point (after ReLU). Needs acc < 2^23.
 
 The zero point is added with the rounding constant where it is even; an odd one would turn ties the other way, so its last
 bit is added afterwards. fmulx, not fmul: the compiler would fuse fmul and fadd, which rounds once instead of twice.
@@ -28,7 +31,11 @@ MAGIC = 12582912.0
 """1.5 * 2^23: floats near it have steps of one"""
 MAGIC_BITS = 0x4B400000
 
-Form = Literal["exact", "round", "float", "portable"]
+POSITIVE_BITS = 0x4B000000
+"""2^23, where the floats with steps of one begin"""
+HALF_RANGE = 2**22
+
+Form = Literal["exact", "round", "float", "positive", "portable"]
 
 
 @dataclass(frozen=True)
@@ -60,29 +67,44 @@ def accumulator_range(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray,
 def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa) -> tuple[Requant, Requant | None]:
     """The cheapest exact forms for these constants: of plain sums, and of shifted ones where they fit. weight [O, K] int8."""
     plain = _choose(weight, op, zero_point, isa)
-    return plain, shifted(plain, weight, op)
+    return plain, shifted(plain, weight, op, zero_point)
 
 
-def _choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa) -> Requant:
-    clamp = op.low > -128 or op.high < 127
+def _choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa, shift: int = 0) -> Requant:
+    """For accumulators that hold 2^shift times the sum."""
     if isa == "generic":
         return Requant("portable")
-    least, most = accumulator_range(weight, op.bias)
-    largest = np.maximum(np.abs(least), np.abs(most)).astype(np.float64)
-    odd = zero_point % 2 == 1
-    if np.max(largest * np.abs(op.multiplier.astype(np.float64)), initial=0.0) >= 32000:
-        return Requant("exact", clamp=clamp)
-    return Requant("float" if np.max(largest, initial=0.0) < 2**22 else "round", odd, clamp)
+    least, most = (limit << shift for limit in accumulator_range(weight, op.bias))
+    clamp = op.low > -128 or op.high < 127
+    real = np.maximum(np.abs(least), np.abs(most)).astype(np.float64) * np.abs(op.multiplier.astype(np.float64)) / 2.0**shift
+    if np.max(real, initial=0.0) >= 32000:
+        return Requant("exact", clamp=clamp, shift=shift)
+    return Requant(_sums(least, most, op, zero_point), zero_point % 2 == 1, clamp, shift)
 
 
-def shifted(plain: Requant, weight: np.ndarray, op: Conv | Gemm) -> Requant | None:
-    """`plain` for accumulators that hold 2^(8 - bits) times the sum; None where the code has no use for it or they could overflow."""
+def _sums(least: np.ndarray, most: np.ndarray, op: Conv | Gemm, zero_point: int) -> Form:
+    """The cheapest way from sums in this range to float32."""
+    if op.low >= zero_point and np.all(op.multiplier > 0) and np.all(most < 2 * HALF_RANGE) and np.all(least > -4 * HALF_RANGE):
+        return "positive"
+    centre = _centres(least, most)
+    fits = np.all(np.abs(centre) < HALF_RANGE) and np.all(most - centre < HALF_RANGE) and np.all(least - centre >= -HALF_RANGE)
+    return "float" if fits else "round"
+
+
+def _centres(least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """int64 [O]: the middle of each channel's sums; 0 where they are near enough to zero."""
+    near = np.maximum(np.abs(least), np.abs(most)) < HALF_RANGE
+    return np.where(near, 0, (least + most) // 2)
+
+
+def shifted(plain: Requant, weight: np.ndarray, op: Conv | Gemm, zero_point: int) -> Requant | None:
+    """The form for accumulators that hold 2^(8 - bits) times the sum; None where the code has no use for it or they could overflow."""
     shift = 8 - op.weight_bits
     least, most = accumulator_range(weight, op.bias)
     largest = -min(int(least.min(initial=0)), -int(most.max(initial=0))) << shift
     if shift == 0 or plain.form == "portable" or largest >= 2**31 or not _scales_exactly(op.multiplier):
         return None
-    return replace(plain, form="round" if plain.form == "float" and largest >= 2**22 else plain.form, shift=shift)
+    return _choose(weight, op, zero_point, "dotprod", shift)
 
 
 def _scales_exactly(multiplier: np.ndarray) -> bool:
@@ -90,15 +112,28 @@ def _scales_exactly(multiplier: np.ndarray) -> bool:
     return not np.any((multiplier != 0) & (np.abs(multiplier) < 2.0**-90))
 
 
-def start_values(bias: np.ndarray, requant: Requant) -> np.ndarray:
-    """What the accumulators start at: the bias, shifted; offset by MAGIC_BITS in the float form."""
-    shifted = bias.astype(np.int64) << requant.shift
-    return (shifted + MAGIC_BITS * (requant.form == "float")).astype(np.int32)
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """What a kernel needs to know of each output channel."""
+
+    start: np.ndarray
+    """int32 [O]: what accumulators start at: the bias, shifted, in the bits of a float in some forms"""
+    scale: np.ndarray
+    """float32 [O]: multipliers of what the accumulators hold"""
+    base: np.ndarray
+    """float32 [O]. float: what to subtract from the accumulator's bits; positive: -2^23 * scale; else 0"""
 
 
-def scales(multiplier: np.ndarray, requant: Requant) -> np.ndarray:
-    """float32 multipliers of what the accumulators hold."""
-    return np.ldexp(multiplier.astype(np.float32), -requant.shift)
+def channels(weight: np.ndarray, bias: np.ndarray, multiplier: np.ndarray, requant: Requant) -> Channels:
+    """The constants for weights int8 [O, K], biases int32 and multipliers float32 [O]."""
+    start, scale = bias.astype(np.int64) << requant.shift, np.ldexp(multiplier.astype(np.float32), -requant.shift)
+    base = np.zeros_like(scale)
+    if requant.form == "float":
+        centre = _centres(*(limit << requant.shift for limit in accumulator_range(weight, bias)))
+        start, base = start - centre + MAGIC_BITS, (MAGIC - centre).astype(np.float32)
+    elif requant.form == "positive":
+        start, base = start + POSITIVE_BITS, np.float32(-(2.0**23)) * scale
+    return Channels(start.astype(np.int32), scale, base)
 
 
 def scalars(zero_point: int, low: int, high: int, fill: int) -> np.ndarray:
@@ -107,19 +142,34 @@ def scalars(zero_point: int, low: int, high: int, fill: int) -> np.ndarray:
     return np.array([fill, zero_point, low, high, floats[0], zero_point % 2, floats[1], floats[2]], np.int32)
 
 
-def emit(requant: Requant, acc: Buffer, at: Expr, lanes: int, scale: tuple[Buffer, Expr], constants: Buffer) -> Expr:
+@dataclass(frozen=True)
+class Place:
+    """Where the constants of a tile's first channel are."""
+
+    scale: Buffer
+    scale_at: Expr
+    base: Buffer
+    """As bits, int32"""
+    base_at: Expr
+
+    def after(self, count: int) -> Place:
+        """`count` channels further."""
+        return replace(self, scale_at=self.scale_at + count, base_at=self.base_at + count)
+
+
+def emit(requant: Requant, acc: Buffer, at: Expr, lanes: int, place: Place, constants: Buffer) -> Expr:
     """int8 codes of `lanes` (a multiple of 8; of 4 in the portable form) accumulators from `at`, as one vector."""
     if requant.form == "portable":
-        return _portable(load(acc, at, lanes), load(scale[0], scale[1], lanes), constants, lanes)
-    codes = joined([_eight(requant, acc, at + i, scale[0], scale[1] + i, constants) for i in range(0, lanes, 8)], 8)
+        return _portable(load(acc, at, lanes), load(place.scale, place.scale_at, lanes), constants, lanes)
+    codes = joined([_eight(requant, acc, at + i, place.after(i), constants) for i in range(0, lanes, 8)], 8)
     if not requant.clamp:
         return codes
     bound = [splat(T.cast(constants[i], "int8"), lanes) for i in (2, 3)]
     return T.max(T.min(codes, bound[1]), bound[0])
 
 
-def _eight(requant: Requant, acc: Buffer, at: Expr, scale: Buffer, scale_at: Expr, constants: Buffer) -> Expr:
-    steps = [_steps(requant, load(acc, at + i, 4), load(scale, scale_at + i, 4), constants) for i in (0, 4)]
+def _eight(requant: Requant, acc: Buffer, at: Expr, place: Place, constants: Buffer) -> Expr:
+    steps = [_steps(requant, product(requant, load(acc, at + i, 4), place.after(i)), constants) for i in (0, 4)]
     if requant.form == "exact":
         narrow = joined([neon("sqxtn.v4i16", "int16x4", part) for part in steps], 4)
         narrow = neon("sqadd.v8i16", "int16x8", narrow, splat(T.cast(constants[1], "int16"), 8))
@@ -130,19 +180,24 @@ def _eight(requant: Requant, acc: Buffer, at: Expr, scale: Buffer, scale_at: Exp
     return neon("sqxtn.v8i8", "int8x8", narrow)
 
 
-def _steps(requant: Requant, acc: Expr, scale: Expr, constants: Buffer) -> Expr:
+def _steps(requant: Requant, real: Expr, constants: Buffer) -> Expr:
     """Four rounded products as int32; in the rounding forms only the low 16 bits count, with the even part of the zero point added."""
-    product = neon("fmulx.v4f32", "float32x4", real(requant, acc), scale)
     if requant.form == "exact":
-        return neon("fcvtns.v4i32.v4f32", "int32x4", product)
-    return bits(product + splat(bits(constants[4], "float32"), 4), "int32x4")
+        return neon("fcvtns.v4i32.v4f32", "int32x4", real)
+    return bits(real + splat(bits(constants[4], "float32"), 4), "int32x4")
 
 
-def real(requant: Requant, acc: Expr) -> Expr:
-    """Four accumulators as float32."""
-    if requant.form == "float":
-        return bits(acc, "float32x4") - splat(T.float32(MAGIC), 4)
-    return T.cast(acc, "float32x4")
+def product(requant: Requant, acc: Expr, place: Place) -> Expr:
+    """Four accumulators times their multipliers, float32."""
+    scale = load(place.scale, place.scale_at, 4)
+    if requant.form == "positive":
+        return T.call_llvm_pure_intrin("float32x4", "llvm.fma.v4f32", bits(acc, "float32x4"), scale, _base(place))
+    real = bits(acc, "float32x4") - _base(place) if requant.form == "float" else T.cast(acc, "float32x4")
+    return neon("fmulx.v4f32", "float32x4", real, scale)
+
+
+def _base(place: Place) -> Expr:
+    return bits(load(place.base, place.base_at, 4), "float32x4")
 
 
 def _portable(acc: Expr, scale: Expr, constants: Buffer, lanes: int) -> Expr:

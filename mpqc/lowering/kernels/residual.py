@@ -19,7 +19,7 @@ from tvm.tirx.script.builder import ir as T
 from mpqc import numerics
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels.emit import Buffer, Expr, bits, joined, load, neon, splat
-from mpqc.lowering.kernels.requant import MAGIC, MAGIC_BITS, Requant
+from mpqc.lowering.kernels.requant import MAGIC, MAGIC_BITS, Place, Requant
 from mpqc.program import Binary, Conv
 
 LIMIT = 2**15 - 300
@@ -104,9 +104,9 @@ def _fused(operands: Operands, conv: Conv) -> Fused:
     return "none"
 
 
-def emit(form: Form, requant: Requant, acc: Buffer, at: Expr, lanes: int, scale: tuple[Buffer, Expr], other: tuple[Buffer, Expr], k: Buffer) -> Expr:
+def emit(form: Form, requant: Requant, acc: Buffer, at: Expr, lanes: int, place: Place, other: tuple[Buffer, Expr], k: Buffer) -> Expr:
     """int8 codes of `lanes` (a multiple of 8) sums: accumulators from `at`, the other operand's codes, the constants `k`."""
-    parts = [_eight(form, requant, acc, at + i, (scale[0], scale[1] + i), (other[0], other[1] + i), k) for i in range(0, lanes, 8)]
+    parts = [_eight(form, requant, acc, at + i, place.after(i), (other[0], other[1] + i), k) for i in range(0, lanes, 8)]
     codes = joined(parts, 8)
     if not form.clamp:
         return codes
@@ -115,11 +115,11 @@ def emit(form: Form, requant: Requant, acc: Buffer, at: Expr, lanes: int, scale:
     return T.max(T.min(codes, high), low)
 
 
-def _eight(form: Form, requant: Requant, acc: Buffer, at: Expr, scale: tuple[Buffer, Expr], other: tuple[Buffer, Expr], k: Buffer) -> Expr:
+def _eight(form: Form, requant: Requant, acc: Buffer, at: Expr, place: Place, other: tuple[Buffer, Expr], k: Buffer) -> Expr:
     wide = T.cast(load(other[0], other[1], 8), "int16x8")
     sums = []
     for i in (0, 4):
-        made = _made(requant, load(acc, at + i, 4), load(scale[0], scale[1] + i, 4), k)
+        made = _made(requantization.product(requant, load(acc, at + i, 4), place.after(i)), k)
         codes = T.cast(tirx.Shuffle([wide], list(range(i, i + 4))), "int32x4") + load(k, 24, 4)
         sums.append(_sum(form.fused, made, bits(codes, "float32x4") - _real(k, 2), k))
     narrow = T.cast(joined([bits(total + _real(k, 5), "int32x4") for total in sums], 4), "int16x8")
@@ -128,9 +128,8 @@ def _eight(form: Form, requant: Requant, acc: Buffer, at: Expr, scale: tuple[Buf
     return neon("sqxtn.v8i8", "int8x8", narrow)
 
 
-def _made(requant: Requant, acc: Expr, scale: Expr, k: Buffer) -> Expr:
+def _made(product: Expr, k: Buffer) -> Expr:
     """The convolution's codes less their zero point, as float32."""
-    product = neon("fmulx.v4f32", "float32x4", requantization.real(requant, acc), scale)
     bounded = _llvm("minnum", _llvm("maxnum", product, _real(k, 0)), _real(k, 1))
     rounded = _llvm("arithmetic.fence", bounded + _real(k, 2))
     return rounded - _real(k, 2)

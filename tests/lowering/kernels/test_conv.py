@@ -112,21 +112,21 @@ def test_extreme_codes_and_saturation(isa: str, machine: Machine, tmp_path: Path
 
 
 @machines
-@pytest.mark.parametrize("form", ["float", "round", "exact"])
+@pytest.mark.parametrize("form", ["positive", "float", "round", "exact"])
 def test_ties_round_to_even_before_the_zero_point_is_added(isa: str, machine: Machine, form: str, tmp_path: Path) -> None:
     """Accumulators from -600 to 600 in steps of one, times 1/2 and 1/4; a channel of large weights forces the dearer forms."""
     weight = np.zeros((16, 16, 1, 1), np.int8)
     weight[:, 0], weight[:, 1] = 1, 4
     bias = np.zeros(16, np.int32)
-    if form != "float":
+    if form in ("round", "exact"):
         bias[15] = 2**23 if form == "round" else 2**30
     x = np.zeros((1, 33, 33, 16), np.int8)
     x[..., 0], x[..., 1] = np.arange(1089).reshape(33, 33) % 256 - 128, np.arange(1089).reshape(33, 33) // 9 - 60
     multiplier = np.where(np.arange(16) % 2, 0.5, 0.25).astype(np.float32)
-    multiplier[15] = {"float": 0.5, "round": 2.0**-10, "exact": 0.5}[form]
+    multiplier[15] = {"round": 2.0**-10}.get(form, 0.5)
     layers = []
-    for zero in (-128, -127, -1, 0, 1, 126, 127):
-        layer = conv(ConvSpec(x.shape, 16, (1, 1)), zero_points=(0, zero))
+    for zero in (-127 if form == "float" else -128, -127, -1, 0, 1, 126, 127):
+        layer = conv(ConvSpec(x.shape, 16, (1, 1)), zero_points=(0, zero), bounds=(zero if form == "positive" else -128, 127))
         layers.append(replace(with_op(layer, weight=weight, bias=bias, multiplier=multiplier), x=x))
     assert isa == "generic" or all(f"_{form}" in layer.kernel(isa).name for layer in layers)
     check(layers, isa, machine, tmp_path)

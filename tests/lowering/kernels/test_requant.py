@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpqc.lowering.kernels.requant import Requant, accumulator_range, choose, scalars, scales, start_values
+from mpqc.lowering.kernels.requant import Requant, accumulator_range, channels, choose, scalars
 from mpqc.program import Gemm
 
 
@@ -29,7 +29,8 @@ def test_range_is_reached_by_the_worst_inputs() -> None:
     ("changes", "depth", "form"),
     [
         ({}, 64, "float"),
-        ({"bias": 2**22}, 64, "round"),
+        ({"bias": 2**22}, 64, "float"),
+        ({"bias": 2**23}, 64, "round"),
         ({}, 400, "round"),
         ({"multiplier": 1.0}, 64, "exact"),
         ({"bias": -(2**31), "multiplier": 1e-6}, 64, "round"),
@@ -42,9 +43,37 @@ def test_the_cheapest_exact_form(changes: dict[str, float], depth: int, form: st
     assert shifted is None
 
 
+def test_sums_far_from_zero_are_centred() -> None:
+    """127 * 255 * 200 is less than 2^23: the sums fit floats with steps of one when their middle does."""
+    weight = np.full((8, 200), 127, np.int8)
+    op = gemm(weight, bias=1_500_000)
+    assert choose(weight, op, 4, "dotprod")[0] == Requant("float")
+    found = channels(weight, op.bias, op.multiplier, Requant("float"))
+    least, most = accumulator_range(weight, op.bias)
+    assert np.all(found.start.view(np.float32) - found.base == op.bias)
+    for limit in (least, most):
+        inside = (limit - op.bias + found.start).astype(np.int32).view(np.float32)
+        assert np.all((inside >= 2.0**23) & (inside < 2.0**24) & (inside - found.base == limit))
+
+
+def test_outputs_that_end_at_their_zero_point_take_one_fused_operation() -> None:
+    weight = np.full((8, 500), 100, np.int8)
+    op = gemm(weight, bias=1_000_000, low=3)
+    assert choose(weight, op, 3, "dotprod")[0] == Requant("positive", odd=True, clamp=True)
+    assert choose(weight, op, 4, "dotprod")[0] == Requant("round", clamp=True)
+    assert choose(weight, gemm(weight, bias=3_000_000, low=3), 3, "dotprod")[0].form == "round"
+    assert choose(weight, gemm(weight, multiplier=-0.001, low=3), 3, "dotprod")[0].form == "round"
+    found = channels(weight, op.bias, op.multiplier, Requant("positive"))
+    sums = np.arange(-600_000, 7_000_000, 999)
+    real = (sums + 0x4B000000).astype(np.int32).view(np.float32).astype(np.float64)
+    product = (real * float(found.scale[0]) + float(found.base[0])).astype(np.float32)
+    np.testing.assert_array_equal(product[sums >= 0], sums[sums >= 0].astype(np.float32) * found.scale[0])
+    assert np.all(product[sums < 0] <= 0)
+
+
 def test_parity_bounds_and_isa_are_part_of_the_choice() -> None:
     weight = np.ones((8, 16), np.int8)
-    assert choose(weight, gemm(weight, low=0), -3, "dotprod")[0] == Requant("float", odd=True, clamp=True)
+    assert choose(weight, gemm(weight, low=-10), -3, "dotprod")[0] == Requant("float", odd=True, clamp=True)
     assert choose(weight, gemm(weight, low=0), -3, "generic")[0] == Requant("portable")
 
 
@@ -54,13 +83,16 @@ def test_shifted_sums_only_where_they_cannot_overflow() -> None:
     assert choose(weight, gemm(weight, bits=4, bias=2**19), 0, "dotprod") == (Requant("float"), Requant("round", shift=4))
     assert choose(weight, gemm(weight, bits=4, multiplier=1e-30), 0, "dotprod")[1] is None
     assert choose(weight, gemm(weight, bits=4, bias=2**27), 0, "dotprod")[1] is None
-    assert start_values(np.array([3, -5], np.int32), Requant("round", shift=4)).tolist() == [48, -80]
-    assert start_values(np.array([3], np.int32), Requant("float", shift=4)).view(np.float32)[0] == np.float32(12582912.0 + 48)
-    assert scales(np.array([0.3, 7e-5], np.float32), Requant("round", shift=6)).tolist() == (np.array([0.3, 7e-5], np.float32) / 64).tolist()
+    found = channels(weight[:2], np.array([3, -5], np.int32), np.array([0.3, 7e-5], np.float32), Requant("round", shift=4))
+    assert found.start.tolist() == [48, -80]
+    assert found.scale.tolist() == (np.array([0.3, 7e-5], np.float32) / 16).tolist()
+    start = channels(weight[:1, :8], np.array([3], np.int32), np.ones(1, np.float32), Requant("float", shift=4)).start
+    assert start.view(np.float32)[0] == np.float32(12582912.0 + 48)
 
 
 def test_constants() -> None:
-    assert start_values(np.array([-1], np.int32), Requant("float")).view(np.float32)[0] == np.float32(12582911.0)
+    weight = np.ones((1, 4), np.int8)
+    assert channels(weight, np.array([-1], np.int32), np.ones(1, np.float32), Requant("float")).start.view(np.float32)[0] == np.float32(12582911.0)
     values = scalars(-3, -50, 100, 7)
     assert values[[0, 1, 2, 3, 5]].tolist() == [7, -3, -50, 100, 1]
     assert values[[4, 6, 7]].view(np.float32).tolist() == [12582912.0 - 4, -47.0, 103.0]

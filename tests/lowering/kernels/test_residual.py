@@ -74,16 +74,18 @@ def test_ties_and_saturation(tmp_path: Path) -> None:
     """Multipliers of which many sums are halves, convolutions of every form whose codes saturate, and the largest sums."""
     rng = np.random.default_rng(6)
     layer = conv(ConvSpec((1, 17, 15, 16), 16, (1, 1)), 1)
+    large, small = layer.op.bias.copy(), layer.op.multiplier.copy()
+    large[3], small[3] = 2**23, 2.0**-10
     forms = {
         "float": layer,
-        "round": with_op(layer, bias=np.full(16, 2**22, np.int32)),
+        "round": with_op(layer, bias=large, multiplier=small),
         "exact": with_op(layer, multiplier=layer.op.multiplier * 1e4),
     }
     cases = []
     for form, made in forms.items():
         for zeros, m in (((-128, -128, -128), (0.5, 0.5)), ((0, 3, -7), (0.25, 1.5)), ((127, -128, 127), (63.0, 63.0)), ((5, -3, 1), (1 / 3, 1e-5))):
             case = joined(made, add_of(*m), zeros, rng)
-            assert f"_{form}" in case[0].kernel.name
+            assert f"_{form}" in case[0].kernel.name or (form == "float" and "_positive" in case[0].kernel.name)
             cases.append(case)
     check(cases, tmp_path)
 
