@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 APT_PACKAGES := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
 
-.PHONY: setup demo test lint wheel emulator bench cost-rows clean
+.PHONY: setup demo test lint wheel emulator bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
 
@@ -48,6 +48,10 @@ bench: setup
 	for script in import_models allocator_scaling kernels_a76 compile_224 cost_check cifar10 imagenet zoo ort_qdq; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
+
+# Hours: many training runs. Stopped at any time it goes on where it was; BENCH=--quick shows in ten minutes that all of it works.
+bench-accuracy: setup
+	$(BIN)/python benchmarks/accuracy.py $(BENCH)
 
 cost-rows: setup
 	$(BIN)/mpqc calibrate-target cortex-a76 --emulator -o build/calibration && cp build/calibration/cortex-a76.csv targets/

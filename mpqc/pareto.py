@@ -43,17 +43,31 @@ def sweep_saved(folder: Path, options: Options, resource: Resource, points: int)
     widest = _plan(table, sensitivities, options)
     most = _used(widest, resource)
     limits = [float(limit) for limit in np.linspace(_least(table, sensitivities, options, resource, most), most, points)]
-    trades = tuple(_trade(_plan(table, sensitivities, _within(options, resource, limit)), resource, limit) for limit in limits)
+    trades = _swept(table, sensitivities, options, resource, limits, widest)
     rows = {"schema_version": 1, "target": options.target, "resource": resource.value, "points": [asdict(trade) for trade in trades]}
     Workspace(folder).write_text(FILE, json.dumps(rows, indent=1) + "\n")
     return trades
 
 
-def _plan(table: SiteTable, sensitivities: Sensitivities, options: Options) -> Plan:
+def _swept(
+    table: SiteTable, sensitivities: Sensitivities, options: Options, resource: Resource, limits: list[float], widest: Plan
+) -> tuple[Trade, ...]:
+    """The trades in the order of `limits`, solved from the widest down: each starts from its wider neighbour, which holds where it fits."""
+    found: dict[float, Plan] = {}
+    last = widest
+    for limit in sorted(limits, reverse=True):
+        fits = last.proof.status == "optimal" and _used(last, resource) <= limit
+        last = last if fits else _plan(table, sensitivities, _within(options, resource, limit), last)
+        found[limit] = last
+    return tuple(_trade(found[limit], resource, limit) for limit in limits)
+
+
+def _plan(table: SiteTable, sensitivities: Sensitivities, options: Options, near: Plan | None = None) -> Plan:
     from mpqc.allocator import allocate
 
     cost_model = cost_model_of(options).for_network(table)
-    solving = {"seconds": options.solver_seconds, "seed": options.seed, "fixed": options.fixed}
+    hint = None if near is None else {choice.site: choice.bits for choice in near.choices}
+    solving = {"seconds": options.solver_seconds, "seed": options.seed, "fixed": options.fixed, "hint": hint}
     return allocate(table, sensitivities, cost_model, options.budgets, **solving)  # type: ignore[arg-type]
 
 

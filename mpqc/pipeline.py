@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mpqc.training.phase import Trained
     from mpqc.training.samples import Samples
 
-SCORED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+SCORED_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 """Widths that sensitivities are measured at."""
 SCORED_SAMPLES = 64
 """Samples that sensitivities are measured on: more change the ranking little."""

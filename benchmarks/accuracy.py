@@ -1,0 +1,266 @@
+"""Accuracy at a budget after a short training phase: mpqc's own method, QBitOpt, DQ, FracBits and MixQuant, in one recipe, on CIFAR-10.
+
+    python benchmarks/accuracy.py                  # everything; hours. Stopped at any time, the same command goes on where it was.
+    python benchmarks/accuracy.py --quick          # 30 steps a run, 1,000 test images: shows that all of it works, not how well
+    python benchmarks/accuracy.py --only "70 kB"   # rows whose name contains this
+
+A run is one `mpqc compile` of the float network with a training phase on the training images; the best state is chosen on 5,000 of them that are held
+out. Test images are run once, at the end, through the integer program. Equal steps, data, recipe and quantizer start for all methods of a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+from accuracy_table import BY_NAME, METHODS, Constraint, Run, runs
+from cifar10_data import MEAN, STD, load_raw, normalised
+from provenance import RESULTS, WORK, provenance, shared
+
+from mpqc.allocator import allocate, evaluate
+from mpqc.budget import Budget, Resource
+from mpqc.cost import CostModel
+from mpqc.errors import BudgetInfeasibleError
+from mpqc.frontend import load_network
+from mpqc.frontend.reference import Reference
+from mpqc.pipeline import Compiled, Options, compile_network
+from mpqc.plan import Plan, uniform_plan
+from mpqc.progress import Progress
+from mpqc.sensitivity_table import Sensitivities
+from mpqc.site import SiteKind, SiteTable
+from mpqc.sites import find_sites
+from mpqc.targets import load_target
+from mpqc.training.recipe import Recipe
+
+NETWORKS = {"resnet20": "onnx_derived/resnet20_cifar10.onnx", "mobilenetv2": ""}
+QUICK_STEPS = 30
+QUICK_IMAGES = 1000
+HAND_WIDTH = 4
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of accuracy.json."""
+
+    network: str
+    constraint: str
+    method: str
+    seed: int
+    steps: int
+    float_accuracy: float
+    accuracy: float
+    budget: dict[str, float]
+    used: dict[str, float]
+    inside: bool
+    raw_inside: bool | None
+    """Whether the method's own bits kept the budgets before projection; None where it has none"""
+    raw_used: dict[str, float]
+    test_images: int
+    average_bits: tuple[float, float]
+    seconds: float
+
+
+def model_of(network: str) -> Path:
+    """The float ONNX file of a network."""
+    if network == "mobilenetv2":
+        path = WORK / "mobilenetv2" / "mobilenetv2_cifar10.onnx"
+        if not path.exists():
+            raise SystemExit(f"{path} is absent: python benchmarks/train_mobilenet.py makes it")
+        return path
+    return shared(NETWORKS[network])
+
+
+def budgets_of(constraint: Constraint, table: SiteTable) -> tuple[Budget, ...]:
+    """The budgets of a row; a latency halfway between all w8a8 and the fastest plan."""
+    if constraint.resource is not Resource.LATENCY:
+        return constraint.budgets(table)
+    cost_model = CostModel(load_target(constraint.target)).for_network(table)
+    slow = _used(evaluate(table, uniform_plan(table, constraint.target, 8, 8), cost_model, ()), Resource.LATENCY)
+    values = {site.name: dict.fromkeys(cost_model.choices(site), 0.0) for site in table.sites}
+    try:
+        allocate(table, Sensitivities("none", "none", values), cost_model, [Budget(Resource.LATENCY, 1e-6)])
+    except BudgetInfeasibleError as error:
+        return (Budget(Resource.LATENCY, (slow + error.least[Resource.LATENCY.value]) / 2),)
+    raise SystemExit("a latency of nothing can be met")
+
+
+def _used(plan: Plan, resource: Resource) -> float:
+    return next(use.used for use in plan.uses if use.resource == resource.value)
+
+
+def by_hand(constraint: Constraint, table: SiteTable, budgets: tuple[Budget, ...]) -> Plan:
+    """The plan that a person would write: the row's uniform one, or w4a8 from the last layer back until the latency is met."""
+    if constraint.uniform is not None:
+        return uniform_plan(table, constraint.target, *constraint.uniform)
+    cost_model = CostModel(load_target(constraint.target)).for_network(table)
+    plan = uniform_plan(table, constraint.target, 8, 8)
+    for weight in reversed([site.name for site in table.sites if site.kind is SiteKind.WEIGHT]):
+        try:
+            return evaluate(table, plan, cost_model, budgets)
+        except BudgetInfeasibleError:
+            choices = tuple(replace(choice, bits=HAND_WIDTH) if choice.site == weight else choice for choice in plan.choices)
+            plan = replace(plan, choices=choices)
+    return plan
+
+
+def options_of(run: Run, table: SiteTable, steps: int, *, quick: bool) -> Options:
+    """What the run asks of a compile."""
+    constraint = run.constraint
+    budgets = budgets_of(constraint, table)
+    floats = {site.name: None for site in table.sites if site.kind is SiteKind.ACTIVATION} if constraint.float_activations else {}
+    options = Options(
+        target=constraint.target,
+        budgets=budgets,
+        samples=128 if quick else 512,
+        mean=tuple(float(value) * 255 for value in MEAN.reshape(-1)),
+        std=tuple(float(value) * 255 for value in STD.reshape(-1)),
+        seed=run.seed,
+        training=Recipe(steps=steps, augment="flip_crop", seed=run.seed, held_out=0.005 if quick else 0.1, evaluations=2 if quick else 10),
+    )
+    if run.method == "uniform":
+        return replace(options, plan=by_hand(constraint, table, budgets))
+    return replace(options, strategy=run.method, fixed=floats)
+
+
+def top1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Percent."""
+    return 100 * float(np.mean(logits.reshape(len(labels), -1).argmax(1) == labels))
+
+
+def float_accuracy(network: str, images: int) -> float:
+    """Of the float file in ONNX Runtime, on the first `images` test images; kept beside the runs."""
+    kept = WORK / "accuracy" / f"float_{network}_{images}.json"
+    if not kept.exists():
+        raw, model = load_raw(), load_network(model_of(network))
+        reference, key = Reference(model.model), model.inputs[0].name
+        logits = [reference.run({key: normalised(image[None])})[model.outputs[0].name] for image in raw.test[:images]]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(top1(np.concatenate(logits), raw.test_labels[:images])), encoding="utf-8")
+    return float(json.loads(kept.read_text(encoding="utf-8")))
+
+
+def performed(run: Run, steps: int, images: int, floats: float) -> Result:
+    """The result of a run: read where it is finished, else computed (a training phase that was cut off goes on)."""
+    folder = WORK / "accuracy" / f"{run.key}_{steps}_{images}"
+    kept = folder / "result.json"
+    if kept.exists():
+        return _read(kept)
+    raw = load_raw()
+    table = find_sites(load_network(model_of(run.network)))
+    options = options_of(run, table, steps, quick=images == QUICK_IMAGES)
+    compiled = compile_network(model_of(run.network), options, raw.train, output=folder, labels=raw.train_labels, progress=Progress())
+    logits = compiled.run({compiled.program.inputs[0]: normalised(raw.test[:images])})[compiled.program.outputs[0]]
+    result = _result(run, steps, options, compiled, table, floats, top1(logits, raw.test_labels[:images]), images)
+    kept.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+    return result
+
+
+def _read(path: Path) -> Result:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Result(**{**found, "average_bits": tuple(found["average_bits"])})
+
+
+def _result(run: Run, steps: int, options: Options, compiled: Compiled, table: SiteTable, floats: float, accuracy: float, images: int) -> Result:
+    limits = {budget.resource.value: budget.limit for budget in options.budgets}
+    uses = {use.resource: use.used for use in compiled.plan.uses}
+    summary = compiled.report.training
+    raw_bits = dict(summary.raw_bits) if summary is not None else {}
+    raw_used = _raw_uses(run, table, raw_bits) if raw_bits else {}
+    return Result(
+        run.network,
+        run.constraint.name,
+        run.method,
+        run.seed,
+        steps,
+        floats,
+        accuracy,
+        limits,
+        {name: uses[name] for name in limits},
+        all(uses[name] <= limit for name, limit in limits.items()),
+        all(raw_used[name] <= limit for name, limit in limits.items()) if raw_used else None,
+        {name: raw_used[name] for name in limits} if raw_used else {},
+        images,
+        (uses[Resource.WEIGHT_BITS.value], uses[Resource.ACTIVATION_BITS.value]),
+        summary.seconds if summary is not None else 0.0,
+    )
+
+
+def _raw_uses(run: Run, table: SiteTable, bits: dict[str, int | None]) -> dict[str, float]:
+    """What the method's own bits use; widths beyond the target's count as its widest."""
+    cost_model = CostModel(load_target(run.constraint.target)).for_network(table)
+    plan = uniform_plan(table, run.constraint.target, 8, 8)
+    widest = {site.name: max(cost_model.choices(site)) for site in table.sites}
+    choices = tuple(
+        replace(choice, bits=None if (found := bits[choice.site]) is None else min(found, widest[choice.site])) for choice in plan.choices
+    )
+    return {use.resource: use.used for use in evaluate(table, replace(plan, choices=choices), cost_model, ()).uses}
+
+
+def write(results: list[Result], name: str, planned: int) -> None:
+    """accuracy.json: the list; accuracy.md: mean and spread of each row and method."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
+    facts = provenance()
+    lines = ["# Accuracy at a budget, CIFAR-10", "", f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}, {facts['machine']}", ""]
+    lines += [f"{len(results)} of {planned} runs finished; all inside their budgets: {all(result.inside for result in results)}.", "", NOTES, ""]
+    lines += ["| network | constraint | steps | method | runs | accuracy % | drop, points | spread | average bits w/a | raw bits inside |"]
+    lines += ["|" + "---|" * 10]
+    grouped: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        grouped[result.network, result.constraint, result.method].append(result)
+    order = sorted(grouped, key=lambda key: (key[0], list(BY_NAME).index(key[1]), METHODS.index(key[2])))
+    lines += [_line(key, grouped[key]) for key in order]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+NOTES = """Accuracy is that of the integer program on the test images (in float where activations stay float). 70 kB and 50 kB count weights packed
+at their bits, 1 kB = 1024 bytes. DQ's 92 kB are an average of 4.0 bits over the 188,426 values that it counts; here the same average
+holds over all activations that are quantized, the inputs of residual additions among them. `raw bits inside`: in how many runs the bits
+that the method learned kept the budgets before the allocator projected them. QBitOpt and MixQuant follow what could be read of them
+(their bodies were not available); no row claims to be their authors' implementation."""
+
+
+def _line(key: tuple[str, str, str], rows: list[Result]) -> str:
+    accuracies = [row.accuracy for row in rows]
+    drops = [row.float_accuracy - row.accuracy for row in rows]
+    bits = [f"{mean(row.average_bits[side] for row in rows):.2f}" for side in (0, 1)]
+    raw = [row.raw_inside for row in rows if row.raw_inside is not None]
+    spread = f"{stdev(accuracies):.2f}" if len(rows) > 1 else "-"
+    cells = [key[0], key[1], rows[0].steps, key[2], len(rows), f"{mean(accuracies):.2f}", f"{mean(drops):.2f}", spread, "/".join(bits)]
+    return "| " + " | ".join(map(str, [*cells, f"{sum(raw)} of {len(raw)}" if raw else "-"])) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="under ten minutes on two cores: writes accuracy_quick.json")
+    parser.add_argument("--networks", nargs="*", default=["resnet20"], choices=list(NETWORKS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="instead of the row's own number")
+    given = parser.parse_args()
+    chosen = [run for network in given.networks for run in runs(network, given.seeds) if given.only in run.constraint.name]
+    chosen = [run for run in chosen if run.method in given.methods and (not given.quick or _is_quick(run))]
+    images = QUICK_IMAGES if given.quick else 10_000
+    results: list[Result] = []
+    for run in chosen:
+        steps = given.steps or (QUICK_STEPS if given.quick else run.constraint.steps)
+        results.append(performed(run, steps, images, float_accuracy(run.network, images)))
+        print(f"{run.key}: {results[-1].accuracy:.2f} (float {results[-1].float_accuracy:.2f}), inside {results[-1].inside}", flush=True)
+        write(results, "accuracy_quick" if given.quick else "accuracy", len(chosen))
+
+
+def _is_quick(run: Run) -> bool:
+    """Every method on the row with two budgets, and mpqc's own on the rows of every other kind of budget."""
+    both = run.constraint.name == "weights 70 kB, largest activation 8 kB"
+    kinds = ("BOPs of 4 bits", "average 4/4 bits", "latency halfway to the fastest plan", "weights 50 kB, largest activation 8 kB")
+    return run.seed == 0 and (both or (run.method == "auto" and run.constraint.name in kinds))
+
+
+if __name__ == "__main__":
+    main()

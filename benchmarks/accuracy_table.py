@@ -1,0 +1,104 @@
+"""The rows of the head-to-head: networks, constraints and methods; which runs there are, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mpqc.budget import Budget, Resource
+from mpqc.site import SiteKind, SiteTable
+
+KB = 1024.0
+METHODS = ("auto", "qbitopt", "dq", "fracbits", "mixquant", "uniform")
+PAPER_ACTIVATIONS = 188_426
+"""Values that DQ counts in ResNet-20: one tensor a layer"""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One row: budgets that depend on the network, and how much training it gets."""
+
+    name: str
+    budgets: Callable[[SiteTable], tuple[Budget, ...]]
+    resource: Resource
+    """The one whose budget and use the table shows; weights and activations in kB where they are sizes"""
+    steps: int
+    target: str = "abstract"
+    float_activations: bool = False
+    long: bool = False
+    """Three seeds for every method, not for auto alone"""
+    uniform: tuple[int, int] | None = None
+    """The plan made by hand that the methods are compared with, where one fits"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run."""
+
+    network: str
+    constraint: Constraint
+    method: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Folder name."""
+        text = f"{self.network} {self.constraint.name} {self.method} {self.seed}"
+        return "".join(letter if letter.isalnum() else "_" for letter in text.lower())
+
+
+def elements(table: SiteTable, kind: SiteKind) -> int:
+    """Values in all tensors of a kind."""
+    return sum(site.elements for site in table.sites if site.kind is kind)
+
+
+def weights(kilobytes: float) -> Callable[[SiteTable], tuple[Budget, ...]]:
+    """Weights packed at their bits in so many kB."""
+    return lambda table: (Budget(Resource.WEIGHT_BITS, kilobytes * KB * 8 / elements(table, SiteKind.WEIGHT)),)
+
+
+def both(*makers: Callable[[SiteTable], tuple[Budget, ...]]) -> Callable[[SiteTable], tuple[Budget, ...]]:
+    """All of these budgets."""
+    return lambda table: tuple(budget for make in makers for budget in make(table))
+
+
+def given(*budgets: Budget) -> Callable[[SiteTable], tuple[Budget, ...]]:
+    """Budgets that do not depend on the network."""
+    return lambda table: budgets
+
+
+def average(bits: float) -> Callable[[SiteTable], tuple[Budget, ...]]:
+    """Average bits of weights and of activations."""
+    return given(Budget(Resource.WEIGHT_BITS, bits), Budget(Resource.ACTIVATION_BITS, bits))
+
+
+def bit_operations(bits: int) -> Callable[[SiteTable], tuple[Budget, ...]]:
+    """As many bit operations as a network of `bits` everywhere takes."""
+    return lambda table: (Budget(Resource.BOPS, float(sum(node.macs for node in table.nodes) * bits**2)),)
+
+
+LARGEST_8KB = given(Budget(Resource.LARGEST_ACTIVATION, 8 * KB))
+SUM_92KB = given(Budget(Resource.ACTIVATION_BITS, 92 * KB * 8 / PAPER_ACTIVATIONS))
+CONSTRAINTS = (
+    Constraint("weights 70 kB, activations float", weights(70), Resource.WEIGHT_BITS, 4000, float_activations=True, long=True),
+    Constraint("weights 70 kB, largest activation 8 kB", both(weights(70), LARGEST_8KB), Resource.WEIGHT_BITS, 4000, long=True, uniform=(2, 4)),
+    Constraint("weights 70 kB, sum of activations 92 kB", both(weights(70), SUM_92KB), Resource.WEIGHT_BITS, 4000, long=True),
+    Constraint("weights 50 kB, largest activation 8 kB", both(weights(50), LARGEST_8KB), Resource.WEIGHT_BITS, 4000),
+    Constraint("average 4/4 bits", average(4), Resource.WEIGHT_BITS, 2000, uniform=(4, 4)),
+    Constraint("average 3/3 bits", average(3), Resource.WEIGHT_BITS, 2000, uniform=(3, 3)),
+    Constraint("BOPs of 4 bits", bit_operations(4), Resource.BOPS, 2000, uniform=(4, 4)),
+    Constraint("BOPs of 3 bits", bit_operations(3), Resource.BOPS, 2000, uniform=(3, 3)),
+    Constraint("latency halfway to the fastest plan", given(), Resource.LATENCY, 2000, target="cortex-a76"),
+)
+BY_NAME = {constraint.name: constraint for constraint in CONSTRAINTS}
+
+
+def runs(network: str, seeds: int = 3) -> Iterator[Run]:
+    """All runs of a network, the first seed of everything first, so that an unfinished table is a fair one."""
+    for seed in range(seeds):
+        for constraint in CONSTRAINTS:
+            for method in METHODS:
+                if method == "uniform" and constraint.uniform is None and constraint.target == "abstract":
+                    continue
+                if seed == 0 or method == "auto" or constraint.long:
+                    yield Run(network, constraint, method, seed)
