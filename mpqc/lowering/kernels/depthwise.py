@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpqc.lowering.kernels import depthwise_slide
+from mpqc.lowering.kernels import depthwise_slide, depthwise_walk
 from mpqc.lowering.kernels.depthwise_sdot import kernel, plan
 from mpqc.lowering.kernels.depthwise_weights import packed, unpacked
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
@@ -39,7 +39,7 @@ def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
         return _portable(op, x, y)
     slide = depthwise_slide.plan(op, x, y)
     if slide:
-        return depthwise_slide.kernel(op, slide, x, y)
+        return depthwise_walk.kernel(op, slide, x, y)
     chosen = plan(op, x, y)
     return kernel(op, chosen, x, y) if chosen else _portable(op, x, y)
 

@@ -10,24 +10,12 @@ Rows and columns outside the input are known when the code is written: groups wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
-from mpqc.lowering.kernels.affine import emit
-from mpqc.lowering.kernels.depthwise_constants import Constants, constants
-from mpqc.lowering.kernels.depthwise_sdot import halves, sdot, zipped
-from mpqc.lowering.kernels.depthwise_weights import unpacked
-from mpqc.lowering.kernels.kernel import Kernel
-from mpqc.lowering.kernels.layout import physical_shape
-from mpqc.lowering.kernels.narrow import Narrower
-from mpqc.lowering.kernels.tir import Expr, Param, T, bind, function, load, loop, param, registers, splat, store, symbol
+from mpqc.lowering.kernels.tir import Expr, T
 from mpqc.program import Conv, Tensor
 
-Windows = dict[tuple[int, int], Expr]
-"""Vectors of one input column by quad and half of the channels"""
 LANES = 8
 ROWS = 2
 WINDOWS = 20
@@ -35,6 +23,10 @@ WINDOWS = 20
 
 WEIGHTS = 12
 """Registers that weights may take"""
+PATTERNS = 4
+"""Kinds of groups of rows that code is written for"""
+BAND = 192 << 10
+"""Bytes of input and output that all blocks of channels pass over before the next rows: they stay in a core's L2"""
 
 
 @dataclass(frozen=True)
@@ -122,6 +114,18 @@ class Slide:
         """All weights of a block stay in registers."""
         return len(self.pairs) * self.kernel[1] * 2 <= WEIGHTS
 
+    @property
+    def tasks(self) -> int:
+        """Groups of output rows."""
+        return -(-self.out_height // self.rows)
+
+    @property
+    def band(self) -> int:
+        """Groups of a band."""
+        pitch = (self.width * self.strides[0] + self.out_width) * self.rows * self.channels
+        bands = -(-self.tasks * pitch // BAND)
+        return -(-self.tasks // bands)
+
     def column(self, ox: Expr, kx: int) -> Expr:
         """Input column of tap kx of output column ox."""
         return ox * self.strides[1] - self.pads[1] + kx * self.dilations[1]
@@ -170,182 +174,4 @@ def plan(op: Conv, x: Tensor, y: Tensor) -> Slide | None:
     n, channels, height, width = x.shape
     taps = (op.weight.shape[2], op.weight.shape[3])
     p = Slide(n, channels, height, width, y.shape[2], y.shape[3], taps, op.strides, op.pads[:2], op.dilations, op.weight_bits)
-    return p if p.fits and len(groups(p)) <= 4 else None
-
-
-def kernel(op: Conv, p: Slide, x: Tensor, y: Tensor) -> Kernel:
-    """`op` by plan `p`."""
-    c = constants(op, LANES, y)
-    arrays = (
-        c.weights,
-        c.start,
-        c.scale,
-        np.array([x.zero_point, *[0] * (ROWS + 1)], np.int8),
-        *c.narrowing.constants(y.zero_point, op.low, op.high),
-    )
-    if len(c.fused):
-        arrays += (c.offset, c.fused)
-    name = symbol("depthwise_slide", f"w{op.weight_bits}", physical_shape(x), physical_shape(y), p.kernel, p.strides, p.pads, p.dilations)
-    rows = groups(p)
-    tasks = sum(group.count for group in rows)
-
-    def body(a: Expr, w: Expr, b: Expr, m: Expr, z: Expr, *rest: Expr) -> None:
-        wide = T.alloc_buffer((p.blocks * len(p.pairs) * p.kernel[1] * 4 * LANES,), "int8")
-        _arrange_weights(p, w, wide)
-        with loop(p.batch * tasks, 16 * p.rows * p.out_width * p.channels) as i:
-            n, task = T.floordiv(i, tasks), bind(T.floormod(i, tasks))
-            _choose(rows, 0, task, lambda group, at: _Walk(p, c, group, a, wide, b, m, z, rest, n, at).emit())
-
-    names = ("weights", "start", "scale", "zero_x", "floats", "zero_y", "limits", "offset", "fused")
-    params = [Param("x", physical_shape(x), "int8"), *map(param, names, arrays), Param("y", physical_shape(y), "int8")]
-    macs = int(np.prod(y.shape)) * p.kernel[0] * p.kernel[1]
-    return Kernel(name + c.suffix, function(name + c.suffix, params, body), arrays, physical_shape(y), "int8", macs)
-
-
-def _choose(rows: list[Group], before: int, task: Expr, emit_group: Callable[[Group, Expr], None]) -> None:
-    """Emits the group that `task` falls into; `before` tasks belong to groups before the first."""
-    group = rows[0]
-    if len(rows) == 1:
-        emit_group(group, task - before)
-        return
-    with T.If(task < before + group.count):
-        with T.Then():
-            emit_group(group, task - before)
-        with T.Else():
-            _choose(rows[1:], before + group.count, task, emit_group)
-
-
-def _arrange_weights(p: Slide, w: Expr, wide: Expr) -> None:
-    """Packed codes to [block][kernel column][pair][channel][4 rows]."""
-    zero = splat(T.int8(0), LANES)
-    with T.serial(0, p.blocks) as block:
-        for kx in range(p.kernel[1]):
-            taps = [bind(unpacked(w, (ky * p.kernel[1] + kx) * p.blocks + block, p.weight_bits, LANES)) for ky in range(p.kernel[0])]
-            for index, (_, _, chosen) in enumerate(p.pairs):
-                rows = [zero if tap is None else taps[tap] for tap in chosen]
-                at = ((block * p.kernel[1] + kx) * len(p.pairs) + index) * 4 * LANES
-                first, second = zipped(rows[0], rows[1], 8), zipped(rows[2], rows[3], 8)
-                for v in (0, 1):
-                    store(wide, at + 16 * v, halves(first, second, v), 16)
-
-
-@dataclass
-class _Walk:
-    """Emits all blocks of one group of rows."""
-
-    p: Slide
-    c: Constants
-    group: Group
-    a: Expr
-    wide: Expr
-    b: Expr
-    m: Expr
-    z: Expr
-    rest: tuple[Expr, ...]
-    n: Expr
-    at: Expr
-
-    def emit(self) -> None:
-        p = self.p
-        self.row = bind(self.group.first + self.at * p.rows)
-        self.top = bind(self.row * p.strides[0] - p.pads[0])
-        self.narrower = Narrower(self.c.narrowing, self.rest[0], self.rest[1], self.rest[2], LANES)
-        self.pairs = [(i, r, q) for i, (r, q, _) in enumerate(p.pairs) if r < self.group.rows]
-        self.quads = sorted({q for _, _, q in self.pairs})
-        with T.serial(0, p.blocks) as block:
-            self.block, self.channel = block, bind(p.start(block))
-            self.empty = bind(splat(self.z[0], 16))
-            self.weights = [bind(self._weight(i)) for i in range(2 * p.kernel[1] * len(p.pairs))] if p.keeps_weights else []
-            self.scales = [bind(load(self.m, block * LANES + 4 * v, 4)) for v in (0, 1)]
-            self._columns()
-
-    def _weight(self, index: int) -> Expr:
-        return load(self.wide, (self.block * (2 * self.p.kernel[1] * len(self.p.pairs)) + index) * 16, 16)
-
-    def _columns(self) -> None:
-        p = self.p
-        first, last = p.inner
-        windows = {column: self._window(column) for column in range(p.column(0, 0), p.column(0, 0) + p.kept)}
-        for ox in range(first):
-            self._step(windows, ox)
-        steps = (last - first) // p.unrolled
-        if steps > 1:
-            windows = self._loop(windows, first, steps)
-            first += steps * p.unrolled
-        for ox in range(first, p.out_width):
-            self._step(windows, ox)
-
-    def _loop(self, windows: dict[int, Windows], first: int, steps: int) -> dict[int, Windows]:
-        p = self.p
-        size = len(self.quads) * 2 * 16
-        kept = registers(max(1, p.kept) * size, "int8")
-        names = [(j, q, v) for j in range(p.kept) for q in self.quads for v in (0, 1)]
-        base = p.column(first, 0)
-        for i, (j, q, v) in enumerate(names):
-            store(kept, 16 * i, windows[base + j][q, v], 16)
-        nones = [bind(T.cast(self.z[1 + i], "int32")) for i in range(ROWS + 1)]
-        with T.serial(0, steps) as step:
-            zero = [bind(step * none) for none in nones]
-            ox = bind(first + step * p.unrolled)
-            local: dict[int, Windows] = {}
-            for i, (j, q, v) in enumerate(names):
-                local.setdefault(j - p.kept, {})[q, v] = bind(load(kept, 16 * i, 16))
-            # columns are counted from the first fresh one of this step
-            for u in range(p.unrolled):
-                fresh = p.fresh(ox + u)
-                for j, column in enumerate(fresh):
-                    local[u * p.strides[1] + j] = self._window(column)
-                newest = u * p.strides[1] + len(fresh) - 1
-                self._output({kx: local[newest - (p.kernel[1] - 1 - kx) * p.dilations[1]] for kx in range(p.kernel[1])}, ox + u, zero)
-            end = p.unrolled * p.strides[1] - p.kept
-            for i, (j, q, v) in enumerate(names):
-                store(kept, 16 * i, local[end + j][q, v], 16)
-        base = p.column(first + steps * p.unrolled, 0)
-        return {base + j: {(q, v): bind(load(kept, 16 * i, 16)) for i, (jj, q, v) in enumerate(names) if jj == j} for j in range(p.kept)}
-
-    def _step(self, windows: dict[int, Windows], ox: int) -> None:
-        """One output column whose place is known."""
-        p = self.p
-        for column in p.fresh(ox):
-            windows[column] = self._window(column)
-        self._output({kx: windows[p.column(ox, kx)] for kx in range(p.kernel[1])}, ox, [0] * (ROWS + 1))
-
-    def _window(self, column: Expr) -> Windows:
-        """Vectors of one input column by (quad, half of the channels)."""
-        p = self.p
-        if isinstance(column, int) and not 0 <= column < p.width:
-            return {(q, v): self.empty for q in self.quads for v in (0, 1)}
-        needed = sorted({position for q in self.quads for position in p.quads[q]})
-        rows = {position: self._pixels(position, column) for position in needed}
-        pairs = {pair: zipped(rows[pair[0]], rows[pair[1]], 8) for q in self.quads for pair in (p.quads[q][:2], p.quads[q][2:])}
-        return {(q, v): halves(pairs[p.quads[q][:2]], pairs[p.quads[q][2:]], v) for q in self.quads for v in (0, 1)}
-
-    def _pixels(self, position: int, column: Expr) -> Expr:
-        p = self.p
-        if self.group.missing[position]:
-            return bind(splat(self.z[0], LANES))
-        y = self.top + p.offsets[position]
-        return bind(load(self.a, ((self.n * p.height + y) * p.width + column) * p.channels + self.channel, LANES))
-
-    def _output(self, windows: dict[int, Windows], ox: Expr, zero: list[Expr]) -> None:
-        p, c = self.p, self.c
-        sums = registers(self.group.rows * LANES, "int32")
-        for r in range(self.group.rows):
-            for v in (0, 1):
-                store(sums, r * LANES + 4 * v, load(self.b, zero[r] + self.block * LANES + 4 * v, 4), 4)
-        for kx in range(p.kernel[1]):
-            for index, r, q in self.pairs:
-                for v in (0, 1):
-                    at = (kx * len(p.pairs) + index) * 2 + v
-                    weight = self.weights[at] if self.weights else self._weight(at)
-                    store(sums, r * LANES + 4 * v, sdot(load(sums, r * LANES + 4 * v, 4), windows[kx][q, v], weight), 4)
-        for fused in c.choices(self.rest[4] if len(c.fused) else None, self.block + zero[-1]):
-            for r in range(self.group.rows):
-                totals = [load(sums, r * LANES + 4 * v, 4) for v in (0, 1)]
-                if fused:
-                    offsets = [load(self.rest[3], zero[r] + self.block * LANES + 4 * v, 4) for v in (0, 1)]
-                    codes = self.narrower.saturated([emit(totals[v], self.scales[v], offsets[v]) for v in (0, 1)])
-                else:
-                    codes = self.narrower.codes([c.real(totals[v]) * self.scales[v] for v in (0, 1)])
-                at = ((self.n * p.out_height + self.row + r) * p.out_width + ox) * p.channels + self.channel
-                store(self.rest[-1], at, codes, LANES)
+    return p if p.fits and len(groups(p)) <= PATTERNS else None
