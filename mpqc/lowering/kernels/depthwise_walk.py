@@ -43,7 +43,8 @@ def kernel(op: Conv, p: Slide, x: Tensor, y: Tensor) -> Kernel:
             narrower = Narrower(c.narrowing, floats, zero, limits, LANES)
             walk = Walk(p, c, a, w, record, z, narrower, out, T.floordiv(i, p.blocks * bands), block)
             with T.serial(0, p.band if p.tasks % p.band == 0 else T.min(p.band, p.tasks - band * p.band)) as j:
-                _choose(groups(p), 0, band * p.band + j, walk.group)
+                for way in c.choices(walk.flags, walk.at + FUSED) if p.keeps_weights else [None]:
+                    _choose(groups(p), 0, band * p.band + j, lambda group, at, way=way: walk.group(group, at, way))
 
     names = ("weights", "record", "zero_x", "floats", "zero_y", "limits")
     params = [Param("x", physical_shape(x), "int8"), *map(param, names, arrays), Param("y", physical_shape(y), "int8")]
@@ -81,7 +82,8 @@ class Walk:
     def __init__(self, p: Slide, c: Constants, a: Expr, w: Expr, record: Expr, z: Expr, narrower: Narrower, out: Expr, n: Expr, block: Expr) -> None:
         self.p, self.c, self.a, self.record, self.z, self.narrower, self.out, self.n = p, c, a, record, z, narrower, out, n
         self.at, self.channel = bind(block * RECORD), bind(p.start(block))
-        self.empty = bind(splat(z[0], 16))
+        self.empty, self.missing = bind(splat(z[0], 16)), bind(splat(z[0], LANES))
+        self.flags = record if len(c.fused) else None
         self.nones = [bind(T.cast(z[1 + i], "int32")) for i in range(ROWS)]
         self.weights = _arranged(p, w, block)
         if not p.keeps_weights:
@@ -91,9 +93,9 @@ class Walk:
             self.kept: Expr = kept
         self.scales = [bind(reinterpret(load(record, self.at + SCALE + 4 * v, 4), "float32", 4)) for v in (0, 1)]
 
-    def group(self, group: Group, at: Expr) -> None:
-        """One group of rows, all columns."""
-        _Rows(self, group, bind(group.first + at * self.p.rows)).emit()
+    def group(self, group: Group, at: Expr, fused: bool | None) -> None:
+        """One group of rows, all columns; `fused` is None where each output asks how it is requantized."""
+        _Rows(self, group, bind(group.first + at * self.p.rows), fused).emit()
 
     def weight(self, index: int) -> Expr:
         """Vector `index` of [kernel column][pair][half of the channels]."""
@@ -120,6 +122,7 @@ class _Rows:
     group: Group
     row: Expr
     """First output row"""
+    fused: bool | None
 
     def __post_init__(self) -> None:
         p = self.walk.p
@@ -188,7 +191,7 @@ class _Rows:
         """Eight channels of one column in row `position` of the group's input rows."""
         p, walk = self.walk.p, self.walk
         if self.group.missing[position]:
-            return bind(splat(walk.z[0], LANES))
+            return walk.missing
         y = self.top + p.offsets[position]
         return bind(load(walk.a, ((walk.n * p.height + y) * p.width + column) * p.channels + walk.channel, LANES))
 
@@ -204,7 +207,7 @@ class _Rows:
                 for v in (0, 1):
                     total, weight = load(sums, r * LANES + 4 * v, 4), walk.weight((kx * len(p.pairs) + index) * 2 + v)
                     store(sums, r * LANES + 4 * v, sdot(total, windows[kx][q, v], weight), 4)
-        for fused in walk.c.choices(walk.record if len(walk.c.fused) else None, again[0] + walk.at + FUSED):
+        for fused in walk.c.choices(walk.flags, again[0] + walk.at + FUSED) if self.fused is None else [self.fused]:
             for r in range(self.group.rows):
                 codes = self._codes([load(sums, r * LANES + 4 * v, 4) for v in (0, 1)], again[r] + walk.at, fused)
                 at = ((walk.n * p.out_height + self.row + r) * p.out_width + ox) * p.channels + walk.channel
