@@ -8,6 +8,7 @@ from mpqc.lowering.kernels.elementwise_neon import LANES, Operand, Product, Sum,
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import broadcast_strides, physical_shape, reordered, strides, to_physical
 from mpqc.lowering.kernels.narrow import Narrowing
+from mpqc.lowering.kernels.residual import Operands, fused_product
 from mpqc.lowering.kernels.tir import (
     Expr,
     Nest,
@@ -40,12 +41,13 @@ def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTar
     neon = target.isa == "dotprod"
     rounding = narrowing.constants(y.zero_point, op.low, op.high) if neon else (np.array([y.zero_point], np.int8),)
     arrays = (scalars, zeros, *rounding)
+    fused = _fused(op, nest, (a.zero_point, second.zero_point, y.zero_point)) if neon else None
 
     def body(first: Expr, other: Expr, s: Expr, z: Expr, *rest: Expr) -> None:
         def prepare(at: list[Expr]) -> Sum | Product | None:
             by = nest.merged.strides
             operands = (Operand(first, by[1][-1], z[0], s[2]), Operand(other, by[2][-1], z[1], s[3]))
-            return arithmetic(op.kind, operands, at[1:], narrowing, rest[:3]) if neon and nest.merged.sizes[-1] >= LANES else None
+            return arithmetic(op.kind, operands, at[1:], narrowing, rest[:3], fused) if neon and nest.merged.sizes[-1] >= LANES else None
 
         def step(width: int, at: list[Expr], by: list[int], sixteen: Sum | Product | None) -> None:
             if sixteen and width == LANES:
@@ -62,9 +64,18 @@ def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTar
     constants = (*(() if op.constant is None else (to_physical(op.constant.astype(np.int8), second),)), *arrays)
     params = [*inputs, *(param(f"c{i}", c) for i, c in enumerate(arrays)), Param("y", physical_shape(y), "int8")]
     name = symbol(op.kind, physical_shape(y), *nest.merged.strides[1:], physical_shape(a), physical_shape(second)) + (
-        narrowing.suffix if neon else ""
+        narrowing.suffix + ("" if fused is None else f"_fused{fused}") if neon else ""
     )
     return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", 0)
+
+
+def _fused(op: Binary, nest: Nest, zero_points: tuple[int, int, int]) -> int | None:
+    """Which operand's product the neon sum may leave unrounded: one whose codes change along the innermost loop."""
+    if op.kind != "add" or op.m_a <= 0 or op.m_b <= 0:
+        return None
+    found = fused_product(Operands(zero_points, (float(np.float32(op.m_a)), float(np.float32(op.m_b)))))
+    index = {"none": None, "made": 0, "other": 1}[found]
+    return None if index is None or nest.merged.strides[1 + index][-1] == 0 else index
 
 
 def _constant(op: Binary) -> Tensor:

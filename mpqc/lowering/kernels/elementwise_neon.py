@@ -24,8 +24,8 @@ class Operand:
 class Sum:
     """Add or subtract: |a * m_a +- b * m_b| rounded to codes; each operand's products once where its code does not change."""
 
-    def __init__(self, kind: str, operands: tuple[Operand, Operand], at: list[Expr], narrower: Narrower) -> None:
-        self.kind, self.operands, self.narrower = kind, operands, narrower
+    def __init__(self, kind: str, operands: tuple[Operand, Operand], at: list[Expr], narrower: Narrower, fused: int | None) -> None:
+        self.kind, self.operands, self.narrower, self.fused = kind, operands, narrower, fused
         self.biases = [bind(splat(T.int32(MAGIC_BITS) - o.zero, 4)) for o in operands]
         self.multipliers = [bind(splat(o.multiplier, 4)) for o in operands]
         self.fixed = [self._fixed(o, start) if o.step == 0 else None for o, start in zip(operands, at, strict=True)]
@@ -37,16 +37,27 @@ class Sum:
 
     def codes(self, at: list[Expr]) -> Expr:
         """int8x16."""
+        if self.fused is not None:
+            return self._fused_codes(at, self.fused)
         a, b = (self._products(i, start) for i, start in enumerate(at))
         return self.narrower.codes([x - y if self.kind == "sub" else x + y for x, y in zip(a, b, strict=True)])
+
+    def _fused_codes(self, at: list[Expr], first: int) -> Expr:
+        """The sum where the product of operand `first` need not be rounded before it is added."""
+        rounded, multiplier = self._products(1 - first, at[1 - first]), self.multipliers[first]
+        reals = self._reals(first, at[first])
+        return self.narrower.codes([intrinsic("llvm.fma", "float32x4", x, multiplier, y) for x, y in zip(reals, rounded, strict=True)])
+
+    def _reals(self, index: int, at: Expr) -> list[Expr]:
+        """Sixteen codes less their zero point."""
+        halves = _shorts(self.operands[index], at)
+        return [real(cast(part(half, i, 4), "int32", 4) + self.biases[index]) for half in halves for i in (0, 4)]
 
     def _products(self, index: int, at: Expr) -> list[Expr]:
         fixed = self.fixed[index]
         if fixed is not None:
             return [fixed] * 4
-        halves = _shorts(self.operands[index], at)
-        bits = [cast(part(half, i, 4), "int32", 4) + self.biases[index] for half in halves for i in (0, 4)]
-        return [exact(real(b) * self.multipliers[index], 4) for b in bits]
+        return [exact(value * self.multipliers[index], 4) for value in self._reals(index, at)]
 
 
 class Product:
@@ -79,10 +90,12 @@ def largest(kind: str, zeros: tuple[int, int], m_a: float, m_b: float) -> float:
     return abs(a * b * m_a) if kind == "mul" else abs(a * m_a) + abs(b * m_b)
 
 
-def arithmetic(kind: str, operands: tuple[Operand, Operand], at: list[Expr], narrowing: Narrowing, constants: tuple[Expr, ...]) -> Sum | Product:
-    """Binds the constants of one innermost loop whose operands start `at`."""
+def arithmetic(
+    kind: str, operands: tuple[Operand, Operand], at: list[Expr], narrowing: Narrowing, constants: tuple[Expr, ...], fused: int | None = None
+) -> Sum | Product:
+    """Binds the constants of one innermost loop whose operands start `at`. fused: the operand whose product need not be rounded."""
     narrower = Narrower(narrowing, constants[0], constants[1], constants[2], LANES)
-    return Product(operands, at, narrower) if kind == "mul" else Sum(kind, operands, at, narrower)
+    return Product(operands, at, narrower) if kind == "mul" else Sum(kind, operands, at, narrower, fused)
 
 
 def look_up(x: Expr, rows: list[Expr]) -> Expr:

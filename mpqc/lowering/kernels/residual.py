@@ -75,7 +75,7 @@ def residual(conv: Conv, add: Binary, zero_points: tuple[int, int, int]) -> Resi
     operands = Operands(zero_points, (made, other))
     if abs(made) * 255 + abs(other) * 255 >= LIMIT:
         return None
-    form = Form(_fused(operands, conv), zero_points[2] % 2 == 1, add.low > -128 or add.high < 127)
+    form = Form(fused_product(operands, (conv.low, conv.high)), zero_points[2] % 2 == 1, add.low > -128 or add.high < 127)
     return Residual(form, _constants(operands, conv, add))
 
 
@@ -88,13 +88,13 @@ def _constants(operands: Operands, conv: Conv, add: Binary) -> np.ndarray:
     return np.concatenate([np.repeat(np.array(numbers, np.int32)[:, None], 4, axis=1), limits])
 
 
-def _fused(operands: Operands, conv: Conv) -> Fused:
-    """A fused form that gives every pair of codes the same sum as two roundings do."""
+def fused_product(operands: Operands, bounds: tuple[int, int] = (-128, 127)) -> Fused:
+    """A fused form that gives every pair of codes, the first within `bounds`, the same sum as two roundings do."""
     made, other = operands.multipliers
     if not 1 / RATIO < abs(made) / max(abs(other), 1e-30) < RATIO:
         return "none"
     x, y = (np.arange(-128, 128, dtype=np.int32) - zero for zero in operands.zero_points[:2])
-    x = x[(x >= conv.low - operands.zero_points[0]) & (x <= conv.high - operands.zero_points[0])][:, None]
+    x = x[bounds[0] + 128 : bounds[1] + 129][:, None]
     wanted = numerics.add(x, y, (0, 0), made, other, operands.zero_points[2], -128, 127)
     for fused, (first, m_first), (second, m_second) in (("made", (x, made), (y, other)), ("other", (y, other), (x, made))):
         rounded = (second.astype(np.float32) * np.float32(m_second)).astype(np.float64)
