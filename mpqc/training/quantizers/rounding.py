@@ -1,0 +1,57 @@
+"""AdaRound: whether each weight rounds up or down is learned, its grid stays (Nagel et al., "Up or Down?", ICML 2020)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mpqc.training.quantizers.base import TrainedState
+from mpqc.training.quantizers.dorefa import along
+
+LOW, HIGH = -0.1, 1.1
+"""The stretch of the sigmoid (zeta, gamma)"""
+
+
+class RoundingState(TrainedState):
+    """w -> s clamp(floor(w / s) + h(V), qmin, qmax) with h = clip(1.2 sigmoid(V) - 0.1, 0, 1) for a weight that stays what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choice = nn.Parameter(torch.zeros(0))
+        """V, of the shape of the weight"""
+
+    def begin(self, weight: Tensor) -> None:
+        """Start where h(V) is the fraction of each weight, so that the soft values are the weights themselves (inside the range)."""
+        steps = weight.detach() / self._scale(weight)
+        fraction = (steps - torch.floor(steps)).clamp(1e-4, 1 - 1e-4)
+        self.choice.data = -torch.log((HIGH - LOW) / (fraction - LOW) - 1)
+
+    def share(self) -> Tensor:
+        """h(V): how far each weight is rounded up, 0 to 1."""
+        return (torch.sigmoid(self.choice) * (HIGH - LOW) + LOW).clamp(0, 1)
+
+    def undecided(self, sharpness: float) -> Tensor:
+        """Sum of 1 - |2 h - 1|^beta: 0 where every weight is rounded."""
+        return (1 - (2 * self.share() - 1).abs().pow(sharpness)).sum()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Soft values while training, rounded ones in evaluation; `x` itself without a qtype."""
+        if self.qtype is None:
+            return x
+        if not self.choice.numel():
+            self.begin(x)
+        scale = self._scale(x)
+        up = self.share() if self.training else (self.share() >= 0.5).to(x.dtype)
+        return torch.clamp(torch.floor(x.detach() / scale) + up, self.qtype.qmin, self.qtype.qmax) * scale
+
+    def _scale(self, weight: Tensor) -> Tensor:
+        axis = None if self.qtype is None else self.qtype.axis
+        return self.scale if axis is None else along(self.scale, axis, weight.ndim)
+
+
+def sharpness(progress: float, warm_up: float = 0.2, start: float = 20.0, end: float = 2.0) -> float:
+    """beta of `undecided`: from 20 to 2 by half a cosine after the warm-up (progress 0 to 1)."""
+    part = max(0.0, progress - warm_up) / (1 - warm_up)
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * part))

@@ -1,0 +1,77 @@
+"""Blocks of a graph, learned rounding, and that reconstruction brings a block's output nearer than rounding to nearest."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mpqc.calibration import calibrate
+from mpqc.data import open_data
+from mpqc.export import export_qdq
+from mpqc.interpreter import Interpreter
+from mpqc.numerics import dequantize, quantize
+from mpqc.plan import uniform_plan
+from mpqc.program_reader import read_qdq
+from mpqc.qtype import QParams, QType
+from mpqc.replay import run
+from mpqc.sites import find_sites
+from mpqc.strategies.blocks import BlockRunner, blocks_of
+from mpqc.strategies.reconstruction import Effort, reconstruct
+from mpqc.task import find_task
+from mpqc.training.processes import Group
+from mpqc.training.quantizers.rounding import RoundingState, sharpness
+from mpqc.training.trainable import make_trainable
+from tests.quant_models import images, residual_network
+
+
+def test_soft_rounding_starts_at_the_weights_and_ends_on_the_grid() -> None:
+    state = RoundingState()
+    state.set(QParams(QType(4, 0), np.array([0.1, 0.2], np.float32), np.zeros(2, np.int32)))
+    weight = torch.linspace(-0.6, 0.6, 12).reshape(2, 6)
+    state.begin(weight)
+    torch.testing.assert_close(state.train()(weight), weight, atol=2e-4, rtol=0)
+    used, found = state.eval()(weight).detach().numpy(), state.qparams()
+    np.testing.assert_array_equal(dequantize(quantize(used, found), found), used)
+    assert np.abs(used - weight.numpy()).max() <= 0.1 + 1e-6
+
+
+def test_undecided_falls_to_nothing_when_all_is_rounded() -> None:
+    state = RoundingState()
+    state.choice.data = torch.tensor([9.0, -9.0, 0.0])
+    assert state.undecided(2.0).item() == 1.0
+    assert (sharpness(0.1), sharpness(1.0)) == (20.0, 2.0)
+
+
+def test_blocks_hold_residual_paths_together_and_chain_to_the_same_output() -> None:
+    network = residual_network()
+    table = find_sites(network)
+    batches = open_data(images(8), network.inputs, limit=8)
+    task = find_task(network, batches)
+    trainable = make_trainable(network, table, calibrate(network, table, batches), task, batch_norm=False, group=Group())
+    blocks = blocks_of(trainable.root, frozenset(("w0", "w1", "w2", "w3", "w4")))
+    assert [block.weights for block in blocks] == [("w0",), ("w1", "w2"), ("w3",), ("w4",)]
+    value = torch.from_numpy(images(4))
+    runner = BlockRunner(trainable.root)
+    with torch.no_grad():
+        whole = trainable.root(value)[0]
+        for block in blocks:
+            value = runner.run_block(block, value)
+    assert torch.equal(value, whole)
+
+
+def test_reconstruction_beats_rounding_to_nearest_and_exports() -> None:
+    network = residual_network()
+    table = find_sites(network)
+    samples = images(64)
+    batches = open_data(samples, network.inputs, limit=64)
+    calibration = calibrate(network, table, batches)
+    task = find_task(network, batches)
+    plan = uniform_plan(table, "abstract", 2, 8)
+    losses = []
+    floats = np.concatenate([run(network, {"x": image[None]})["y"].numpy() for image in samples])
+    for steps in (0, 150):
+        made = reconstruct(network, table, plan, calibration, task, torch.from_numpy(samples), Effort(steps))
+        program = read_qdq(export_qdq(network, table, plan, made, weights=made.weights))
+        found = Interpreter(program).run({"x": samples})["y"]
+        losses.append(float(np.square(found.reshape(floats.shape) - floats).mean()))
+    assert losses[1] < 0.8 * losses[0]
