@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tvm import IRModule
 
     from mpqc.lowering.layout import Layout
+    from mpqc.lowering.storage import Storage
     from mpqc.program import Program
     from mpqc.targets import Target
 
@@ -38,6 +39,7 @@ class Lowered:
     target: Target
     steps: tuple[Step, ...]
     layout: Layout
+    storage: Storage
     calls: tuple[Launch, ...]
     arena: Arena
     floats: tuple[Kept, ...]
@@ -56,7 +58,7 @@ class Lowered:
         return tuple(step for step in self.steps if isinstance(step, Call) and step.op.startswith("layout of "))
 
 
-def describe(program: Program, launches: tuple[Launch, ...], outputs: tuple[Slot, ...], arena: Arena, target: Target) -> str:
+def describe(program: Program, launches: tuple[Launch, ...], outputs: tuple[Slot, ...], arena: Arena, storage: Storage, target: Target) -> str:
     """The description of a module, as JSON.
 
     An argument is [home, place, dtype, shape]; place is an index for inputs and constants and an offset in bytes for tensors of the arena.
@@ -69,6 +71,7 @@ def describe(program: Program, launches: tuple[Launch, ...], outputs: tuple[Slot
         "inputs": [_value(program, name, files) for name in program.inputs],
         "outputs": [_value(program, name, files) | {"memory": _argument(slot, arena)} for name, slot in zip(program.outputs, outputs, strict=True)],
         "memory": {"arena_bytes": arena.nbytes, "live_bytes": arena.live_bytes, "workspace_bytes": arena.workspace_bytes},
+        "two_a_byte": {"tensors": sorted(storage.packed), "refused": dict(storage.whole)},
         "ops": [_op(call, arena) for call in launches],
     }
     return json.dumps(values)

@@ -14,6 +14,7 @@ from mpqc.lowering.layout import plan_layout
 from mpqc.lowering.lowered import Kept, Lowered, describe
 from mpqc.lowering.movement import compose_moves
 from mpqc.lowering.select import plan_steps
+from mpqc.lowering.storage import plan_storage
 from mpqc.program import Float, Program
 from mpqc.targets import Target
 
@@ -25,13 +26,16 @@ def lower_program(program: Program, target: Target) -> Lowered:
     program = compose_moves(program)
     layout = plan_layout(program)
     steps = plan_steps(program, layout, kernel_target(target))
+    storage = plan_storage(program, layout, steps)
+    if storage.packed:
+        steps = plan_steps(program, layout, kernel_target(target), storage)
     emitter = Emitter(program, target.cores)
     outputs = emitter.emit(steps)
     launches = tuple(emitter.launches)
     arena = plan_arena(launches, outputs)
-    description = describe(program, launches, outputs, arena, target)
+    description = describe(program, launches, outputs, arena, storage, target)
     floats = tuple(Kept(op.name, op.op_types, op.reason) for op in program.ops if isinstance(op, Float))
-    return Lowered(_module(emitter, description), target, steps, layout, launches, arena, floats, description)
+    return Lowered(_module(emitter, description), target, steps, layout, storage, launches, arena, floats, description)
 
 
 def kernel_target(target: Target) -> KernelTarget:

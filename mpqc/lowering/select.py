@@ -15,12 +15,14 @@ from mpqc.lowering.kernels.gemm import gemm
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.move import concat, is_view, move, pad
+from mpqc.lowering.kernels.nibbles import Packing, packed
 from mpqc.lowering.kernels.pool import pool
 from mpqc.lowering.kernels.quantize import dequantize, quantize
 from mpqc.lowering.kernels.resize import resize
 from mpqc.lowering.layout import Layout, Placement
 from mpqc.lowering.present import present, present_axis, present_constant, present_pads
 from mpqc.lowering.steps import Call, Region, Step, View
+from mpqc.lowering.storage import Storage
 from mpqc.program import (
     Binary,
     Concat,
@@ -40,9 +42,9 @@ from mpqc.program import (
 )
 
 
-def plan_steps(program: Program, layout: Layout, target: KernelTarget) -> tuple[Step, ...]:
+def plan_steps(program: Program, layout: Layout, target: KernelTarget, storage: Storage | None = None) -> tuple[Step, ...]:
     """The steps of `program` in its order. Raises LoweringError naming the op that has no kernel."""
-    planner = Planner(program, layout, target, plan_fusion(program, layout, target))
+    planner = Planner(program, layout, target, plan_fusion(program, layout, target), storage or Storage())
     for op in program.ops:
         planner.add(op)
     return tuple(planner.steps)
@@ -56,6 +58,7 @@ class Planner:
     layout: Layout
     target: KernelTarget
     fusion: Fusion
+    storage: Storage
     steps: list[Step] = field(default_factory=list)
 
     def add(self, op: Op) -> None:
@@ -74,7 +77,8 @@ class Planner:
     def _join(self, op: Conv, join: Join) -> None:
         name, x = self._input(op, op.inputs[0])
         made = self.program.tensors[op.outputs[0]]
-        kernel = conv2d(op, _image(x), x.zero_point, made.zero_point, self.target, join.residual)
+        packing = self.storage.packing((name, join.other), join.add.outputs[0])
+        kernel = conv2d(op, _image(x), x.zero_point, made.zero_point, self.target, join.residual, packing)
         self.steps.append(Call(op.name, kernel, (name, join.other), join.add.outputs[0], (join.add.name,)))
 
     def _move(self, op: Move) -> None:
@@ -96,7 +100,9 @@ class Planner:
         placement = self._demanded(op, output) or self.layout[output]
         made = output if placement == self.layout[output] else f"{output} as computed"
         result = present(self.program.tensors[output], placement)
-        self.steps.append(Call(op.name, make(op, tensors, result, placement, self.target), names, made))
+        packing = self.storage.packing(names, made)
+        kernel = make(op, tensors, result, placement, self.target, packing)
+        self.steps.append(Call(op.name, kernel, names, made))
         if made != output:
             self._relayout(output, result, self._tensor(output), made, output)
 
@@ -129,13 +135,14 @@ class Planner:
         return present(self.program.tensors[name], self.layout[name])
 
 
-Maker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget], Kernel]
+Maker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget, Packing], Kernel]
+WholeMaker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget], Kernel]
 
 
-def _conv(op: Conv, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+def _conv(op: Conv, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget, packing: Packing) -> Kernel:
     if 1 < op.groups == x[0].shape[1]:
-        return depthwise(op, x[0], y, target)
-    return conv2d(op, _image(x[0]), x[0].zero_point, y.zero_point, target)
+        return packed(depthwise(op, x[0], y, target), packing)
+    return conv2d(op, _image(x[0]), x[0].zero_point, y.zero_point, target, packing=packing)
 
 
 def _image(x: Tensor) -> tuple[int, int, int, int]:
@@ -144,8 +151,13 @@ def _image(x: Tensor) -> tuple[int, int, int, int]:
     return images, rows, columns, channels
 
 
-def _gemm(op: Gemm, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
-    return gemm(op, x[0].shape, x[0].zero_point, y.zero_point, target)
+def _gemm(op: Gemm, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget, packing: Packing) -> Kernel:
+    return gemm(op, x[0].shape, x[0].zero_point, y.zero_point, target, packing)
+
+
+def _whole(make: WholeMaker) -> Maker:
+    """A maker of kernels over bytes, whose loads and stores are packed afterwards."""
+    return lambda op, x, y, placement, target, packing: packed(make(op, x, y, placement, target), packing)
 
 
 def _binary(op: Binary, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
@@ -164,7 +176,7 @@ def _pad(op: Pad, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target
 
 def _simple(make: Callable[..., Kernel]) -> Maker:
     """A maker for kernels that take op, one input and the output."""
-    return lambda op, x, y, placement, target: make(op, x[0], y, target)
+    return _whole(lambda op, x, y, placement, target: make(op, x[0], y, target))
 
 
 def _quantize(op: Quantize, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
@@ -176,14 +188,14 @@ def _dequantize(op: Dequantize, x: tuple[Tensor, ...], y: Tensor, placement: Pla
 
 
 MAKERS: dict[type[Op], Maker] = {
-    Binary: _binary,
-    Concat: _concat,
+    Binary: _whole(_binary),
+    Concat: _whole(_concat),
     Conv: _conv,
-    Dequantize: _dequantize,
+    Dequantize: _whole(_dequantize),
     Gemm: _gemm,
-    Pad: _pad,
+    Pad: _whole(_pad),
     Pool: _simple(pool),
-    Quantize: _quantize,
+    Quantize: _whole(_quantize),
     Resize: _simple(resize),
     Table: _simple(table),
 }

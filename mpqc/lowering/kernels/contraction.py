@@ -91,8 +91,6 @@ class Contraction:
     isa: Isa
     residual: residuals.Form | None = None
     """What is added to the codes before they are stored"""
-    even: bool = False
-    """Results are stored in even runs, two codes a byte"""
 
     @property
     def panels(self) -> int:
@@ -280,12 +278,9 @@ class _Emitter:
             return
         few = scratch(width, "int8")
         store(few, 0, width, codes)
-        if self.c.even:
-            for channel in range(0, channels, 2):
-                store(self.out, at + channel, 2, load(few, channel, 2))
-            return
-        for channel in range(channels):
-            T.buffer_store(self.out, few[channel], [at + channel])
+        step = 1 if channels % 2 else 2
+        for channel in range(0, channels, step):
+            store(self.out, at + channel, step, load(few, channel, step))
 
 
 def _span(block: Expr, length: int, tile: int, extent: int) -> tuple[Expr, Expr]:

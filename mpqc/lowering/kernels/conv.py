@@ -136,7 +136,7 @@ def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.nda
 
 def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | None], target: KernelTarget, packing: Packing = PLAIN) -> Contraction:
     """How the convolution is computed on `target`. requants: for plain sums, and for shifted ones where they are allowed."""
-    plain = replace(_plan(spec, requants[0], target, packing.input(0)), even=packing.output)
+    plain = _plan(spec, requants[0], target, packing.input(0))
     if target.isa == "generic":
         together = products_together(split_segments(matrix, plain.window.length))
         return replace(plain, name=f"{plain.name}_together{together}", together=together)

@@ -127,11 +127,13 @@ class _Rewriter:
             return mutator.default_mutate(load)
         index = mutator.mutate(load.indices[0])
         if isinstance(index, tirx.Ramp):
-            return self._vector(half, index)
-        if isinstance(index, tirx.Broadcast):
-            raise self._refusal("one code is read many times")
-        byte = tirx.BufferLoad(half, [index >> 1])
-        return _shifted(byte, tirx.Select((index & 1) == 0, tirx.IntImm("int8", 4), tirx.IntImm("int8", 0)), tirx.IntImm("int8", 4))
+            return self._vector(half, index) if int(index.stride) == 1 else self._apart(half, index)
+        return _alone(half, index)
+
+    def _apart(self, half: Any, index: Any) -> Any:
+        """Codes that are no neighbours, one by one."""
+        lanes = int(index.lanes)
+        return tirx.Shuffle([_alone(half, index.base + index.stride * lane) for lane in range(lanes)], list(range(lanes)))
 
     def _vector(self, half: Any, index: Any) -> Any:
         """An even run of neighbours."""
@@ -164,8 +166,8 @@ class _Rewriter:
         return lanes
 
     def _is_even(self, offset: Any) -> bool:
-        while self.bound and (names := _names(offset) & self.bound.keys()):
-            offset = tirx.stmt_functor.substitute(offset, {name: self.bound[name] for name in names})
+        while _names(offset) & self.bound.keys():
+            offset = tvm_ffi.structural_mutate(offset, [(tvm.ir.Var, lambda var, mutator: self.bound.get(var, var))])
         known = self.analyzer.modular_set(tvm.runtime.convert(offset) if isinstance(offset, int) else offset)
         return int(known.coeff) % 2 == 0 and int(known.base) % 2 == 0
 
@@ -175,6 +177,12 @@ class _Rewriter:
     def _refusal(self, why: str) -> LoweringError:
         self.refused = LoweringError("has no form for codes stored two a byte", where=self.where, why=why)
         return self.refused
+
+
+def _alone(half: Any, index: Any) -> Any:
+    """One code, in either half of its byte."""
+    up = tirx.Select((index & 1) == 0, tirx.IntImm("int8", 4), tirx.IntImm("int8", 0))
+    return _shifted(tirx.BufferLoad(half, [index >> 1]), up, tirx.IntImm("int8", 4))
 
 
 def _names(expression: Any) -> set[Any]:
