@@ -18,6 +18,7 @@ import tvm
 
 from mpqc.errors import LoweringError, TargetError
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.relax_module import kernel_target
 from mpqc.lowering.toolchain import zig
 from mpqc.runtime.libraries import include_folders
 from mpqc.targets import CostRow, Shape, Target
@@ -96,7 +97,7 @@ def clock_hz(target: Target) -> int:
 
 def grid_target(target: Target) -> KernelTarget:
     """What the kernels of the grid need to know of `target`."""
-    return KernelTarget("dotprod" if target.has_dotprod else "generic", target.cores)
+    return kernel_target(target)
 
 
 def _read_grid(path: Path, target: Target) -> list[dict]:

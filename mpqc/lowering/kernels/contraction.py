@@ -24,6 +24,7 @@ from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, flat, load, scr
 from mpqc.lowering.kernels.kernel import Isa
 from mpqc.lowering.kernels.micro import Operand, Reduction, raised, sign_extended
 from mpqc.lowering.kernels.requant import Requant
+from mpqc.lowering.kernels.smull import LongReduction
 from mpqc.lowering.kernels.tiling import Blocks, Tile, Window
 
 
@@ -87,7 +88,7 @@ class Contraction:
     unpack: Unpack
     requant: Requant
     together: int
-    """Products whose sum fits int16 (portable code only)"""
+    """Products whose sum fits int16 (code without SDOT only)"""
     isa: Isa
     residual: residuals.Form | None = None
     """What is added to the codes before they are stored"""
@@ -251,6 +252,18 @@ class _Emitter:
 
     def _tile(self, panel: Expr, start: Operand, x: Operand, w: Operand, out: Expr, sums: Buffer | None) -> None:
         c, width = self.c, self.c.tile.channels
+        acc = self._long_sums(start, x, w) if c.isa == "neon" else self._sums(start, x, w, sums)
+        with T.unroll(c.tile.pixels) as i:
+            pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)
+            at = out + pixel * c.output_channels
+            self._store(at, self._codes(acc, i * width, self._place(panel, start), at))
+
+    def _long_sums(self, start: Operand, x: Operand, w: Operand) -> Buffer:
+        return LongReduction(self.c.window, self.c.tile, self.c.strip is not None, self.c.together).sums(x, w, start)
+
+    def _sums(self, start: Operand, x: Operand, w: Operand, sums: Buffer | None) -> Buffer:
+        """int32 [pixels, channels]: the accumulators of a tile."""
+        c, width = self.c, self.c.tile.channels
         acc = scratch(c.tile.pixels * width, "int32")
         lanes = 4 if c.isa == "dotprod" else width
         with T.unroll(c.tile.pixels) as i, T.unroll(width // lanes) as j:
@@ -259,10 +272,7 @@ class _Emitter:
         self._reduction.accumulate(acc, x, w)
         if sums is not None:
             self._reduction.separate(acc, sums, start)
-        with T.unroll(c.tile.pixels) as i:
-            pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)
-            at = out + pixel * c.output_channels
-            self._store(at, self._codes(acc, i * width, self._place(panel, start), at))
+        return acc
 
     def _codes(self, acc: Buffer, at: Expr, place: requantization.Place, out: Expr) -> Expr:
         """The codes of one pixel, to be stored at `out`."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from mpqc.errors import LoweringError
 from mpqc.lowering.kernels import requant as requantization
+from mpqc.lowering.kernels import smull
 from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
@@ -126,12 +127,18 @@ def assemble(c: Contraction, op: Conv | Gemm, matrix: np.ndarray, zero_points: t
 def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights, start values and multipliers, panel by panel."""
     width = c.tile.channels
-    quads = split_segments(matrix, c.window.length)
+    segments = split_segments(matrix, c.window.length) if c.isa != "neon" else smull.aligned(matrix, c.window.length, c.strip is not None)
     channels = requantization.channels(matrix, op.bias, op.multiplier, c.requant)
     groups = [slice(g * c.group_channels, (g + 1) * c.group_channels) for g in range(c.groups)]
-    weights = np.concatenate([pack(quads[group], width, c.weight_bits, c.isa, nested=c.unpack == "nested") for group in groups])
+    weights = np.concatenate([_pack(c, segments[group]) for group in groups])
     start, scale, base = (np.concatenate([take_panels(v[group], width) for group in groups]) for v in (channels.start, channels.scale, channels.base))
     return weights, np.concatenate([start, base.view(np.int32)], axis=1), scale
+
+
+def _pack(c: Contraction, segments: np.ndarray) -> np.ndarray:
+    if c.isa == "neon":
+        return smull.pack(segments, c.tile.channels, c.weight_bits)
+    return pack(segments, c.tile.channels, c.weight_bits, c.isa, nested=c.unpack == "nested")
 
 
 def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | None], target: KernelTarget, packing: Packing = PLAIN) -> Contraction:
@@ -139,6 +146,9 @@ def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | 
     plain = _plan(spec, requants[0], target, packing.input(0))
     if target.isa == "generic":
         together = products_together(split_segments(matrix, plain.window.length))
+        return replace(plain, name=f"{plain.name}_together{together}", together=together)
+    if target.isa == "neon":
+        together = smull.together(smull.aligned(matrix, plain.window.length, plain.strip is not None))
         return replace(plain, name=f"{plain.name}_together{together}", together=together)
     if requants[1] is None or spec.weight_bits == 8:
         return plain
@@ -175,7 +185,8 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
     window = _window(spec, _strip_pitch(spec)) if padded else direct
     tile = choose_tile(window, spec.channels // spec.groups, target)
     panels = ceil(spec.channels // spec.groups / tile.channels)
-    wide = window.quads * 4 * tile.channels
+    depth = window.quads * 4 if target.isa != "neon" else window.segments_y * window.segments_x * smull.padded_length(window.length)
+    wide = depth * tile.channels
     stored = ceil(wide * spec.weight_bits / 128) * 16
     cores = target.cores if spec.macs >= PARALLEL_MACS else 1
     blocks = choose_blocks(window, tile, 0 if two_a_byte else wide * panels * spec.groups, panels * spec.groups, cores)

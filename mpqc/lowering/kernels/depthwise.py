@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpqc.lowering.kernels import depthwise_slide, depthwise_walk
+from mpqc.lowering.kernels import depthwise_slide, depthwise_smull, depthwise_walk
 from mpqc.lowering.kernels.depthwise_sdot import kernel, plan
 from mpqc.lowering.kernels.depthwise_weights import packed, unpacked
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
@@ -35,6 +35,9 @@ BLOCK = 16
 
 def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """`op`, whose groups are the channels of `x`, with any number of outputs a channel; see program.Conv."""
+    if target.isa == "neon":
+        long = depthwise_smull.plan(op, x, y)
+        return depthwise_smull.kernel(op, long, x, y) if long else _portable(op, x, y)
     if target.isa != "dotprod":
         return _portable(op, x, y)
     slide = depthwise_slide.plan(op, x, y)

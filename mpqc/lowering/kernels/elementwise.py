@@ -38,7 +38,7 @@ def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTar
     scalars = np.array([*output_bounds(y.zero_point, op.low, op.high), op.m_a, op.m_b], np.float32)
     zeros = np.array([a.zero_point, second.zero_point], np.int32)
     narrowing = Narrowing.of(y.zero_point, op.low, op.high, largest(op.kind, (a.zero_point, second.zero_point), op.m_a, op.m_b))
-    neon = target.isa == "dotprod"
+    neon = target.isa != "generic"
     rounding = narrowing.constants(y.zero_point, op.low, op.high) if neon else (np.array([y.zero_point], np.int8),)
     arrays = (scalars, zeros, *rounding)
     fused = _fused(op, nest, (a.zero_point, second.zero_point, y.zero_point)) if neon else None

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from tvm import tirx
 
-Isa = Literal["dotprod", "generic"]
+Isa = Literal["dotprod", "neon", "generic"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,10 @@ class KernelTarget:
     """What the kernels need to know of a chip."""
 
     isa: Isa = "dotprod"
-    """dotprod: AArch64 with SDOT (Cortex-A55, A76, Neoverse N1). generic: portable loops for any CPU, same results bit for bit."""
+    """dotprod: AArch64 with SDOT (Cortex-A55, A76, Neoverse N1). neon: AArch64 without (A53, A72). generic: portable loops for any CPU.
+
+    All give the same results bit for bit.
+    """
     cores: int = 4
     """Threads that share the work of one kernel; the result does not depend on it."""
 

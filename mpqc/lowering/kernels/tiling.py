@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from mpqc.lowering.kernels.kernel import KernelTarget
+from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 
 L1_BYTES = 24 * 1024
 """Input bytes of a block that stays in L1 beside a panel of weights"""
 L2_BYTES = 160 * 1024
 """Input bytes of a block when the weights are too large to be read often"""
 LARGE_WEIGHTS = 256 * 1024
+_PIXELS: dict[Isa, int] = {"dotprod": 8, "neon": 2, "generic": 4}
+"""Most pixels of a tile: with 8 channels, as many accumulators as leave registers for operands"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Blocks:
 
 def choose_tile(window: Window, channels: int, target: KernelTarget) -> Tile:
     """The register tile with the least work for the image, counting what its edges compute twice."""
-    most = 8 if target.isa == "dotprod" else 4
+    most = _PIXELS[target.isa]
     shapes = [(r, c) for r in range(1, most + 1) for c in range(1, most // r + 1) if r <= window.rows and c <= window.columns]
     rows, columns = min(shapes, key=lambda shape: (_work(window, *shape), shape[0]))
     return Tile(rows, columns, _panel_width(rows * columns, channels, target))
@@ -81,7 +83,7 @@ def _work(window: Window, rows: int, columns: int) -> float:
 
 
 def _panel_width(pixels: int, channels: int, target: KernelTarget) -> int:
-    if target.isa == "generic" or channels <= 8 or pixels > 4:
+    if target.isa != "dotprod" or channels <= 8 or pixels > 4:
         return 8
     return 32 if pixels == 1 and channels >= 32 else 16
 

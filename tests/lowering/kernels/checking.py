@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm_ffi
-from harness import A76, HOST, Case, run
+from harness import A72, A76, HOST, Case, Machine, run
 
 from mpqc.lowering.kernels.kernel import Isa, Kernel
 from mpqc.lowering.kernels.layout import to_physical
 from mpqc.program import Tensor
 from mpqc.qtype import QParams, QType
+
+MACHINES: dict[Isa, Machine] = {"dotprod": A76, "neon": A72, "generic": HOST}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +46,11 @@ def expected(kernel: Kernel, inputs: Sequence[tuple[np.ndarray, Tensor]], output
 
 
 def check(cases: Sequence[Expected], isa: Isa, *, threads: Sequence[int] = (1, 3)) -> None:
-    """Fails unless every kernel gives exactly its output for each number of threads, emulated for dotprod and on this machine for generic."""
+    """Fails unless every kernel gives exactly its output for each number of threads, emulated for AArch64 and on this machine for generic."""
     _names_mean_one_code([case.kernel for case in cases])
     calls = [(case, count) for count in threads for case in cases]
     with tempfile.TemporaryDirectory() as folder:
-        got = run([Case(case.kernel, case.inputs, count) for case, count in calls], A76 if isa == "dotprod" else HOST, Path(folder))
+        got = run([Case(case.kernel, case.inputs, count) for case, count in calls], MACHINES[isa], Path(folder))
     for (case, count), array in zip(calls, got, strict=True):
         np.testing.assert_array_equal(array, case.output, err_msg=f"{case.kernel.name} {case.label} ({isa}, {count} threads)", strict=True)
 
@@ -60,7 +62,7 @@ def _names_mean_one_code(kernels: Sequence[Kernel]) -> None:
         assert other is kernel or tvm_ffi.structural_equal(other.func, kernel.func), f"two different kernels are called {kernel.name}"
 
 
-ISAS = [pytest.param("generic"), pytest.param("dotprod", marks=pytest.mark.emulator)]
+ISAS = [pytest.param("generic"), pytest.param("neon", marks=pytest.mark.emulator), pytest.param("dotprod", marks=pytest.mark.emulator)]
 """Values of a parameter `isa`"""
 
 

@@ -36,10 +36,10 @@ class Machine:
 
     @property
     def command(self) -> list[str]:
-        return [] if self.cpu == "host" else ["qemu-aarch64", "-cpu", "cortex-a76" if self.cpu == "cortex-a76" else "max", "-L", SYSROOT]
+        return [] if self.cpu == "host" else ["qemu-aarch64", "-cpu", self.cpu, "-L", SYSROOT]
 
 
-A76, A72, HOST = Machine("cortex-a76"), Machine("cortex-a72"), Machine("host")
+A76, A72, A53, HOST = Machine("cortex-a76"), Machine("cortex-a72"), Machine("cortex-a53"), Machine("host")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,11 @@ from mpqc.lowering.kernels import conv as conv_module
 from mpqc.lowering.kernels.conv import ConvSpec, conv2d
 from mpqc.lowering.kernels.kernel import KernelTarget
 
-WHERE = [pytest.param("dotprod", A76, marks=pytest.mark.emulator), pytest.param("generic", HOST)]
+WHERE = [
+    pytest.param("dotprod", A76, marks=pytest.mark.emulator),
+    pytest.param("neon", A72, marks=pytest.mark.emulator),
+    pytest.param("generic", HOST),
+]
 machines = pytest.mark.parametrize(("isa", "machine"), WHERE)
 
 POINTWISE = [

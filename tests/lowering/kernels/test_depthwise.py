@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from checking import ISAS, Expected, check, codes, expected, quantized
-from hypothesis import given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mpqc import numerics
 from mpqc.lowering.kernels.depthwise import depthwise
+from mpqc.lowering.kernels.depthwise_smull import together
 from mpqc.lowering.kernels.depthwise_weights import packed
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.requant import accumulator_range
@@ -35,6 +36,8 @@ class Spec:
     scale: float = 1.0
     bias: int | None = None
     """Of every channel, as extreme as int32 sums allow"""
+    largest: int = 128
+    """No weight code is larger"""
 
 
 SPECS = [
@@ -83,6 +86,7 @@ def case(rng: np.random.Generator, isa: Isa, spec: Spec) -> Expected:
     half, count = 1 << (spec.bits - 1), spec.channels * spec.outputs
     weight = rng.integers(-half, half, (count, 1, *spec.kernel)).astype(np.int8)
     weight[0], weight[-1] = -half, half - 1
+    weight = np.clip(weight, -spec.largest, spec.largest - 1)
     bias = (rng.integers(-3000, 3000, count) - zero_x * weight.astype(int).sum(axis=(1, 2, 3))).astype(np.int32)
     if spec.bias is not None:
         least, most = accumulator_range(weight.reshape(count, -1), np.zeros(count))
@@ -114,6 +118,36 @@ def test_any_window(rows: tuple[int, ...], columns: tuple[int, ...], channels: i
     sizes = (kh - 1) * dh + 1 + extra_h, (kw - 1) * dw + 1 + extra_w
     spec = Spec(channels, *sizes, (kh, kw), (sh, sw), (top, left, bottom, right), (dh, dw), bits)
     check([case(np.random.default_rng(seed), "dotprod", spec)], "dotprod")
+
+
+def window(side: tuple[int, ...]) -> tuple[int, ...]:
+    """Size, kernel, stride, padding before and after, dilation of one axis."""
+    kernel, stride, before, after, dilation, extra = side
+    return (kernel - 1) * dilation + 1 + extra, min(kernel, 5), stride, before, after, dilation
+
+
+@pytest.mark.emulator
+@settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(SIDE, SIDE, st.integers(8, 50), st.sampled_from([2, 4, 8, 8]), st.integers(1, 128)), min_size=14, max_size=14))
+def test_any_window_without_sdot(cases: list[tuple]) -> None:
+    """Weights up to a drawn size, so that runs of any length are summed in int16, up to its very edge."""
+    made = []
+    for seed, (rows, columns, channels, bits, largest) in enumerate(cases):
+        (height, kh, sh, top, bottom, dh), (width, kw, sw, left, right, dw) = window(rows), window(columns)
+        spec = Spec(channels, height, width, (kh, kw), (sh, sw), (top, left, bottom, right), (dh, dw), bits, largest=largest)
+        made.append(case(np.random.default_rng(seed), "neon", spec))
+    check(made, "neon", threads=(3,))
+
+
+def test_products_are_summed_in_int16_only_as_far_as_they_fit() -> None:
+    def runs(*taps: int) -> tuple[int, ...]:
+        return together(np.array([taps], np.int8))
+
+    assert runs(-128, -127, -128) == (2, 1)
+    assert runs(-128, -128) == (1, 1)
+    assert runs(127, 127, 2, 1) == (3, 1)
+    assert runs(*[-8] * 32) == (31, 1)
+    assert together(np.array([[1, 1, 1], [-128, 1, -128]], np.int8)) == (2, 1)
 
 
 @pytest.mark.parametrize(("bits", "size"), [(8, 16), (4, 8), (2, 4)])
