@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import A76, HOST, Machine
+from harness import A53, A76, HOST, Machine
 from layers import check, linear, with_op
 
-WHERE = [pytest.param("dotprod", A76, marks=pytest.mark.emulator), pytest.param("generic", HOST)]
+WHERE = [
+    pytest.param("dotprod", A76, marks=pytest.mark.emulator),
+    pytest.param("neon", A53, marks=pytest.mark.emulator),
+    pytest.param("generic", HOST),
+]
 SHAPES = [
     ((1, 64), 10),
     ((1, 512), 1000),
