@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from mpqc.report.model import LayerRow, Report
 from mpqc.report.text import totals
+from mpqc.training.history import TrainingSummary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def render(report: Report) -> str:
@@ -15,7 +20,8 @@ def render(report: Report) -> str:
 
     source = files("mpqc.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
-    return template.render(report=report, totals=totals(report), bits_svg=_bits_figure(report.layers), time_svg=_time_figure(report.layers))
+    figures = {"bits_svg": _bits_figure(report.layers), "time_svg": _time_figure(report.layers), "training_svg": _training_figure(report.training)}
+    return template.render(report=report, totals=totals(report), **figures)
 
 
 def _bits_figure(layers: tuple[LayerRow, ...]) -> str:
@@ -28,6 +34,33 @@ def _time_figure(layers: tuple[LayerRow, ...]) -> str:
     return _bars([row.name for row in rows], [row.predicted_us or 0.0 for row in rows], "predicted microseconds", "#a5583b") if rows else ""
 
 
+def _training_figure(training: TrainingSummary | None) -> str:
+    """Loss of the steps and of the held-out part, and the moments at which bits changed."""
+    if training is None or not training.curve:
+        return ""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*training.curve, strict=True), color="#3b6ea5", linewidth=1, label="training loss")
+    held_out = [(item.step, item.loss) for item in training.evaluations]
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color="#a5583b", marker="o", markersize=3, linewidth=1, label="held out")
+    for step in sorted({change.step for change in training.changes}):
+        axes.axvline(step, color="#bbb", linewidth=0.8, zorder=0)
+    axes.set_xlabel("step (grey: bits changed)")
+    axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
 def _bars(names: list[str], values: list[float], label: str, colour: str) -> str:
     from matplotlib.figure import Figure
 
@@ -37,7 +70,4 @@ def _bars(names: list[str], values: list[float], label: str, colour: str) -> str
     axes.set_ylabel(label)
     crowded = len(names) > 40
     axes.set_xticks([] if crowded else range(len(names)), [] if crowded else [name[-24:] for name in names], rotation=90, fontsize=6)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return _svg(figure)

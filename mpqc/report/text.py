@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from mpqc.training.history import TrainingSummary
+
 UNITLESS = "-"
 
 
@@ -79,7 +81,7 @@ def totals(report: Report) -> list[str]:
     if report.accuracy:
         accuracy = report.accuracy
         lines.append(f"accuracy on {accuracy.samples} samples: float {accuracy.float_percent:.2f} %, integer {accuracy.integer_percent:.2f} %")
-    return lines + accumulator_lines(report) + [f"note: {note}" for note in report.notes]
+    return lines + training_lines(report.training) + accumulator_lines(report) + [f"note: {note}" for note in report.notes]
 
 
 def memory_lines(report: Report) -> list[str]:
@@ -88,6 +90,25 @@ def memory_lines(report: Report) -> list[str]:
         return []
     arena, live, workspace = (report.memory[key] for key in ("arena_bytes", "live_bytes", "workspace_bytes"))
     return [f"memory while running: one arena of {arena:,} B (activations live together {live:,} B, largest scratch {workspace:,} B)"]
+
+
+def training_lines(training: TrainingSummary | None) -> list[str]:
+    """What was trained, how long, what came of it and how often bits changed."""
+    if training is None or not training.curve or not training.evaluations:
+        return []
+    teacher = "labels and float network" if training.labelled else "float network"
+    pace = f"{training.steps:,} steps of {training.batch} samples in {training.seconds:.0f} s ({training.arithmetic}, {training.processes} processes)"
+    first, last = training.evaluations[0], next(item for item in reversed(training.evaluations) if item.step <= training.best_step)
+    accuracy = "" if last.accuracy is None else f", accuracy {last.accuracy:.2f} %"
+    learned = f"loss {training.curve[0][1]:.4g} to {training.curve[-1][1]:.4g}, on {training.held_out:,} held-out samples {first.loss:.4g} to"
+    lines = [
+        f"training ({training.strategy}, taught by {teacher}): {pace}",
+        f"  {learned} {last.loss:.4g}{accuracy} (step {training.best_step:,} is kept)",
+    ]
+    if training.changes:
+        steps = len({change.step for change in training.changes})
+        lines.append(f"  bits changed at {steps} of the re-allocations, {len(training.changes)} changes of sites in all")
+    return [*lines, *(f"  {note}" for note in training.notes)]
 
 
 def accumulator_lines(report: Report) -> list[str]:

@@ -43,6 +43,8 @@ STATISTICS = 1024
 TRIALS = 4
 """Steps that are timed where a phase is given a time"""
 SOLVER_SECONDS = 10.0
+ALLOCATIONS = 4
+"""Of a phase that is too short for those of recipe.tau"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,7 @@ def train(
     being finite, BudgetInfeasibleError from the strategy's allocations.
     """
     refuse_untrainable(start.network, start.table)
+    recipe = paced(recipe)
     device = chosen_device(recipe, group)
     join(group, device)
     try:
@@ -91,6 +94,13 @@ def train(
         return _finished(loop, start, strategy)
     finally:
         leave()
+
+
+def paced(recipe: Recipe) -> Recipe:
+    """`recipe` with at least ALLOCATIONS re-allocations before the freeze, however few its steps."""
+    if recipe.seconds is not None:
+        return recipe
+    return replace(recipe, tau=min(recipe.tau, max(int(recipe.steps * recipe.freeze) // ALLOCATIONS, 1)))
 
 
 def _prepared(start: Start, strategy: str, recipe: Recipe, samples: Samples, group: Group, device: torch.device) -> Loop:

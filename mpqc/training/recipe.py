@@ -35,7 +35,7 @@ class Recipe:
     label_weight: float = 0.3
     """Weight of the cross-entropy with the labels, where there are any"""
     tau: int = 250
-    """Steps between two re-allocations"""
+    """Steps between two re-allocations; fewer in phases of less than about 1,000 steps"""
     freeze: float = 0.8
     """Fraction of the steps after which no bits change any more"""
     oscillation: str = "freeze"

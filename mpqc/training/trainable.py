@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from mpqc.calibration import moved_sites
 from mpqc.fake_quant import FakeQuantize, QuantizerState, quantizers
 from mpqc.graph import Network
 from mpqc.passes.prepare_quantizers import with_quantizers
@@ -131,6 +132,7 @@ def make_trainable(network: Network, table: SiteTable, calibration: Calibration,
     own = replace(network, module=copy.deepcopy(network.module))
     prepared = with_quantizers(own, table)
     root = prepared.module
+    _skip_repeats(root, table)
     _observe(root, task)
     free_batch(root, network)
     layers = tuple(_layers(root, table, network, batch_norm, group))
@@ -171,6 +173,18 @@ def _scale_channels(weight: nn.Parameter, axis: int) -> Tensor:
     with torch.no_grad():
         weight.mul_(factors.reshape([-1 if index == axis else 1 for index in range(weight.ndim)]))
     return factors
+
+
+def _skip_repeats(root: fx.GraphModule, table: SiteTable) -> None:
+    """Take the quantizers of values that only repeat others of their group out of the graph (their modules stay): a second rounding changes no
+    value, but would stop the gradients of those at the ends of the range."""
+    blended = {name for node in table.nodes if node.op_type == "Resize" for name in (node.output, *node.extra_outputs)}
+    repeats = moved_sites(table) - blended
+    for node in list(root.graph.nodes):
+        found = quantizer_of(root, node)
+        if found is not None and found.site in repeats:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            root.graph.erase_node(node)
 
 
 def _observe(module: fx.GraphModule, task: Task) -> None:

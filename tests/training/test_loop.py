@@ -1,0 +1,212 @@
+"""A phase learns, is deterministic, goes on bit for bit after any interruption, and what it exports is what it measured."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mpqc.errors import MpqcError, TrainingError
+from mpqc.export import export_qdq
+from mpqc.interpreter import Interpreter
+from mpqc.numerics import dequantize, quantize
+from mpqc.plan import uniform_plan
+from mpqc.program import Float
+from mpqc.program_reader import read_qdq
+from mpqc.progress import Progress
+from mpqc.training.folding import TrainedParameters, fold
+from mpqc.training.phase import _affordable, _finished, train
+from mpqc.training.processes import Group
+from mpqc.workspace import open_workspace
+from tests.quant_models import images
+from tests.training.phases import RECIPE, data, facts, prepared, run
+
+LONGER = replace(RECIPE, steps=40, evaluations=2)
+
+
+def exported(parameters: TrainedParameters) -> Interpreter:
+    start = facts()
+    program = read_qdq(export_qdq(start.network, start.table, start.plan, parameters, weights=parameters.weights))
+    assert not [op for op in program.ops if isinstance(op, Float)]
+    return Interpreter(program)
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_state(tmp_path: Path) -> None:
+    plan = uniform_plan(facts().table, "abstract", 2, 3)
+    loop = prepared(LONGER, plan=plan)
+    before = loop.measured().loss
+    run(loop, tmp_path)
+    best = loop.settle()
+    assert best.loss < 0.7 * before
+    assert best.rank >= max(item.rank for item in loop.history.evaluations)
+    assert len(loop.history.losses) == 40
+
+
+def test_the_program_computes_what_was_measured(tmp_path: Path) -> None:
+    loop = run(prepared(), tmp_path)
+    trained = _finished(loop, facts(), "fixed")
+    pictures = images(40, seed=5)
+    with torch.no_grad():
+        measured = loop.root.eval()(torch.from_numpy(pictures))[0].numpy()
+    computed = exported(trained.parameters).run({"x": pictures})["y"]
+    steps = np.abs(computed - measured) / float(trained.parameters.grids["y"].scale)
+    assert np.mean(steps < 0.01) > 0.98  # float sums may fall to the other side of a tie
+    assert steps.max() < 1.01
+
+
+def test_trained_weights_are_exactly_on_their_grids(tmp_path: Path) -> None:
+    trained = _finished(run(prepared(), tmp_path), facts(), "fixed")
+    for site in ("w0", "w1", "w2", "w3"):
+        grid, values = trained.parameters.grids[site], trained.parameters.weights[site]
+        np.testing.assert_array_equal(dequantize(quantize(values, grid), grid), values)
+        assert grid.qtype.bits == 4
+    changed = [
+        site for site in ("w0", "b0", "w3", "b3") if not np.array_equal(trained.parameters.weights[site], facts().calibration.weights.get(site))
+    ]
+    assert changed == ["w0", "b0", "w3", "b3"]
+
+
+def test_other_bits_than_the_trained_ones_are_refused(tmp_path: Path) -> None:
+    loop = run(prepared(replace(RECIPE, steps=1)), tmp_path)
+    with pytest.raises(MpqcError, match="trained at 4 bits, planned at 3"):
+        fold(loop.equipment.trainable, uniform_plan(facts().table, "abstract", 3, 5))
+
+
+def test_half_width_arithmetic_trains_as_well(tmp_path: Path) -> None:
+    loop = run(prepared(replace(LONGER, autocast=True)), tmp_path)
+    assert loop.history.evaluations[-1].loss < 0.2
+
+
+def test_labels_are_learned_from(tmp_path: Path) -> None:
+    labels = np.arange(96) % 4
+    recipe = replace(LONGER, label_weight=1.0, distillation_weight=0.0, held_out=0.0, learning_rate=0.05)
+    loop = prepared(recipe, samples=data(recipe, labels=labels))
+    before = loop.measured()
+    run(loop, tmp_path)
+    assert before.accuracy is not None
+    assert loop.history.evaluations[-1].loss < before.loss
+
+
+@pytest.mark.parametrize("strategy", ["fixed", "qbitopt"])
+def test_a_checkpoint_goes_on_to_the_same_weights(tmp_path: Path, strategy: str) -> None:
+    recipe = replace(RECIPE, tau=3)
+    whole = run(prepared(recipe, strategy=strategy), tmp_path / "whole")
+    half = prepared(recipe, strategy=strategy)
+    for _ in range(7):
+        half.step()
+    state = half.state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    resumed = prepared(recipe, strategy=strategy)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    run(resumed, tmp_path / "resumed")
+    assert_same(whole.root.state_dict(), resumed.root.state_dict())
+    assert whole.history.losses == resumed.history.losses
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(1)
+from dataclasses import replace
+from pathlib import Path
+from tests.training.phases import RECIPE, prepared, run
+loop = prepared(replace(RECIPE, steps=30, checkpoint_seconds=0.0))
+step = loop.step
+def slow():
+    step()
+    print(loop.position.step, flush=True)
+loop.step = slow
+run(loop, Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_phase_resumes_to_the_same_result(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 9:
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    recipe = replace(RECIPE, steps=30)
+    torch.set_num_threads(1)
+    resumed, whole = prepared(recipe), run(prepared(recipe), tmp_path / "whole")
+    assert resumed.resume(tmp_path / "killed" / ".mpqc" / "training.pt")
+    assert 8 <= resumed.position.step < 30
+    run(resumed, tmp_path / "killed")
+    assert_same(whole.root.state_dict(), resumed.root.state_dict())
+
+
+def test_ctrl_c_keeps_the_work(tmp_path: Path) -> None:
+    loop = prepared()
+    step = loop.step
+
+    def interrupted() -> None:
+        if loop.position.step == 5:
+            signal.raise_signal(signal.SIGINT)
+        step()
+
+    loop.step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run(loop, tmp_path)
+    resumed = prepared()
+    assert resumed.resume(tmp_path / ".mpqc" / "training.pt")
+    assert resumed.position.step == 6
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(MpqcError, match=r"training\.pt"):
+        prepared().resume(path)
+
+
+def test_a_loss_that_is_not_finite_names_the_layer(tmp_path: Path) -> None:
+    loop = prepared()
+    loop.step()
+    loop.equipment.trainable.norms[1].beta.data[0] = float("nan")
+    before = loop.equipment.trainable.weight("w0").clone()
+    with pytest.raises(TrainingError, match=r"conv1.*step 1"):
+        loop.step()
+    assert torch.equal(before, loop.equipment.trainable.weight("w0"))
+
+
+def test_time_bounds_the_steps() -> None:
+    recipe = replace(RECIPE, seconds=2.0, evaluations=1)
+    loop = prepared(recipe)
+    before = {name: value.clone() for name, value in loop.root.state_dict().items()}
+    begun = time.monotonic()
+    steps = _affordable(loop, 2.0)
+    assert 1 <= steps < 2.0 / 1e-4
+    assert time.monotonic() - begun < 30
+    assert_same(before, loop.root.state_dict())
+
+
+def test_a_phase_that_is_late_ends(tmp_path: Path) -> None:
+    loop = prepared(replace(RECIPE, seconds=1e-3))
+    loop.position.steps = 1000
+    run(loop, tmp_path)
+    assert loop.position.step < 1000
+    assert loop.position.frozen
+
+
+def test_the_whole_phase_twice_gives_the_same_and_is_not_trained_again(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path)
+    path = tmp_path / ".mpqc" / "training.pt"
+    first, second = (train(facts(), "fixed", RECIPE, data(), workspace, path, Progress(quiet=True), Group()) for _ in range(2))
+    assert first.summary.curve == second.summary.curve
+    for name, values in first.parameters.weights.items():
+        np.testing.assert_array_equal(values, second.parameters.weights[name])
