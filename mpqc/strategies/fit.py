@@ -42,7 +42,7 @@ class MovingFit:
 
     def measure(self) -> None:
         """Add the batch of this step. Raises DataError, naming the site, where a gradient is NaN or infinite."""
-        values = fit_terms(self.session, self.sites, self.extent)
+        values = fit_terms(self.session, self.sites, self.extent, self.seen_extent)
         for name, value in values.items():
             self.average[name] = self.decay * self.average.get(name, 0.0) + (1 - self.decay) * value
         self.weight = self.decay * self.weight + (1 - self.decay)
@@ -56,6 +56,11 @@ class MovingFit:
     def extent(rows: Tensor) -> Tensor:
         """The squared range of each row."""
         return (rows.amax(1) - rows.amin(1)).square()
+
+    def seen_extent(self, value: Tensor) -> Tensor:
+        """The squared range of an activation over the batch of all processes."""
+        low, high = torch.aminmax(value)
+        return self.session.largest(torch.stack([-low, high])).sum().square()
 
     def _row(self, site: Site) -> dict[int, float]:
         mean = self.average.get(site.name, 0.0) / max(self.weight, 1e-30)
@@ -87,6 +92,10 @@ class MovingNoise(MovingFit):
         """The mean square of each row."""
         return rows.square().mean(1)
 
+    def seen_extent(self, value: Tensor) -> Tensor:
+        """The mean square of an activation over the batch of all processes."""
+        return self.session.mean(value.square().mean())
+
     def _row(self, site: Site) -> dict[int, float]:
         mean = self.average.get(site.name, 0.0) / max(self.weight, 1e-30)
         return {bits: mean * self.relative[site.name][bits] for bits in widths_of(self.session, site)}
@@ -95,7 +104,7 @@ class MovingNoise(MovingFit):
 Extent = Callable[[Tensor], Tensor]
 
 
-def fit_terms(session: Session, sites: list[Site], extent: Extent = MovingFit.extent) -> dict[str, float]:
+def fit_terms(session: Session, sites: list[Site], extent: Extent, seen_extent: Extent) -> dict[str, float]:
     """Site -> S x extent on the batch of this step, with latent weights and float activations; the same on every process."""
     weights = {site.name: session.module.weight(site.name) for site in sites if site.kind is SiteKind.WEIGHT}
     watched = frozenset(site.name for site in sites if site.kind is SiteKind.ACTIVATION)
@@ -107,13 +116,14 @@ def fit_terms(session: Session, sites: list[Site], extent: Extent = MovingFit.ex
     values = {}
     for (name, value), gradient in zip(tensors.items(), found, strict=True):
         site = session.table.by_name[name]
-        values[name] = 0.0 if gradient is None else _term(session, site, value.detach(), gradient, extent)
+        values[name] = 0.0 if gradient is None else _term(session, site, value.detach(), gradient, extent, seen_extent)
     return values
 
 
-def _term(session: Session, site: Site, value: Tensor, gradient: Tensor, extent: Extent) -> float:
-    terms: Callable[..., Tensor] = _weight_term if site.kind is SiteKind.WEIGHT else _activation_term
-    result = float(terms(session, site, value.float(), gradient.float(), extent))
+def _term(session: Session, site: Site, value: Tensor, gradient: Tensor, extent: Extent, seen_extent: Extent) -> float:
+    weight = site.kind is SiteKind.WEIGHT
+    value, gradient = value.float(), gradient.float()
+    result = float(_weight_term(session, site, value, gradient, extent) if weight else _activation_term(session, value, gradient, seen_extent))
     if not torch.isfinite(torch.tensor(result)):
         raise DataError("the gradient is NaN or infinite", where=site.name, hint="lower the learning rate, or check the data")
     return result
@@ -124,10 +134,10 @@ def _weight_term(session: Session, site: Site, value: Tensor, gradient: Tensor, 
     return (traces * extent(_rows(value, site.axis))).sum()
 
 
-def _activation_term(session: Session, site: Site, value: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
+def _activation_term(session: Session, value: Tensor, gradient: Tensor, seen_extent: Extent) -> Tensor:
     """Gradients of the mean loss hold 1/B of each sample's: B x their squared norm is the mean of the samples' squared norms."""
     trace = value.shape[0] * gradient.square().sum()
-    return session.mean(torch.stack([trace, extent(value.reshape(1, -1))[0]])).prod()
+    return session.mean(trace) * seen_extent(value)
 
 
 def _rows(value: Tensor, axis: int | None) -> Tensor:

@@ -142,6 +142,7 @@ def _session(start: Start, recipe: Recipe, trainable: Trainable, loop: Loop, gro
         check=lambda plan: evaluate(start.table, plan, start.cost_model, start.budgets),
         loss=loop.loss,
         mean=group.mean,
+        largest=group.largest,
         generator=torch.Generator().manual_seed(recipe.seed),
         position=loop.position,
         batch=loop.batch,

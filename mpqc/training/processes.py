@@ -24,6 +24,14 @@ class Group(Launched):
         dist.all_reduce(total)
         return total / self.size
 
+    def largest(self, value: Tensor) -> Tensor:
+        """The elementwise maximum over all processes; no gradient."""
+        if self.size == 1:
+            return value
+        found = value.detach().clone()
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return found
+
     def differentiable_sum(self, value: Tensor) -> Tensor:
         """The sum over all processes, with the gradient of the sum of all their losses."""
         return _Sum.apply(value) if self.size > 1 else value  # type: ignore[no-untyped-call,no-any-return]

@@ -124,5 +124,7 @@ class Session:
     position: Position
     batch: Callable[[], TrainingBatch]
     """The batch of the step that is under way"""
+    largest: Callable[[Tensor], Tensor] = lambda value: value
+    """The elementwise maximum of a tensor over all processes"""
     notes: list[str] = field(default_factory=list)
     """Lines for the report"""

@@ -69,7 +69,8 @@ def test_fit_is_the_batch_size_times_the_squared_gradient() -> None:
     weight = session.module.weight("w4")
     spread = weight.detach().amax(1) - weight.detach().amin(1)
     expected = 8 * (weight.grad.square().sum(1) * spread**2).sum()
-    found = fit_terms(session, list(session.table.sites))
+    fit = MovingFit(session)
+    found = fit_terms(session, fit.sites, fit.extent, fit.seen_extent)
     assert found["w4"] == pytest.approx(float(expected), rel=1e-4)
     assert found["x"] > 0
     assert site.kind == "weight"
