@@ -15,6 +15,7 @@ from mpqc.budget import Resource
 from mpqc.cost_fit import Context, Fit, Run, Widths, fit_rows
 from mpqc.errors import TargetError
 from mpqc.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.storage import packable
 from mpqc.targets import WEIGHTED, OpKind, Target
 from mpqc.targets.schema import Analytic, Caches
 from mpqc.workload import Workload, conversion, workload
@@ -27,8 +28,12 @@ CHANNEL_BYTES = 8
 class CostModel:
     """Prices nodes and sites of any network on `target`."""
 
-    def __init__(self, target: Target, context: Context | None = None, boundary: tuple[Workload, ...] = ()) -> None:
-        """`boundary`: kernels that every run of the network needs whatever the plan, counted as fixed."""
+    def __init__(
+        self, target: Target, context: Context | None = None, boundary: tuple[Workload, ...] = (), packed: frozenset[str] = frozenset()
+    ) -> None:
+        """`boundary`: kernels that every run of the network needs whatever the plan, counted as fixed. `packed`: activation sites that
+        may lie in the target's packed containers."""
+        self.packed = packed
         self.target = target
         self.context = context or Context()
         self.boundary = boundary
@@ -38,7 +43,7 @@ class CostModel:
         and leave the integer program are converted."""
         widest = max(self.target.choices.weights)
         total = sum(self.weight_bytes(site, widest) for site in table.sites if site.kind is SiteKind.WEIGHT)
-        return CostModel(self.target, Context(network_weight_bytes=float(total)), conversions(table))
+        return CostModel(self.target, Context(network_weight_bytes=float(total)), conversions(table), packable(table))
 
     def choices(self, site: Site) -> tuple[int, ...]:
         """Widths that `site` may be given, ascending."""
@@ -106,8 +111,13 @@ class CostModel:
         return channels * CHANNEL_BYTES
 
     def activation_bytes(self, site: Site, bits: int) -> int:
-        """Bytes of the activation as stored: `bits` rounded up to a container, packed, whole bytes."""
-        return ceil(site.elements * _container(bits, self.target.containers.activations) / 8)
+        """Bytes of the activation as stored: `bits` rounded up to a container, packed, whole bytes.
+
+        A container that only packed activations have counts after `for_network`, which knows what lies around the site.
+        """
+        containers = self.target.containers
+        fitting = (*containers.activations, *(containers.packed_activations if site.name in self.packed else ()))
+        return ceil(site.elements * _container(bits, fitting) / 8)
 
     def bit_operations(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> int:
         """MACs x weight bits x activation bits; the second input's bits where two activations are multiplied. Float counts 32 bits."""

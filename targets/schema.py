@@ -60,6 +60,8 @@ class Containers(_Facts):
 
     weights: Widths
     activations: Widths
+    packed_activations: Annotated[tuple[Bits, ...], BeforeValidator(_without_twins)] = ()
+    """Further containers, of activations that the kernels on all sides load and store so (mpqc/storage.py)"""
 
 
 class Choices(_Facts):
