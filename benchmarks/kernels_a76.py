@@ -125,17 +125,22 @@ def describe(layer: Layer) -> str:
 
 def make(layer: Layer) -> Kernel:
     """The layer's kernel for one A76 of four, with seeded normal weights."""
+    op = convolution(layer)
+    if layer.kernel:
+        return conv2d(op, (1, layer.size, layer.size, layer.inputs), -128, -128, KernelTarget())
+    constants = {"bias": op.bias, "multiplier": op.multiplier, "low": op.low, "high": op.high}
+    matrix = op.weight.reshape(layer.outputs, layer.inputs)
+    return gemm(Gemm("op", ("x",), ("y",), matrix, layer.bits, **constants), (layer.size, layer.inputs), -128, -128, KernelTarget())
+
+
+def convolution(layer: Layer) -> Conv:
+    """The layer as a convolution (1x1 where it is fully connected) with seeded normal weights."""
     edge, taps = 1 << (layer.bits - 1), max(1, layer.kernel)
     shape = (layer.outputs, layer.inputs, taps, taps)
     weight = np.clip(np.rint(np.random.default_rng(0).normal(0, edge / 3, shape)), 1 - edge, edge - 1).astype(np.int8)
     multiplier = (1 / np.sqrt((weight.astype(np.float64) ** 2).sum(axis=(1, 2, 3)) + 1)).astype(np.float32)
-    common = {"weight_bits": layer.bits, "bias": np.zeros(layer.outputs, np.int32), "multiplier": multiplier, "low": -128, "high": 127}
-    if layer.kernel == 0:
-        op = Gemm("op", ("x",), ("y",), weight=weight.reshape(layer.outputs, layer.inputs), **common)
-        return gemm(op, (layer.size, layer.inputs), -128, -128, KernelTarget())
-    pad = layer.kernel // 2
-    op = Conv("op", ("x",), ("y",), weight=weight, strides=(layer.stride,) * 2, pads=(pad,) * 4, dilations=(1, 1), groups=1, **common)
-    return conv2d(op, (1, layer.size, layer.size, layer.inputs), -128, -128, KernelTarget())
+    bias, pads, strides = np.zeros(layer.outputs, np.int32), (layer.kernel // 2,) * 4, (layer.stride,) * 2
+    return Conv("op", ("x",), ("y",), weight, layer.bits, bias, multiplier, strides, pads, (1, 1), 1, -128, 127)
 
 
 def _total(network: str, rows: list[dict[str, object]]) -> str:

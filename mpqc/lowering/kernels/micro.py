@@ -17,6 +17,10 @@ from mpqc.lowering.kernels.kernel import Isa
 from mpqc.lowering.kernels.tiling import Tile, Window
 
 
+UNROLLED = 240
+"""SDOT of a loop that LLVM still unrolls"""
+
+
 @dataclass(frozen=True)
 class Operand:
     """A flat buffer and the offset where its part begins."""
@@ -72,7 +76,7 @@ class Reduction:
             x_at = x.at + sy * self.window.segment_y_pitch + sx * self.window.segment_x_pitch
             w_at = w.at + (sy * self.window.segments_x + sx) * (quads * step)
             if vectors:
-                with T.serial(self._trips(vectors)) as v:
+                with T.serial(self._trips(vectors, quads)) as v:
                     self._vector(acc, Operand(x.buffer, x_at + v * 16), Operand(w.buffer, w_at + v * (4 * step)), 0, 4)
             rest = quads - vectors * 4
             if rest:
@@ -80,9 +84,11 @@ class Reduction:
                 tail = Operand(x.buffer, x_at + (vectors * 16 - back))
                 self._vector(acc, tail, Operand(w.buffer, w_at + vectors * (4 * step)), back // 4, rest)
 
-    def _trips(self, vectors: int) -> Expr:
+    def _trips(self, vectors: int, quads: int) -> Expr:
         """`vectors`, in a way that the compiler cannot see where it would unroll the loop: the copies would not fit the registers."""
-        if vectors not in (2, 3) or self.isa != "dotprod" or self.tile.pixels * self.tile.channels < 48:
+        size = self.tile.pixels * self.tile.channels
+        unrolled = vectors * size <= UNROLLED and quads > 4
+        if self.isa != "dotprod" or size < 48 or not unrolled:
             return vectors
         hidden = T.alloc_buffer((1,), "int32", annotations={"tirx.volatile": True})
         T.buffer_store(hidden, T.int32(vectors), [0])
