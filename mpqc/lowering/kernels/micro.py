@@ -16,7 +16,6 @@ from mpqc.lowering.kernels.emit import Buffer, Expr, bits, load, neon, scratch, 
 from mpqc.lowering.kernels.kernel import Isa
 from mpqc.lowering.kernels.tiling import Tile, Window
 
-
 UNROLLED = 240
 """SDOT of a loop that LLVM still unrolls"""
 
