@@ -255,11 +255,11 @@ def _convolve(p: Plan, c: Constants, strip: Expr, wide: Expr, b: Expr, m: Expr, 
                 for u in range(p.columns):
                     first = (r * p.columns + u) * p.lanes
                     totals = [load(sums, first + 4 * g, 4) for g in range(p.vectors)]
+                    offsets = [lambda g=g: load(rest[3], zero + block * p.lanes + 4 * g, 4) for g in range(p.vectors)]
                     if fused:
-                        values = [emit(totals[g], multipliers[g], load(rest[3], zero + block * p.lanes + 4 * g, 4)) for g in range(p.vectors)]
-                        codes = narrower.saturated(values)
+                        codes = narrower.saturated([emit(totals[g], multipliers[g], offsets[g]()) for g in range(p.vectors)])
                     else:
-                        codes = narrower.codes([c.real(totals[g]) * multipliers[g] for g in range(p.vectors)])
+                        codes = narrower.codes([c.product(totals[g], multipliers[g], offsets[g]) for g in range(p.vectors)])
                     at = ((n * p.out_height + row + r) * p.out_width + ox + u) * p.channels + p.start(block)
                     store(rest[-2], at, codes, p.lanes)
 

@@ -215,7 +215,7 @@ class _Rows:
 
     def _codes(self, totals: list[Expr], at: Expr, fused: bool) -> Expr:
         walk = self.walk
-        if not fused:
-            return walk.narrower.codes([walk.c.real(totals[v]) * walk.scales[v] for v in (0, 1)])
-        offsets = [reinterpret(load(walk.record, at + OFFSET + 4 * v, 4), "float32", 4) for v in (0, 1)]
-        return walk.narrower.saturated([emit(totals[v], walk.scales[v], offsets[v]) for v in (0, 1)])
+        offsets = [lambda v=v: reinterpret(load(walk.record, at + OFFSET + 4 * v, 4), "float32", 4) for v in (0, 1)]
+        if fused:
+            return walk.narrower.saturated([emit(totals[v], walk.scales[v], offsets[v]()) for v in (0, 1)])
+        return walk.narrower.codes([walk.c.product(totals[v], walk.scales[v], offsets[v]) for v in (0, 1)])
