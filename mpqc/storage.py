@@ -47,9 +47,7 @@ def _refused(node: OpNode, whole: set[str]) -> Iterator[str]:
     """Sites of `node` that its kernel cannot read or write two a byte."""
     if node.op_type in _WHOLE or (node.op_type in VIEWS and not _keeps_order(node)):
         yield from _around(node)
-    elif node.op_type == "Conv" and node.groups > 1 and not _writes_pairs(node):
-        yield node.output
-    elif node.op_type == "Concat" and whole & set(node.inputs):
+    elif (node.op_type == "Conv" and not _writes_pairs(node)) or (node.op_type == "Concat" and whole & set(node.inputs)):
         yield node.output
     elif node.op_type == "Pad" and node.input_shape[1:2] != node.output_shape[1:2]:
         yield from _around(node)
@@ -67,4 +65,4 @@ def _is_flat(shape: tuple[int, ...]) -> bool:
 def _writes_pairs(node: OpNode) -> bool:
     """Depthwise with one output a channel, or groups of an even number of channels."""
     inputs, outputs = node.input_shape[1], node.output_shape[1]
-    return outputs == inputs if node.groups == inputs else outputs // node.groups % 2 == 0
+    return outputs == inputs if 1 < node.groups == inputs else outputs // max(node.groups, 1) % 2 == 0

@@ -154,5 +154,5 @@ def test_packed_activations_are_half() -> None:
 
 def uses(table: SiteTable, bits: int, target: str, resources: Sequence[Resource]) -> list[int]:
     model = CostModel(load_target(target)).for_network(table)
-    pricing = Pricing(table, model, {name: (bits,) for name in table.groups})
+    pricing = Pricing(table, model, dict.fromkeys(table.groups, (bits,)))
     return [int(pricing.bound(resource, None).exact([0] * len(table.groups))) for resource in resources]
