@@ -1,13 +1,16 @@
 """Convolution and fully connected kernels on a Cortex-A76: cycles, MAC a cycle and share of the SDOT peak, layer by layer.
 
-    python benchmarks/kernels_a76.py [NAME...]      # networks by name; all of them without
+    python benchmarks/kernels_a76.py [NAME...] [--before OLD.json]      # networks by name; all of them without
 
-Writes results/kernels_a76.md. Cycles are modelled (a76time, one thread, warm caches), weights as a symmetric 8, 4 or 2-bit quantizer
+Writes results/kernels_a76.md; with the kernels_a76.json of an earlier commit, its cycles and share beside the new ones.
+Cycles are modelled (a76time, one thread, warm caches), weights as a symmetric 8, 4 or 2-bit quantizer
 leaves them. 32 MAC a cycle is the peak of two SDOT a cycle.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +55,12 @@ MOBILENET_V1 = (
     Layer(224, 3, 32, 3, 2), Layer(112, 32, 64, 1), Layer(56, 64, 128, 1), Layer(56, 128, 128, 1), Layer(28, 128, 256, 1), Layer(28, 256, 256, 1),
     Layer(14, 256, 512, 1), Layer(14, 512, 512, 1, 1, 5), Layer(7, 512, 1024, 1), Layer(7, 1024, 1024, 1), Layer(1, 1024, 1000, 0),
 )  # fmt: skip
+MOBILENET_V2 = (
+    Layer(112, 32, 16, 1), Layer(112, 16, 96, 1), Layer(56, 96, 24, 1), Layer(56, 24, 144, 1, 1, 2), Layer(56, 144, 24, 1), Layer(28, 144, 32, 1),
+    Layer(28, 32, 192, 1, 1, 3), Layer(28, 192, 32, 1, 1, 2), Layer(14, 192, 64, 1), Layer(14, 64, 384, 1, 1, 4), Layer(14, 384, 64, 1, 1, 3),
+    Layer(14, 384, 96, 1), Layer(14, 96, 576, 1, 1, 3), Layer(14, 576, 96, 1, 1, 2), Layer(7, 576, 160, 1), Layer(7, 160, 960, 1, 1, 3),
+    Layer(7, 960, 160, 1, 1, 2), Layer(7, 960, 320, 1), Layer(7, 320, 1280, 1), Layer(1, 1280, 1000, 0),
+)  # fmt: skip
 RESNET20 = (
     Layer(32, 3, 16, 3),
     Layer(32, 16, 16, 3, 1, 6),
@@ -69,29 +78,47 @@ NARROW = tuple(
         (7, 512, 512, 3),
         (7, 512, 1024, 1),
         (1, 512, 1000, 0),
+        (1, 1024, 1000, 0),
         (1, 4096, 4096, 0),
+        (1, 9216, 4096, 0),
+        (4, 4096, 4096, 0),
         (64, 768, 768, 0),
     ]
 )
 NETWORKS = {
     "ResNet-18, w8": RESNET18,
     "MobileNetV1 without depthwise, w8": MOBILENET_V1,
+    "MobileNetV2 without depthwise, w8": MOBILENET_V2,
     "ResNet-20 (CIFAR-10), w8": RESNET20,
     "w8, w4 and w2": NARROW,
 }
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Prices the networks and writes the table."""
-    rows, notes = [], []
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--before", type=Path, help="kernels_a76.json of an earlier commit")
+    given = parser.parse_args()
+    old = json.loads(given.before.read_text(encoding="utf-8")) if given.before else {"rows": []}
+    rows, notes = [], [f"Before: commit {old['commit']}, {old['date']}."] if given.before else []
     for network, layers in NETWORKS.items():
-        if names and not any(name.lower() in network.lower() for name in names):
+        if given.names and not any(name.lower() in network.lower() for name in given.names):
             continue
         found = list(price(network, layers))
         rows += found
         if layers is not NARROW:
             notes.append(_total(network, found))
+    if given.before:
+        earlier = {(row["network"], row["layer"], row["bits"]): row for row in old["rows"]}
+        rows = [_beside(row, earlier.get((row["network"], row["layer"], row["bits"]), {})) for row in rows]
     write_results("kernels_a76", "Kernels on a Cortex-A76 (modelled, one thread)", rows, notes)
+
+
+def _beside(row: dict[str, object], old: dict[str, object]) -> dict[str, object]:
+    """The row with the earlier figures before its own."""
+    head = {key: row[key] for key in ("network", "layer", "bits", "count", "MMAC")}
+    return {**head, "cycles before": old.get("cycles", ""), "share before": old.get("share of peak", ""), **row}
 
 
 def price(network: str, layers: tuple[Layer, ...]) -> Iterator[dict[str, object]]:
@@ -150,4 +177,4 @@ def _total(network: str, rows: list[dict[str, object]]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
