@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
-from accuracy_table import BY_NAME, METHODS, Constraint, Run, runs
+from accuracy_ptq import post_training
+from accuracy_table import BY_NAME, METHODS, UNTRAINED, Constraint, Run, runs
 from cifar10_data import MEAN, STD, load_raw, normalised
 from provenance import RESULTS, WORK, provenance, shared
 
@@ -28,13 +29,14 @@ from mpqc.cost import CostModel
 from mpqc.errors import BudgetInfeasibleError
 from mpqc.frontend import load_network
 from mpqc.frontend.reference import Reference
-from mpqc.pipeline import Compiled, Options, compile_network
+from mpqc.pipeline import Options, compile_network
 from mpqc.plan import Plan, uniform_plan
 from mpqc.progress import Progress
 from mpqc.sensitivity_table import Sensitivities
 from mpqc.site import SiteKind, SiteTable
 from mpqc.sites import find_sites
 from mpqc.targets import load_target
+from mpqc.training.history import TrainingSummary
 from mpqc.training.recipe import Recipe
 
 NETWORKS = {"resnet20": "onnx_derived/resnet20_cifar10.onnx", "mobilenetv2": ""}
@@ -122,6 +124,8 @@ def options_of(run: Run, table: SiteTable, steps: int, *, quick: bool) -> Option
         seed=run.seed,
         training=Recipe(steps=steps, augment="flip_crop", seed=run.seed, held_out=0.005 if quick else 0.1, evaluations=2 if quick else 10),
     )
+    if run.method in UNTRAINED:
+        return replace(options, training=None, fixed=floats)
     if run.method == "uniform":
         return replace(options, plan=by_hand(constraint, table, budgets))
     return replace(options, strategy=run.method, fixed=floats)
@@ -150,14 +154,29 @@ def performed(run: Run, steps: int, images: int, floats: float) -> Result:
     kept = folder / "result.json"
     if kept.exists():
         return _read(kept)
-    raw = load_raw()
     table = find_sites(load_network(model_of(run.network)))
     options = options_of(run, table, steps, quick=images == QUICK_IMAGES)
-    compiled = compile_network(model_of(run.network), options, raw.train, output=folder, labels=raw.train_labels, progress=Progress())
-    logits = compiled.run({compiled.program.inputs[0]: normalised(raw.test[:images])})[compiled.program.outputs[0]]
-    result = _result(run, steps, options, compiled, table, floats, top1(logits, raw.test_labels[:images]), images)
+    if run.method in UNTRAINED:
+        result = _untrained(run, steps, options, table, floats, images)
+    else:
+        result = _trained(run, steps, options, table, floats, images, folder)
+    folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
     return result
+
+
+def _untrained(run: Run, steps: int, options: Options, table: SiteTable, floats: float, images: int) -> Result:
+    raw = load_raw()
+    plan, logits = post_training(run, model_of(run.network), options.budgets, options.fixed, steps, raw.test[:images])
+    return _result(run, steps, options, plan, None, table, floats, top1(logits, raw.test_labels[:images]), images)
+
+
+def _trained(run: Run, steps: int, options: Options, table: SiteTable, floats: float, images: int, folder: Path) -> Result:
+    raw = load_raw()
+    compiled = compile_network(model_of(run.network), options, raw.train, output=folder, labels=raw.train_labels, progress=Progress())
+    logits = compiled.run({compiled.program.inputs[0]: normalised(raw.test[:images])})[compiled.program.outputs[0]]
+    accuracy = top1(logits, raw.test_labels[:images])
+    return _result(run, steps, options, compiled.plan, compiled.report.training, table, floats, accuracy, images)
 
 
 def _read(path: Path) -> Result:
@@ -165,10 +184,11 @@ def _read(path: Path) -> Result:
     return Result(**{**found, "average_bits": tuple(found["average_bits"])})
 
 
-def _result(run: Run, steps: int, options: Options, compiled: Compiled, table: SiteTable, floats: float, accuracy: float, images: int) -> Result:
+def _result(
+    run: Run, steps: int, options: Options, plan: Plan, summary: TrainingSummary | None, table: SiteTable, floats: float, accuracy: float, images: int
+) -> Result:
     limits = {budget.resource.value: budget.limit for budget in options.budgets}
-    uses = {use.resource: use.used for use in compiled.plan.uses}
-    summary = compiled.report.training
+    uses = {use.resource: use.used for use in plan.uses}
     raw_bits = dict(summary.raw_bits) if summary is not None else {}
     raw_used = _raw_uses(run, table, raw_bits) if raw_bits else {}
     return Result(

@@ -9,7 +9,9 @@ from mpqc.budget import Budget, Resource
 from mpqc.site import SiteKind, SiteTable
 
 KB = 1024.0
-METHODS = ("auto", "qbitopt", "dq", "fracbits", "mixquant", "uniform")
+METHODS = ("auto", "qbitopt", "dq", "fracbits", "mixquant", "uniform", "mixquant + brecq", "mixquant + asymmetric")
+UNTRAINED = METHODS[-2:]
+"""Post-training, as MixQuant is published: one seed, on rows of the weights' size"""
 PAPER_ACTIVATIONS = 188_426
 """Values that DQ counts in ResNet-20: one tensor a layer"""
 
@@ -99,6 +101,8 @@ def runs(network: str, seeds: int = 3) -> Iterator[Run]:
         for constraint in CONSTRAINTS:
             for method in METHODS:
                 if method == "uniform" and constraint.uniform is None and constraint.target == "abstract":
+                    continue
+                if method in UNTRAINED and (seed or not constraint.name.startswith("weights")):
                     continue
                 if seed == 0 or method == "auto" or constraint.long:
                     yield Run(network, constraint, method, seed)

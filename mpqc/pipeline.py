@@ -348,11 +348,13 @@ def export_program(analysis: Analysis, plan: Plan, options: Options, trained: Tr
     """
     from mpqc.bias_correction import correct_biases
     from mpqc.export import export_qdq
+    from mpqc.passes.remove_zero_channels import RemoveZeroChannels
     from mpqc.program_reader import read_qdq
 
     network, table, calibration = analysis.network, analysis.table, analysis.calibration
     if trained is not None:
-        model = export_qdq(network, table, plan, trained, opset=options.opset, weights=trained.weights)
+        whole = export_qdq(network, table, plan, trained, opset=options.opset, weights=trained.weights)
+        model = RemoveZeroChannels().run(whole).model  # channels that training left without any weight
         return model, read_qdq(model)
     known = analysis.batches.origin != "noise"
     weights = correct_biases(network, table, plan, calibration, analysis.batches) if known else None

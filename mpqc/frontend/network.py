@@ -29,6 +29,7 @@ from mpqc.passes.name_nodes import NameNodes
 from mpqc.passes.normalize_activations import NormalizeActivations
 from mpqc.passes.normalize_gemm import NormalizeGemm
 from mpqc.passes.remove_no_ops import RemoveNoOps
+from mpqc.passes.remove_zero_channels import RemoveZeroChannels
 
 PASSES: tuple[OnnxPass, ...] = (
     FoldConstants(),
@@ -45,6 +46,7 @@ PASSES: tuple[OnnxPass, ...] = (
     BatchNormToConv(),
     DivisionToProduct(),
     RemoveNoOps(),
+    RemoveZeroChannels(),
     FoldConstants(),
 )
 """What every model goes through before import, in this order."""
