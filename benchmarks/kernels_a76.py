@@ -100,8 +100,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--before", type=Path, help="kernels_a76.json of an earlier commit")
     given = parser.parse_args()
-    old = json.loads(given.before.read_text(encoding="utf-8")) if given.before else {"rows": []}
-    rows, notes = [], [f"Before: commit {old['commit']}, {old['date']}."] if given.before else []
+    rows, notes = [], []
     for network, layers in NETWORKS.items():
         if given.names and not any(name.lower() in network.lower() for name in given.names):
             continue
@@ -110,6 +109,8 @@ def main() -> None:
         if layers is not NARROW:
             notes.append(_total(network, found))
     if given.before:
+        old = json.loads(given.before.read_text(encoding="utf-8"))
+        notes.append(f"Before: commit {old['commit'].removesuffix('+changes')}, {old['date']}.")
         earlier = {(row["network"], row["layer"], row["bits"]): row for row in old["rows"]}
         rows = [_beside(row, earlier.get((row["network"], row["layer"], row["bits"]), {})) for row in rows]
     write_results("kernels_a76", "Kernels on a Cortex-A76 (modelled, one thread)", rows, notes)
