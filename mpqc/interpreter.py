@@ -9,7 +9,7 @@ import numpy as np
 
 from mpqc import numerics
 from mpqc.errors import DataError, RunError
-from mpqc.program import Binary, Concat, Conv, Dequantize, Float, Gemm, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
+from mpqc.program import Binary, Concat, Conv, Dequantize, Float, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
 
 Arrays = dict[str, np.ndarray]
 _CHUNK_BYTES = 1 << 24
@@ -200,6 +200,13 @@ def _aligned(x: np.ndarray, rank: int) -> np.ndarray:
     return x.reshape(x.shape[:1] + (1,) * (rank - x.ndim + 1) + x.shape[1:])
 
 
+def _matmul(op: MatMul, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:
+    a, b, y = (tensors[name] for name in (*op.inputs, *op.outputs))
+    operands = (_aligned(value, len(y.shape)) for value in x)
+    acc = numerics.matmul(*operands, (a.zero_point, b.zero_point))
+    return numerics.requantize(acc, np.float32(op.multiplier), y.zero_point, op.low, op.high)
+
+
 def _table(op: Table, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:
     return numerics.lookup(x[0], op.table)
 
@@ -242,6 +249,7 @@ _RULES: Mapping[type[Op], Callable[[Any, list[np.ndarray], Mapping[str, Tensor]]
     Dequantize: _dequantize,
     Conv: _conv,
     Gemm: _gemm,
+    MatMul: _matmul,
     Binary: _binary,
     Table: _table,
     Pool: _pool,

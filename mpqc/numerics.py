@@ -192,6 +192,15 @@ def gemm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return (x.astype(real) @ weight.astype(real).T).astype(np.int32) + bias.astype(np.int32)
 
 
+def matmul(a: np.ndarray, b: np.ndarray, zero_points: tuple[int, int]) -> np.ndarray:
+    """int32 accumulators [..., M, N] of codes `a` [..., M, K] and `b` [..., K, N]: sum (q_a - z_a) * (q_b - z_b).
+
+    Exact in float64: every partial sum is an integer below 2^53.
+    """
+    centred = (codes.astype(np.float64) - zero for codes, zero in zip((a, b), zero_points, strict=True))
+    return np.matmul(*centred).astype(np.int32)
+
+
 def max_pool(
     x: np.ndarray,
     kernel: tuple[int, int],

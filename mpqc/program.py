@@ -93,6 +93,18 @@ class Gemm(Op):
 
 
 @dataclass(frozen=True, eq=False)
+class MatMul(Op):
+    """Product of two activations a [..., M, K] and b [..., K, N], batches broadcast as in numpy:
+
+    requantize(sum (q_a - z_a) * (q_b - z_b), multiplier, z_y, low, high) with multiplier = s_a * s_b / s_y.
+    """
+
+    multiplier: float
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, eq=False)
 class Binary(Op):
     """Add, Sub or Mul of two quantized tensors (numpy broadcasting), or of one and a quantized constant.
 

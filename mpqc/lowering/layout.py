@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
-from mpqc.program import Binary, Concat, Conv, Gemm, Op, Pad, Pool, Program, Resize, Table, Tensor
+from mpqc.program import Binary, Concat, Conv, Gemm, MatMul, Op, Pad, Pool, Program, Resize, Table, Tensor
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _place(tensor: Tensor, channels_last: bool) -> Placement:
 
 def _channels_last(program: Program) -> set[str]:
     """Names of the tensors that lie channels last."""
-    spatial, rows = set(_touched(program, (Conv, Pool, Resize))), set(_touched(program, (Gemm,)))
+    spatial, rows = set(_touched(program, (Conv, Pool, Resize))), set(_touched(program, (Gemm, MatMul)))
     chosen: set[str] = set()
     for group in _groups(program):
         rank = len(program.tensors[next(iter(group))].shape)

@@ -14,6 +14,7 @@ from mpqc.lowering.kernels.elementwise import binary, table
 from mpqc.lowering.kernels.gemm import gemm
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape
+from mpqc.lowering.kernels.matmul import matmul
 from mpqc.lowering.kernels.move import concat, is_view, move, pad
 from mpqc.lowering.kernels.nibbles import Packing, packed
 from mpqc.lowering.kernels.pool import pool
@@ -30,6 +31,7 @@ from mpqc.program import (
     Dequantize,
     Float,
     Gemm,
+    MatMul,
     Move,
     Op,
     Pad,
@@ -111,7 +113,7 @@ class Planner:
         shape = self.program.tensors[name].shape
         if isinstance(op, (Conv, Pool, Resize)):
             return Placement.channels_last(shape)
-        if isinstance(op, Gemm):
+        if isinstance(op, (Gemm, MatMul)):
             return Placement.plain(shape)
         result = self.layout[op.outputs[0]]
         alike = isinstance(op, (Binary, Concat, Pad, Table)) and len(result.order) == len(shape)
@@ -160,6 +162,10 @@ def _whole(make: WholeMaker) -> Maker:
     return lambda op, x, y, placement, target, packing: packed(make(op, x, y, placement, target), packing)
 
 
+def _matmul(op: MatMul, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    return matmul(op, x[0], x[1], y, target)
+
+
 def _binary(op: Binary, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
     if op.constant is not None:
         op = replace(op, constant=present_constant(op.constant, placement))
@@ -193,6 +199,7 @@ MAKERS: dict[type[Op], Maker] = {
     Conv: _conv,
     Dequantize: _whole(_dequantize),
     Gemm: _gemm,
+    MatMul: _whole(_matmul),
     Pad: _whole(_pad),
     Pool: _simple(pool),
     Quantize: _whole(_quantize),

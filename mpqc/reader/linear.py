@@ -8,7 +8,7 @@ import numpy as np
 from onnx import NodeProto
 
 from mpqc import numerics
-from mpqc.program import Conv, Gemm, Op
+from mpqc.program import Conv, Gemm, MatMul, Op
 from mpqc.reader.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.reader.geometry import explicit_pads, pair
 from mpqc.reader.quantizers import Weight, code_bits, weight
@@ -63,7 +63,7 @@ def match_matmul(builder: Builder, node: NodeProto, target: Target, bias: str = 
 
 def _gemm(builder: Builder, node: NodeProto, target: Target, transposed: bool, bias: str) -> list[Op] | str:
     if node.input[0] in builder.codes and node.input[1] in builder.codes:
-        return "both operands are activations"
+        return _of_activations(builder, node, target, transposed, bias)
     found = _operands(builder, node, channel_axis=0 if transposed else 1)
     if isinstance(found, str):
         return found
@@ -77,6 +77,17 @@ def _gemm(builder: Builder, node: NodeProto, target: Target, transposed: bool, b
     return [
         Gemm(node.name, (x.name,), (target.name,), folded.codes, code_bits(folded.codes), folded.bias, folded.multiplier, target.low, target.high)
     ]
+
+
+def _of_activations(builder: Builder, node: NodeProto, target: Target, transposed: bool, bias: str) -> list[Op] | str:
+    a, b = (builder.codes[name] for name in node.input[:2])
+    if bias or transposed or min(len(a.shape), len(b.shape)) < 2:
+        return "both operands are activations, and there is a bias, a transposition or a vector"
+    reach = a.shape[-1] * np.prod([max(int(q.zero_point) - q.qtype.qmin, q.qtype.qmax - int(q.zero_point)) for q in (a.qparams, b.qparams)])
+    if reach > INT32_MAX:
+        return f"{a.shape[-1]} products of two activations may overflow int32"
+    multiplier = float(numerics.multiplier(a.qparams.scale, b.qparams.scale, target.qparams.scale))
+    return [MatMul(node.name, (a.name, b.name), (target.name,), multiplier, target.low, target.high)]
 
 
 def _operands(builder: Builder, node: NodeProto, channel_axis: int) -> tuple[Codes, Weight] | str:

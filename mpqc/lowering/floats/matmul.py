@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+from mpqc.lowering.kernels.matmul import batch
 from mpqc.lowering.kernels.tir import Expr, Param, T, bind, function, load, loop, pieces, registers, splat, store
 
 PANEL = 8
@@ -104,7 +105,7 @@ def matmul(name: str, p: Product, a_shape: tuple[int, ...], b_shape: tuple[int, 
 
     def body(a: Expr, b: Expr, out: Expr) -> None:
         if p.rows == 1:
-            _stream(p, a, b, out, lambda n: (_batch(n, out_shape, a_shape), _batch(n, out_shape, b_shape)))
+            _stream(p, a, b, out, lambda n: (batch(n, out_shape, a_shape), batch(n, out_shape, b_shape)))
             return
         count, width = panels(p.columns)
         chunks = -(-p.rows // ROWS)
@@ -112,7 +113,7 @@ def matmul(name: str, p: Product, a_shape: tuple[int, ...], b_shape: tuple[int, 
             n, rest = bind(T.floordiv(task, count * chunks)), bind(T.floormod(task, count * chunks))
             column, chunk = bind(panel_start(T.floordiv(rest, chunks), p.columns)), T.floormod(rest, chunks)
             scratch = T.alloc_buffer((p.depth * PANEL,), "float32")
-            a_at, b_at = _batch(n, out_shape, a_shape), _batch(n, out_shape, b_shape)
+            a_at, b_at = batch(n, out_shape, a_shape), batch(n, out_shape, b_shape)
             pack_columns(b, b_at * (p.depth * p.columns) + column, p.depth, p.columns, width, scratch)
             rows = min(ROWS, p.rows)
             first = bind(T.min(chunk * ROWS, p.rows - rows))  # the last chunk overlaps: both write the same values
@@ -121,18 +122,6 @@ def matmul(name: str, p: Product, a_shape: tuple[int, ...], b_shape: tuple[int, 
 
     params = [Param("a", a_shape, "float32"), Param("b", b_shape, "float32"), Param("out", out_shape, "float32")]
     return function(name, params, body)
-
-
-def _batch(n: Expr, out_shape: tuple[int, ...], shape: tuple[int, ...]) -> Expr:
-    """Index of the matrix of an operand that belongs to matrix n of the output."""
-    found, step = T.int32(0), 1
-    lead, own = out_shape[:-2], (1,) * (len(out_shape) - len(shape)) + shape[:-2]
-    for size, mine in zip(reversed(lead), reversed(own), strict=True):
-        digit, n = T.floormod(n, size), T.floordiv(n, size)
-        if mine > 1:
-            found = found + digit * step
-        step *= mine
-    return found
 
 
 def _stream(p: Product, a: Expr, b: Expr, out: Expr, where: Callable[[Expr], tuple[Expr, Expr]]) -> None:
