@@ -21,6 +21,8 @@ class Role(StrEnum):
 
     MAC = "mac"
     """Convolution or matrix product with a constant weight"""
+    PRODUCT = "product"
+    """Matrix product of two activations"""
     BINARY = "binary"
     """Add, Sub or Mul: rescales both operands"""
     TABLE = "table"
@@ -29,6 +31,10 @@ class Role(StrEnum):
     """Average pooling: an output range of its own"""
     MOVE = "move"
     """Codes are moved, not changed: inputs and outputs share qparams"""
+
+
+MULTIPLYING = (Role.MAC, Role.PRODUCT)
+"""Roles of nodes that multiply and accumulate: what quantizing pays for"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def capability(node: NodeView, graph: GraphView) -> Capability:
     if 0 in graph.shape(node.outputs[0]):
         return Capability(reason="the output is empty")
     reason = refuse(node, graph)
-    return Capability(reason=reason) if reason else Capability(role)
+    return Capability(reason=reason) if reason else Capability(Role.PRODUCT if node.op_type == "MatMul" and len(data) == 2 else role)
 
 
 def _constant(name: str, graph: GraphView) -> bool:
@@ -104,8 +110,17 @@ def _gemm(node: NodeView, graph: GraphView) -> str:
 def _matmul(node: NodeView, graph: GraphView) -> str:
     weight = graph.constants.get(node.input(1))
     if weight is None:
-        return "MatMul of two activations has no integer kernel" if node.input(0) not in graph.constants else "the weight is on the left"
+        return _matmul_of_activations(node, graph)
     return "" if weight.ndim == 2 else f"a weight of {weight.ndim} dimensions has no integer kernel"
+
+
+def _matmul_of_activations(node: NodeView, graph: GraphView) -> str:
+    if node.input(0) in graph.constants:
+        return "the weight is on the left"
+    a, b = graph.shape(node.input(0)), graph.shape(node.input(1))
+    if min(len(a), len(b)) < 2:
+        return "the product of a vector has no integer kernel"
+    return f"{a[-1]} products of two activations may overflow int32" if a[-1] * 255 * 255 >= 2**31 else ""
 
 
 def _binary(node: NodeView, graph: GraphView) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from mpqc.capability import Role
+from mpqc.capability import MULTIPLYING, Role
 
 if TYPE_CHECKING:
     from mpqc.frontend.view import GraphView, NodeView
@@ -44,7 +44,7 @@ def _edges(graph: GraphView, roles: Mapping[str, Role]) -> nx.DiGraph:
 
 def _tails(graph: GraphView, roles: Mapping[str, Role]) -> dict[str, str]:
     edges = _edges(graph, roles)
-    leading = {name for name, role in roles.items() if role is Role.MAC}
+    leading = {name for name, role in roles.items() if role in MULTIPLYING}
     for name in reversed(list(nx.topological_sort(edges))):
         if any(reader in leading for reader in edges.successors(name)):
             leading.add(name)
@@ -64,5 +64,5 @@ def _is_tail(node: NodeView, graph: GraphView, roles: Mapping[str, Role], tails:
 
 def _islands(graph: GraphView, roles: Mapping[str, Role]) -> dict[str, str]:
     parts = nx.connected_components(_edges(graph, roles).to_undirected(as_view=True))
-    lonely = [part for part in parts if not any(roles[name] is Role.MAC for name in part)]
+    lonely = [part for part in parts if not any(roles[name] in MULTIPLYING for name in part)]
     return {name: ISLAND for part in lonely for name in part}

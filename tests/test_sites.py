@@ -97,7 +97,7 @@ def test_clip_is_fused_and_a_second_clamp_is_not() -> None:
     ("op", "reason"),
     [
         (node("Softmax", ["a"], ["b"], "n", axis=1), "Softmax has no integer kernel"),
-        (node("MatMul", ["a", "a"], ["b"], "n"), "MatMul of two activations has no integer kernel"),
+        (node("MatMul", ["left", "a"], ["b"], "n"), "the weight is on the left"),
         (node("Exp", ["a"], ["b"], "n"), "Exp has an output range too wide for eight bits"),
         (node("ReduceMax", ["a", "axes"], ["b"], "n"), "ReduceMax has no integer kernel"),
         (node("ReduceMean", ["a", "axes"], ["b"], "n"), "ReduceMean over other axes than the spatial ones has no integer kernel"),
@@ -108,7 +108,7 @@ def test_clip_is_fused_and_a_second_clamp_is_not() -> None:
 )
 def test_float_nodes_between_integer_ones_say_why(op: Any, reason: str) -> None:
     constants = {
-        "axes": np.asarray([1]), "pads": np.asarray([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.asarray(1, np.float32),
+        "axes": np.asarray([1]), "left": weights(8, 8, seed=2), "pads": np.asarray([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.asarray(1, np.float32),
         "scale": np.ones(8, np.float32), "v": weights(1, 1, 3, 3, seed=1),
     }  # fmt: skip
     used = {name: value for name, value in constants.items() if name in op.input}
@@ -117,6 +117,13 @@ def test_float_nodes_between_integer_ones_say_why(op: Any, reason: str) -> None:
     table = table_of([conv("x", "a"), op, conv("b", "y", last)], {**W, **used, **({"v": constants["v"]} if channels == 1 else {})}, ["y"])
     assert reasons(table)[op.op_type] == reason
     assert {"x", "a", "b", "y"} == set(activations(table))
+
+
+def test_a_product_of_two_activations_has_sites_around_it_and_no_weight() -> None:
+    table = table_of([conv("x", "a"), node("MatMul", ["a", "x"], ["b"], "n"), node("Softmax", ["b"], ["y"], "s")], W, ["y"])
+    product = next(item for item in table.nodes if item.name == "n")
+    assert (product.weight, product.inputs, product.output, product.macs) == (None, ("a", "x"), "b", 4 * 8**3)
+    assert activations(table) == ["x", "a", "b"]
 
 
 def test_integer_arithmetic_stays_as_it_is() -> None:

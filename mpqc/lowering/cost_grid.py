@@ -11,7 +11,7 @@ from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.layout import Placement
 from mpqc.lowering.select import plan_steps
 from mpqc.lowering.steps import Call
-from mpqc.program import Binary, Concat, Conv, Dequantize, Gemm, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
+from mpqc.program import Binary, Concat, Conv, Dequantize, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
 from mpqc.qtype import QParams, QType
 from mpqc.targets import Shape
 
@@ -42,6 +42,11 @@ DEPTHWISES = (
 GEMMS = (
     (1, 640, 128), (1, 128, 128), (1, 128, 8), (1, 64, 10), (1, 256, 12), (1, 1280, 1001), (1, 2048, 1000), (1, 512, 1000), (1, 1024, 4096),
     (1, 2048, 4096), (4, 256, 256), (16, 64, 64), (64, 64, 64), (99, 64, 256), (99, 256, 64), (128, 512, 512), (7, 100, 50), (32, 768, 768),
+)  # fmt: skip
+# products, rows, reduction, columns
+MATMULS = (
+    (1, 98, 64, 98), (1, 98, 98, 64), (4, 49, 32, 49), (4, 49, 49, 32), (1, 16, 16, 16), (2, 7, 31, 9), (12, 64, 64, 64), (1, 1, 64, 128), (1, 256, 128, 256),
+    (3, 197, 64, 197), (3, 197, 197, 64), (1, 33, 100, 50),
 )  # fmt: skip
 # channels, height, width
 PLANES = ((16, 32, 32), (32, 16, 16), (64, 8, 8), (64, 56, 56), (128, 28, 28), (96, 14, 14), (160, 7, 7), (64, 1, 1), (24, 20, 20), (32, 112, 112))
@@ -141,6 +146,14 @@ def _gemm(rows: int, inputs: int, outputs: int, bits: int, target: KernelTarget)
     op = Gemm("op", ("x",), ("y",), weight, bits, np.zeros(outputs, np.int32), _multiplier(weight), -128, 127)
     shape = Shape(in_h=rows, in_c=inputs, out_h=rows, out_c=outputs)
     return Case("gemm", shape, bits, _kernel(op, [_codes("x", rows, inputs), _codes("y", rows, outputs)], target))
+
+
+def _matmuls(target: KernelTarget) -> Iterator[Case]:
+    for batch, rows, depth, columns in MATMULS:
+        op = MatMul("op", ("x", "y"), ("z",), 0.02 / depth**0.5, -128, 127)
+        tensors = [_codes("x", batch, rows, depth), _codes("y", batch, depth, columns), _codes("z", batch, rows, columns)]
+        shape = Shape(in_h=batch * rows, in_c=depth, out_h=batch * rows, out_c=columns)
+        yield Case("matmul", shape, None, _kernel(op, tensors, target))
 
 
 def _planes(
@@ -249,6 +262,7 @@ _CASES: dict[str, Callable[[KernelTarget], Iterator[Case]]] = {
     "conv": _convs,
     "depthwise": _depthwises,
     "gemm": _gemms,
+    "matmul": _matmuls,
     "binary": _binaries,
     "table": _tables,
     "max_pool": _max_pools,

@@ -13,7 +13,7 @@ from qdq_nets import INT8, UINT8, Net, assert_within, inputs_for, optimized_ops,
 
 from mpqc import numerics
 from mpqc.interpreter import interpret, interpret_all
-from mpqc.program import Binary, Concat, Conv, Float, Gemm, Move, Pad, Pool, Program, Resize, Table
+from mpqc.program import Binary, Concat, Conv, Float, Gemm, MatMul, Move, Pad, Pool, Program, Resize, Table
 from mpqc.program_reader import read_qdq
 
 WINDOWS = [
@@ -80,6 +80,14 @@ def test_fully_connected(kind: str, activation: int) -> None:
         y = net.op("Add", y, bias) if kind == "matmul_bias" else y
     # the runtime adds the bias behind MatMul in float: with rounding errors below 2^-20 of a step it never differed on these values
     check(net.model(net.qdq(y, 0.05, 9)), Gemm)
+
+
+@pytest.mark.parametrize("activation", [INT8, UINT8])
+@pytest.mark.parametrize("shapes", [((2, 3, 5, 16), (2, 3, 16, 7)), ((2, 1, 5, 16), (3, 16, 7)), ((5, 16), (16, 7))], ids=str)
+def test_product_of_two_activations(shapes: tuple[tuple[int, ...], tuple[int, ...]], activation: int) -> None:
+    net = Net(seed=11, activation=activation)
+    a, b = (net.qdq(net.input(*shape, name=name), 0.02, zero) for shape, name, zero in zip(shapes, "ab", (7, -20), strict=True))
+    check(net.model(net.qdq(net.op("MatMul", a, b), 0.05, -3)), MatMul)
 
 
 @pytest.mark.parametrize("activation", [INT8, UINT8])

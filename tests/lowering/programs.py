@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mpqc import numerics
-from mpqc.program import Binary, Concat, Conv, Dequantize, Float, Gemm, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
+from mpqc.program import Binary, Concat, Conv, Dequantize, Float, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
 from mpqc.qtype import QParams, QType
 
 
@@ -76,6 +76,11 @@ class Net:
         y = self._tensor((*self.shape(x)[:-1], width), qparams(0.04, 5))
         bias, multiplier = self._scaling(x, y, weight)
         return self._add(Gemm("gemm", (x,), (y,), weight, bits, bias, multiplier, -128, 127))
+
+    def matmul(self, a: str, b: str) -> str:
+        lead = np.broadcast_shapes(self.shape(a)[:-2], self.shape(b)[:-2])
+        y = self._tensor((*lead, self.shape(a)[-2], self.shape(b)[-1]), qparams(0.04, 5))
+        return self._add(MatMul("matmul", (a, b), (y,), 0.02 / self.shape(a)[-1] ** 0.5, -128, 127))
 
     def binary(self, kind: str, a: str, b: str) -> str:
         shape = np.broadcast_shapes(self.shape(a), self.shape(b))

@@ -86,6 +86,16 @@ def transformer_block() -> Program:
     return net.program(net.dequantize(net.binary("add", net.gemm(back, 32), x)))
 
 
+def attention() -> Program:
+    net = Net(16)
+    x = net.image(1, 9, 24)
+    q, k, v = (net.move(net.gemm(x, 24), lambda p: p.reshape(1, 9, 4, 6).transpose(0, 2, 1, 3), "Transpose") for _ in range(3))
+    scores = net.matmul(q, net.move(k, lambda p: p.transpose(0, 1, 3, 2), "Transpose"))
+    mixed = net.matmul(net.table(scores), v)
+    back = net.move(mixed, lambda p: p.transpose(0, 2, 1, 3).reshape(1, 9, 24), "Reshape")
+    return net.program(net.dequantize(net.binary("add", net.gemm(back, 24), x)), net.dequantize(scores))
+
+
 def codes_in_and_out() -> Program:
     net = Net(7)
     a = net.input(1, 5, 6, 7, q=qparams(0.1, -3))
@@ -127,7 +137,7 @@ def float_middle() -> Program:
     return net.program(net.dequantize(net.table(net.quantize(y))), s)
 
 
-EXACT = (residual, flatten_of_an_image, channel_shuffle, detector_head, one_dimensional, transformer_block, codes_in_and_out)
+EXACT = (residual, flatten_of_an_image, channel_shuffle, detector_head, one_dimensional, transformer_block, attention, codes_in_and_out)
 programs = pytest.mark.parametrize("make", EXACT, ids=lambda make: make.__name__)
 Make = Callable[[], Program]
 

@@ -54,9 +54,10 @@ def matmul(op: MatMul, a: Tensor, b: Tensor, y: Tensor, target: KernelTarget) ->
     constants = (
         terms.astype(np.int32),
         np.full(COLUMNS, op.multiplier, np.float32),
+        np.full(COLUMNS, MAGIC_BITS, np.int32),
         requantization.scalars(y.zero_point, op.low, op.high, 0),
     )
-    names = ("zeros", "scale", "scalars")
+    names = ("zeros", "scale", "base", "scalars")
     params = [Param("a", a.shape, "int8"), Param("b", b.shape, "int8"), *map(param, names, constants), Param("y", y.shape, "int8")]
     name = symbol("matmul", a.shape, b.shape, form.key)
     return Kernel(name, function(name, params, product.body), constants, y.shape, "int8", product.macs)
@@ -97,7 +98,7 @@ class _Product:
         """Multiply-accumulates."""
         return prod(self.y) * self.depth
 
-    def body(self, a: Expr, b: Expr, zeros: Expr, scale: Expr, scalars: Expr, y: Expr) -> None:
+    def body(self, a: Expr, b: Expr, zeros: Expr, scale: Expr, base: Expr, scalars: Expr, y: Expr) -> None:
         """Emits everything; a task is up to ROWS rows of one product."""
         rows, columns = self.y[-2:]
         held = min(ROWS, rows)
@@ -113,7 +114,7 @@ class _Product:
                 self._pack(b, b_at + column, panel)
                 self._column_terms(panel, terms, zeros)
                 out = (y, bind((n * rows + first) * columns + column))
-                self._rows(left, sums, panel, terms, out, (scale, scalars), held)
+                self._rows(left, sums, panel, terms, out, (requantization.Place(scale, 0, base, 0), scalars), held)
 
     def _left(self, a: Expr, at: Expr, rows: int) -> tuple[Expr, Expr]:
         """Rows of the first operand, a multiple of 16 codes each: a copy padded with zeros where they are not."""
@@ -186,7 +187,7 @@ class _Product:
         store(terms, 0, splat(zeros[2], COLUMNS) - splat(zeros[0], COLUMNS) * load(terms, 0, COLUMNS), COLUMNS)
 
     def _rows(
-        self, left: tuple[Expr, Expr], sums: Expr, panel: Expr, terms: Expr, out: tuple[Expr, Expr], ends: tuple[Expr, Expr], rows: int
+        self, left: tuple[Expr, Expr], sums: Expr, panel: Expr, terms: Expr, out: tuple[Expr, Expr], ends: tuple[requantization.Place, Expr], rows: int
     ) -> None:
         for first, repeats, count in pieces(rows, (TILE, 4, 2, 1)):
             with T.serial(0, repeats) as block:
@@ -223,9 +224,9 @@ class _Product:
                 at = r * COLUMNS
                 store(acc, at, load(acc, at, COLUMNS) + cast(code * weights, "int32", COLUMNS), COLUMNS)
 
-    def _finish(self, acc: Expr, row: int, out: tuple[Expr, Expr], ends: tuple[Expr, Expr]) -> None:
-        scale, scalars = ends
-        codes = requantization.emit(self.form, acc, row * COLUMNS, COLUMNS, (scale, 0), scalars)
+    def _finish(self, acc: Expr, row: int, out: tuple[Expr, Expr], ends: tuple[requantization.Place, Expr]) -> None:
+        place, scalars = ends
+        codes = requantization.emit(self.form, acc, row * COLUMNS, COLUMNS, place, scalars)
         if self.y[-1] >= COLUMNS:
             store(out[0], out[1], codes, COLUMNS)
             return
