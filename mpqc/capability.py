@@ -75,7 +75,7 @@ def capability(node: NodeView, graph: GraphView) -> Capability:
     if 0 in graph.shape(node.outputs[0]):
         return Capability(reason="the output is empty")
     reason = refuse(node, graph)
-    return Capability(reason=reason) if reason else Capability(Role.PRODUCT if node.op_type == "MatMul" and len(data) == 2 else role)
+    return Capability(reason=reason) if reason else Capability(Role.PRODUCT if role is Role.MAC and node.input(1) in data else role)
 
 
 def _constant(name: str, graph: GraphView) -> bool:
@@ -96,11 +96,13 @@ def _bias(node: NodeView, graph: GraphView) -> str:
 
 
 def _gemm(node: NodeView, graph: GraphView) -> str:
-    if not _constant(node.input(1), graph) or node.input(0) in graph.constants:
+    if node.input(0) in graph.constants or (node.input(2) and not _constant(node.input(1), graph)):
         return "the weight is computed by the network"
     plain = not node.attributes.get("transA", 0) and node.attributes.get("alpha", 1.0) == node.attributes.get("beta", 1.0) == 1.0
     if not plain:
         return "Gemm with transA, alpha or beta has no integer kernel"
+    if not _constant(node.input(1), graph):
+        return _matmul_of_activations(node, graph)
     bias = graph.constants.get(node.input(2))
     if bias is not None and bias.size not in (1, graph.shape(node.outputs[0])[-1]):
         return "the bias is not one value an output column"

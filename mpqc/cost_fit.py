@@ -111,6 +111,14 @@ def _axes(shape: Shape) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     return (shape.out_h, shape.stride_h, shape.kernel_h), (shape.out_w, shape.stride_w, shape.kernel_w)
 
 
+VECTOR = 16
+"""Codes of a vector"""
+
+
+def _vectors(shape: Shape) -> int:
+    return _tiles(shape.in_c, VECTOR)
+
+
 DEALT_CHANNELS = 32
 """Two groups of a whole vector each: with fewer channels a shuffle moves value by value."""
 _ALWAYS: dict[str, Quantity] = {
@@ -126,6 +134,18 @@ _MATRIX: dict[str, Quantity] = {
     "rows of tiles": lambda run: _tile_count(run) * run.shape.kernel_h,
     "weight values unpacked": _unpacked,
     "input values padded": lambda run: run.shape.inputs if _padded(run.shape) else 0,
+}
+PACKED_ROWS = 64
+"""Rows of the first operand that share one packing of the second, where two activations are multiplied"""
+_PRODUCT: dict[str, Quantity] = {
+    **_ALWAYS,
+    "MACs": lambda run: run.shape.pixels * _channels(run.shape) * _vectors(run.shape) * VECTOR,
+    "outputs": lambda run: run.shape.pixels * _channels(run.shape),
+    "rows of tiles": lambda run: run.shape.pixels,
+    "values packed": lambda run: _tiles(run.shape.pixels, PACKED_ROWS) * run.shape.in_c * _channels(run.shape),
+    "panels": lambda run: _tiles(run.shape.pixels, PACKED_ROWS) * _channels(run.shape) / CHANNEL_TILE,
+    "vectors of rows": lambda run: run.shape.pixels * _vectors(run.shape),
+    "vectors of rows copied": lambda run: run.shape.pixels * _vectors(run.shape) if run.shape.in_c % VECTOR else 0,
 }
 _WINDOW: dict[str, Quantity] = {
     **_ALWAYS,
@@ -157,7 +177,7 @@ _SHUFFLE: dict[str, Quantity] = {
 _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.CONV: _MATRIX,
     OpKind.GEMM: _MATRIX,
-    OpKind.MATMUL: _MATRIX,
+    OpKind.MATMUL: _PRODUCT,
     OpKind.DEPTHWISE: _WINDOW,
     OpKind.MAX_POOL: _WINDOW,
     OpKind.AVERAGE_POOL: _WINDOW,

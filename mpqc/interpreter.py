@@ -202,9 +202,9 @@ def _aligned(x: np.ndarray, rank: int) -> np.ndarray:
 
 def _matmul(op: MatMul, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:
     a, b, y = (tensors[name] for name in (*op.inputs, *op.outputs))
-    operands = (_aligned(value, len(y.shape)) for value in x)
-    acc = numerics.matmul(*operands, (a.zero_point, b.zero_point))
-    return numerics.requantize(acc, np.float32(op.multiplier), y.zero_point, op.low, op.high)
+    left, right = (_aligned(value, len(y.shape)) for value in x)
+    acc = numerics.matmul(left, right, (a.zero_point, b.zero_point))
+    return numerics.requantize(acc, np.asarray(op.multiplier, np.float32), y.zero_point, op.low, op.high)
 
 
 def _table(op: Table, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:

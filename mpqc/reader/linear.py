@@ -8,7 +8,7 @@ import numpy as np
 from onnx import NodeProto
 
 from mpqc import numerics
-from mpqc.program import Conv, Gemm, MatMul, Op
+from mpqc.program import Conv, Gemm, MatMul, Move, Op
 from mpqc.reader.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.reader.geometry import explicit_pads, pair
 from mpqc.reader.quantizers import Weight, code_bits, weight
@@ -81,13 +81,21 @@ def _gemm(builder: Builder, node: NodeProto, target: Target, transposed: bool, b
 
 def _of_activations(builder: Builder, node: NodeProto, target: Target, transposed: bool, bias: str) -> list[Op] | str:
     a, b = (builder.codes[name] for name in node.input[:2])
-    if bias or transposed or min(len(a.shape), len(b.shape)) < 2:
-        return "both operands are activations, and there is a bias, a transposition or a vector"
+    if bias or min(len(a.shape), len(b.shape)) < 2:
+        return "both operands are activations, and there is a bias or a vector"
     reach = a.shape[-1] * np.prod([max(int(q.zero_point) - q.qtype.qmin, q.qtype.qmax - int(q.zero_point)) for q in (a.qparams, b.qparams)])
     if reach > INT32_MAX:
         return f"{a.shape[-1]} products of two activations may overflow int32"
+    before, right = _turned(builder, node, b) if transposed else ([], b)
     multiplier = float(numerics.multiplier(a.qparams.scale, b.qparams.scale, target.qparams.scale))
-    return [MatMul(node.name, (a.name, b.name), (target.name,), multiplier, target.low, target.high)]
+    return [*before, MatMul(node.name, (a.name, right.name), (target.name,), multiplier, target.low, target.high)]
+
+
+def _turned(builder: Builder, node: NodeProto, b: Codes) -> tuple[list[Op], Codes]:
+    """A matrix of codes transposed, as Gemm's transB asks for."""
+    turned = builder.new_codes(f"{b.name}_transposed", b.shape[::-1], b.coding)
+    index = np.arange(b.shape[0] * b.shape[1]).reshape(b.shape).T
+    return [Move(node.name, (b.name,), (turned.name,), "Transpose", np.ascontiguousarray(index), (1, 0))], turned
 
 
 def _operands(builder: Builder, node: NodeProto, channel_axis: int) -> tuple[Codes, Weight] | str:

@@ -90,6 +90,13 @@ def test_product_of_two_activations(shapes: tuple[tuple[int, ...], tuple[int, ..
     check(net.model(net.qdq(net.op("MatMul", a, b), 0.05, -3)), MatMul)
 
 
+def test_product_with_a_transposed_activation() -> None:
+    net = Net(seed=12)
+    a, b = (net.qdq(net.input(*shape, name=name), 0.02, zero) for shape, name, zero in (((5, 16), "a", 7), ((7, 16), "b", -20)))
+    # the runtime multiplies in float here: its sums of 16 products are exact
+    check(net.model(net.qdq(net.op("Gemm", a, b, transB=1), 0.05, -3)), MatMul)
+
+
 @pytest.mark.parametrize("activation", [INT8, UINT8])
 @pytest.mark.parametrize("kind", ["Add", "Sub", "Mul"])
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (6, 1, 1), (1, 1, 5, 7)], ids=str)

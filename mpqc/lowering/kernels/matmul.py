@@ -187,7 +187,14 @@ class _Product:
         store(terms, 0, splat(zeros[2], COLUMNS) - splat(zeros[0], COLUMNS) * load(terms, 0, COLUMNS), COLUMNS)
 
     def _rows(
-        self, left: tuple[Expr, Expr], sums: Expr, panel: Expr, terms: Expr, out: tuple[Expr, Expr], ends: tuple[requantization.Place, Expr], rows: int
+        self,
+        left: tuple[Expr, Expr],
+        sums: Expr,
+        panel: Expr,
+        terms: Expr,
+        out: tuple[Expr, Expr],
+        ends: tuple[requantization.Place, Expr],
+        rows: int,
     ) -> None:
         for first, repeats, count in pieces(rows, (TILE, 4, 2, 1)):
             with T.serial(0, repeats) as block:
