@@ -16,7 +16,7 @@ from mpqc.errors import LoweringError
 from mpqc.lowering.kernels.nibbles import Packing, packed
 from mpqc.lowering.layout import Layout
 from mpqc.lowering.steps import Call, Step, View
-from mpqc.program import Binary, Conv, Gemm, Move, Op, Pool, Program, Resize, Table
+from mpqc.program import Binary, Conv, Gemm, MatMul, Move, Op, Pool, Program, Resize, Table
 from mpqc.qtype import QType
 
 HALF = QType(4)
@@ -73,7 +73,7 @@ def _unsuited(program: Program, layout: Layout, names: Sequence[str]) -> Iterato
 
 def _fits(op: Op, program: Program) -> bool:
     """Whether all codes that `op` writes are 4-bit ones; what it only moves is as wide as its inputs are said to be."""
-    if isinstance(op, (Conv, Gemm, Binary, Pool)):
+    if isinstance(op, (Conv, Gemm, MatMul, Binary, Pool)):
         return HALF.qmin <= op.low and op.high <= HALF.qmax
     if isinstance(op, Table):
         return bool(op.table.min() >= HALF.qmin and op.table.max() <= HALF.qmax)
@@ -89,6 +89,8 @@ def _refused(call: Call, program: Program, names: Sequence[str]) -> Iterator[tup
         return
     if any(isinstance(op, (Move, Resize)) for op in program.ops if op.name == call.op) or call.op.startswith("layout of "):
         yield from ((places[index], f"{call.op} moves single codes") for index in chosen)
+    elif any(isinstance(op, MatMul) for op in program.ops if op.name == call.op):  # its panels start at any column
+        yield from ((places[index], f"{call.op} has no kernel for it") for index in chosen)
     elif not _works(call, chosen):
         yield from ((places[index], f"{call.op} has no kernel for it") for index in chosen if not _works(call, [index]))
 
