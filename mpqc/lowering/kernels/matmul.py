@@ -84,6 +84,11 @@ class _Product:
     isa: Isa
 
     @property
+    def quads(self) -> bool:
+        """Whether there is SDOT; otherwise codes are multiplied in 16 bits, one of the reduction at a time."""
+        return self.isa == "dotprod"
+
+    @property
     def depth(self) -> int:
         """K."""
         return self.a[-1]
@@ -118,7 +123,7 @@ class _Product:
 
     def _left(self, a: Expr, at: Expr, rows: int) -> tuple[Expr, Expr]:
         """Rows of the first operand, a multiple of 16 codes each: a copy padded with zeros where they are not."""
-        if self.padded == self.depth or self.isa == "generic":
+        if self.padded == self.depth or not self.quads:
             return a, at
         copied = T.alloc_buffer((rows * self.padded,), "int8")
         with T.serial(0, rows) as i:
@@ -130,7 +135,7 @@ class _Product:
 
     @property
     def _pitch(self) -> int:
-        return self.depth if self.isa == "generic" else self.padded
+        return self.padded if self.quads else self.depth
 
     def _row_terms(self, left: tuple[Expr, Expr], rows: int, zeros: Expr) -> Expr:
         """-zb * sum of the codes of every row: int32 [rows]."""
@@ -139,13 +144,13 @@ class _Product:
             total = registers(4, "int32")
             store(total, 0, splat(T.int32(0), 4), 4)
             at = left[1] + i * self._pitch
-            if self.isa == "generic":
+            if not self.quads:
                 with T.serial(0, self.depth) as k:
                     T.buffer_store(total, total[0] + T.cast(left[0][at + k], "int32"), [0])
             else:
                 with T.serial(0, self.padded // 16) as k:
                     store(total, 0, _dot(load(total, 0, 4), load(left[0], at + k * 16, 16), splat(T.int8(1), 16)), 4)
-            whole = total[0] if self.isa == "generic" else total[0] + total[1] + total[2] + total[3]
+            whole = total[0] + total[1] + total[2] + total[3] if self.quads else total[0]
             T.buffer_store(sums, T.int32(0) - zeros[1] * whole, [i])
         return sums
 
@@ -160,7 +165,7 @@ class _Product:
                 for first, repeats, width in pieces(columns):
                     for i in range(repeats):
                         store(source, k * COLUMNS + first + i * width, load(b, at + k * columns + first + i * width, width), width)
-        if self.isa == "generic":
+        if not self.quads:
             with T.serial(0, self.depth) as k:
                 store(panel, k * COLUMNS, load(source, start + k * pitch, COLUMNS), COLUMNS)
             return
@@ -177,7 +182,7 @@ class _Product:
     def _column_terms(self, panel: Expr, terms: Expr, zeros: Expr) -> None:
         """K za zb - za * sum of the codes of every column: int32 [8]."""
         store(terms, 0, splat(T.int32(0), COLUMNS), COLUMNS)
-        if self.isa == "generic":
+        if not self.quads:
             with T.serial(0, self.depth) as k:
                 store(terms, 0, load(terms, 0, COLUMNS) + cast(load(panel, k * COLUMNS, COLUMNS), "int32", COLUMNS), COLUMNS)
         else:
@@ -203,7 +208,7 @@ class _Product:
                 for r in range(count):
                     store(acc, r * COLUMNS, load(terms, 0, COLUMNS) + splat(sums[i + r], COLUMNS), COLUMNS)
                 at = (left[0], left[1] + i * self._pitch)
-                if self.isa == "generic":
+                if not self.quads:
                     self._portable(acc, at, panel, count)
                 else:
                     self._tile(acc, at, panel, count)
