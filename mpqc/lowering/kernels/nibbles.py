@@ -2,7 +2,7 @@
 
 The layout: element 2i of the tensor as it lies in memory (layout.py) is in the low half of byte i, element 2i + 1 in the high half, both as
 two's complement. The innermost extent is even, so a row of channels is whole bytes and a view of the tensor remains one. Codes are
-unpacked in the load (SHL, SSHR, ZIP) and packed in the store (UZP, SLI); what lies between is the kernel as it was.
+unpacked in the load (ZIP, USHL, SSHR) and packed in the store (USHR, BSL, UZP); what lies between is the kernel as it was.
 """
 
 from __future__ import annotations
@@ -138,12 +138,7 @@ class _Rewriter:
     def _vector(self, half: Any, index: Any) -> Any:
         """An even run of neighbours."""
         lanes = self._even(index)
-        bytes_ = tirx.BufferLoad(half, [_ramp(self._halved(index.base), lanes // 2)])
-        four = _splat(4, lanes // 2)
-        low, high = _shifted(bytes_, four, four), tirx.shift_right(bytes_, four)
-        if lanes == 2:
-            return tirx.Shuffle([low, high], [0, 1])
-        return tirx.Shuffle([low, high], [k for i in range(lanes // 2) for k in (i, lanes // 2 + i)])
+        return _unpacked(tirx.BufferLoad(half, [_ramp(self._halved(index.base), lanes // 2)]), lanes)
 
     def _store(self, store: Any, mutator: Any) -> Any:
         half = self._of(store.buffer)
@@ -154,9 +149,7 @@ class _Rewriter:
             raise self._refusal("one code is written alone")
         lanes = self._even(index)
         whole = tirx.Var("codes", f"int8x{lanes}")
-        low, high = (tirx.Shuffle([whole], list(range(first, lanes, 2))) for first in (0, 1))
-        joined = tirx.bitwise_or(tirx.bitwise_and(low, _splat(15, lanes // 2)), tirx.shift_left(high, _splat(4, lanes // 2)))
-        return tirx.SeqStmt([tirx.Bind(whole, value), tirx.BufferStore(half, joined, [_ramp(self._halved(index.base), lanes // 2)])])
+        return tirx.SeqStmt([tirx.Bind(whole, value), tirx.BufferStore(half, _joined(whole, lanes), [_ramp(self._halved(index.base), lanes // 2)])])
 
     def _even(self, index: Any) -> int:
         """Lanes of a run of neighbours; refused where it is not provably one of whole bytes."""
@@ -177,6 +170,36 @@ class _Rewriter:
     def _refusal(self, why: str) -> LoweringError:
         self.refused = LoweringError("has no form for codes stored two a byte", where=self.where, why=why)
         return self.refused
+
+
+def _unpacked(pairs: Any, lanes: int) -> Any:
+    """`lanes` codes of the bytes `pairs`."""
+    if lanes in (8, 16):
+        doubled = tirx.Shuffle([_twice(pairs)] if lanes == 8 else [pairs, pairs], [i // 2 for i in range(lanes)])
+        up = tirx.Shuffle([tirx.IntImm("int8", 4 * (1 - i % 2)) for i in range(lanes)], list(range(lanes)))
+        return _shifted(doubled, up, _splat(4, lanes))
+    four = _splat(4, lanes // 2)
+    low, high = _shifted(pairs, four, four), tirx.shift_right(pairs, four)
+    return tirx.Shuffle([low, high], [0, 1] if lanes == 2 else [k for i in range(lanes // 2) for k in (i, lanes // 2 + i)])
+
+
+def _twice(four: Any) -> Any:
+    """int8x4 two times: LLVM would make int16x4 of vectors shorter than a register."""
+    word = tirx.reinterpret("int32", four)
+    return tirx.reinterpret("int8x8", tirx.Broadcast(word, 2))
+
+
+def _joined(codes: Any, lanes: int) -> Any:
+    """The bytes of `lanes` codes."""
+    if lanes not in (8, 16):
+        low, high = (tirx.Shuffle([codes], list(range(first, lanes, 2))) for first in (0, 1))
+        return tirx.bitwise_or(tirx.bitwise_and(low, _splat(15, lanes // 2)), tirx.shift_left(high, _splat(4, lanes // 2)))
+    twos = tirx.reinterpret(f"int16x{lanes // 2}", codes)
+    low, mask = (tirx.Broadcast(tirx.IntImm("int16", value), lanes // 2) for value in (15, ~15))
+    four = tirx.Broadcast(tirx.IntImm("int16", 4), lanes // 2)
+    pairs = tirx.bitwise_or(tirx.bitwise_and(twos, low), tirx.bitwise_and(tirx.shift_right(twos, four), mask))
+    even = tirx.Shuffle([tirx.reinterpret(f"int8x{lanes}", pairs)], list(range(0, lanes, 2)) * (16 // lanes))
+    return even if lanes == 16 else tirx.reinterpret("int8x4", tirx.Shuffle([tirx.reinterpret("int32x2", even)], [0]))
 
 
 def _alone(half: Any, index: Any) -> Any:
