@@ -84,6 +84,7 @@ class CodeMap:
         for address, size, offset in self.loads:
             words = struct.unpack_from(f"<{size // 4}I", self.data, offset)
             found += [pair for pair in _formed(words, address) if self._is_code(pair[1])]
+            found += [pair for pair in _jumps(words, address) if pair[1] in self.symbols]
         return found
 
     def _is_code(self, address: int) -> bool:
@@ -113,6 +114,13 @@ def _formed(words: tuple[int, ...], address: int) -> Iterator[tuple[int, int]]:
                 yield here, here + distance
         elif word & 0xFFC00000 == 0x91000000 and (word >> 5 & 31) in pages:
             yield here, pages[word >> 5 & 31] + (word >> 10 & 0xFFF)
+
+
+def _jumps(words: tuple[int, ...], address: int) -> Iterator[tuple[int, int]]:
+    """(source, target) of every B: a function that ends with another's call goes on there."""
+    for index, word in enumerate(words):
+        if word >> 26 == 0b000101:
+            yield address + 4 * index, address + 4 * (index + _signed(word & 0x3FFFFFF, 26))
 
 
 def _signed(value: int, bits: int) -> int:

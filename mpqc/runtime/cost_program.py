@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import tvm
+from tvm import tirx
 
 from mpqc.errors import LoweringError, TargetError
+from mpqc.lowering.binary import compile_kernel
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.relax_module import kernel_target
+from mpqc.lowering.scratch import plan_workspace
 from mpqc.lowering.toolchain import zig
 from mpqc.runtime.libraries import include_folders
 from mpqc.targets import CostRow, Shape, Target
@@ -35,16 +38,19 @@ exec "$here/driver" "${1:-0.05}" "$here/constants.bin"
 """
 
 
-def write_program(kernels: Sequence[Kernel], llvm_target: Mapping[str, object], folder: Path) -> Path:
-    """Compiles `kernels` into `folder`/driver, which runs them by index, and returns the folder.
+def write_program(kernels: Sequence[Kernel], llvm_target: Mapping[str, object], folder: Path, cores: int = 4) -> Path:
+    """Compiles `kernels`, as modules for a chip of `cores` hold them, into `folder`/driver, which runs them by index, and returns the folder.
 
     Raises LoweringError where a kernel does not compile or link, ToolMissingError without zig.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _compile(kernels, llvm_target, folder / "kernels.o")
-    _write_table(kernels, folder)
+    deployed = [_deployed(kernel, index, cores) for index, kernel in enumerate(kernels)]
+    objects = _compile(deployed, tvm.target.Target({**llvm_target, "num-cores": cores}), folder)
+    _write_table(kernels, deployed, folder)
     includes = [f"-I{path}" for path in (*include_folders(), folder)]
-    zig("cc", str(llvm_target["mtriple"]), ["-O2", *includes, DRIVER, folder / "kernels.o", "-lm", "-o", folder / "driver"])
+    zig("cc", str(llvm_target["mtriple"]), ["-O2", *includes, DRIVER, *objects, "-lm", "-o", folder / "driver"])
+    for path in (*objects, folder / "kernels.inc"):
+        path.unlink()
     return folder
 
 
@@ -55,14 +61,12 @@ def write_calibration(target: Target, cases: Sequence[Case], folder: Path) -> Pa
     """
     if not target.llvm_target:
         raise TargetError("is cost-only: there are no kernels to time", where=target.name)
-    write_program([case.kernel for case in cases], target.llvm_target, folder)
+    write_program([case.kernel for case in cases], target.llvm_target, folder, target.cores)
     grid = [_described(case) for case in cases]
     (folder / "grid.json").write_text(json.dumps({"schema_version": 1, "target": target.name, "cases": grid}, indent=1), encoding="utf-8")
     script = folder / "run.sh"
     script.write_text(_RUN, encoding="utf-8")
     script.chmod(0o755)
-    for name in ("kernels.o", "kernels.inc"):
-        (folder / name).unlink()
     return folder
 
 
@@ -128,42 +132,42 @@ def _time(line: list[str], index: int, where: str) -> float:
     return float(line[1])
 
 
-def _compile(kernels: Sequence[Kernel], llvm_target: Mapping[str, object], path: Path) -> None:
-    functions = {kernel.name: kernel.func.with_attr("global_symbol", kernel.name) for kernel in kernels}
+def _deployed(kernel: Kernel, index: int, cores: int) -> tirx.PrimFunc:
+    return plan_workspace(kernel.func, cores).func.with_attr("global_symbol", f"kernel{index}")
+
+
+def _compile(functions: Sequence[tirx.PrimFunc], target: tvm.target.Target, folder: Path) -> list[Path]:
     try:
-        module = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(dict(llvm_target)))
+        return [compile_kernel(function, target, folder / f"{function.attrs['global_symbol']}.o") for function in functions]
     except Exception as error:  # TVM raises many classes; all mean that a kernel does not compile
         raise LoweringError("TVM does not compile the kernels", why=str(error).strip().splitlines()[-1]) from error
-    module.mod.write_to_file(str(path), "o")
 
 
-def _write_table(kernels: Sequence[Kernel], folder: Path) -> None:
+def _write_table(kernels: Sequence[Kernel], deployed: Sequence[tirx.PrimFunc], folder: Path) -> None:
     entries, offset = [], 0
     with (folder / "constants.bin").open("wb") as blob:
-        for kernel in kernels:
-            arguments, offset = _arguments(kernel, offset)
+        for index, (kernel, function) in enumerate(zip(kernels, deployed, strict=True)):
+            arguments, offset = _arguments(kernel, function, offset)
             for constant in kernel.constants:
                 blob.write(np.ascontiguousarray(constant).tobytes())
-            entries.append(f"{{__tvm_ffi_{kernel.name}, {len(arguments)}, {{{', '.join(arguments)}}}}}")
-    names = sorted({kernel.name for kernel in kernels})
-    declared = "\n".join(f"extern int __tvm_ffi_{name}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);" for name in names)
+            entries.append(f"{{__tvm_ffi_kernel{index}, {len(arguments)}, {{{', '.join(arguments)}}}}}")
+    declared = "\n".join(f"extern int __tvm_ffi_kernel{index}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);" for index in range(len(kernels)))
     table = ",\n".join(entries)
     (folder / "kernels.inc").write_text(f"{declared}\nstatic Entry kernels[] = {{\n{table}\n}};\n", encoding="utf-8")
 
 
-def _arguments(kernel: Kernel, offset: int) -> tuple[list[str], int]:
-    """The driver's arguments of `kernel`, whose constants begin at `offset` in the file, and where they end."""
-    buffers = list(kernel.func.params)
-    first = len(buffers) - 1 - len(kernel.constants)
+def _arguments(kernel: Kernel, function: tirx.PrimFunc, offset: int) -> tuple[list[str], int]:
+    """The driver's arguments of `function`, whose constants begin at `offset` in the file, and where they end."""
+    first = len(kernel.func.params) - 1 - len(kernel.constants)
     arguments = []
-    for position, buffer in enumerate(buffers):
-        is_constant = first <= position < len(buffers) - 1
+    for position, buffer in enumerate(function.params):
+        is_constant = first <= position < first + len(kernel.constants)
         arguments.append(_argument(buffer, offset if is_constant else -1))
         offset += kernel.constants[position - first].nbytes if is_constant else 0
     return arguments, offset
 
 
-def _argument(buffer: tvm.ir.Var, offset: int) -> str:
+def _argument(buffer: tirx.Var, offset: int) -> str:
     dtype, shape = np.dtype(str(buffer.dtype)), [int(extent) for extent in buffer.shape]
     extents = ", ".join(map(str, shape)) or "1"
     size = int(np.prod(shape)) * dtype.itemsize

@@ -99,7 +99,7 @@ def _git(*arguments: object) -> str | None:
 def _priced(todo: list[Case], target: Target, pricer: Pricer, origin: Origin, folder: Path, say: Say) -> Iterator[CostRow]:
     for start in range(0, len(todo), BATCH):
         batch = todo[start : start + BATCH]
-        program = write_program([case.kernel for case in batch], target.llvm_target, folder / str(start))
+        program = write_program([case.kernel for case in batch], target.llvm_target, folder / str(start), target.cores)
         for index, case in enumerate(batch):
             cycles = pricer.kernel(program, index)
             rate = (case.kernel.macs or case.shape.outputs) / cycles

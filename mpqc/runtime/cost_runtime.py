@@ -24,7 +24,7 @@ def runtime_cycles(target: Target, folder: Path, pricer: Pricer) -> dict[str, fl
     """Cycles that the runtime adds to every kernel (`call`) and to every run (`run`)."""
     whole = {length: _chain_cycles(length, target, folder / str(length), pricer) for length in (SHORT, LONG)}
     calls = [step for step in lower(_chain(1), target).steps if isinstance(step, Call)]
-    program = write_program([step.kernel for step in calls], target.llvm_target, folder / "kernels")
+    program = write_program([step.kernel for step in calls], target.llvm_target, folder / "kernels", target.cores)
     quantize, table, dequantize = (pricer.kernel(program, index) for index, step in enumerate(calls))
     call = (whole[LONG] - whole[SHORT]) / (LONG - SHORT) - table
     return {"call": call, "run": whole[SHORT] - SHORT * (call + table) - 2 * call - quantize - dequantize}
