@@ -84,14 +84,14 @@ def train(
     device = chosen_device(recipe, group)
     join(group, device)
     try:
-        loop = _prepared(start, strategy, recipe, samples, group, device)
+        loop = prepare_loop(start, strategy, recipe, samples, group, device)
         resumed = loop.resume(path)
         if resumed:
             progress.say(f"training goes on after step {loop.position.step} of {loop.position.steps}")
         elif recipe.seconds is not None:
-            loop.position.steps = _affordable(loop, recipe.seconds)
+            loop.position.steps = affordable_steps(loop, recipe.seconds)
         loop.run(workspace, path, progress)
-        return _finished(loop, start, strategy)
+        return finish_loop(loop, start, strategy)
     finally:
         leave()
 
@@ -103,7 +103,8 @@ def paced(recipe: Recipe) -> Recipe:
     return replace(recipe, tau=min(recipe.tau, max(int(recipe.steps * recipe.freeze) // ALLOCATIONS, 1)))
 
 
-def _prepared(start: Start, strategy: str, recipe: Recipe, samples: Samples, group: Group, device: torch.device) -> Loop:
+def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, group: Group, device: torch.device) -> Loop:
+    """A loop that is about to take its first step. Raises what `train` does but for TrainingError."""
     task = _task(start, samples, device)
     trainable = make_trainable(start.network, start.table, start.calibration, task, batch_norm=recipe.batch_norm, group=group)
     teacher = make_teacher(start.network, task)
@@ -189,7 +190,7 @@ def _classes(task: Task, teacher: torch.fx.GraphModule, samples: Samples, device
         return classes(task, teacher(*samples.batch(samples.trained[:1], device).inputs))
 
 
-def _affordable(loop: Loop, seconds: float) -> int:
+def affordable_steps(loop: Loop, seconds: float) -> int:
     """How many steps fit into `seconds` with the evaluations, by the time that a few take; every process gets the same number."""
     before = {name: value.clone() for name, value in loop.root.state_dict().items()}
     times = []
@@ -206,7 +207,8 @@ def _affordable(loop: Loop, seconds: float) -> int:
     return max(int((seconds - found[1]) / found[0]), 1)
 
 
-def _finished(loop: Loop, start: Start, strategy: str) -> Trained:
+def finish_loop(loop: Loop, start: Start, strategy: str) -> Trained:
+    """The best state of a loop that has run, folded."""
     chosen = loop.settle()
     finished = loop.strategy.finish()
     plan = replace(loop.session.check(finished.plan), proof=finished.plan.proof, strategy=strategy if strategy != "fixed" else start.plan.strategy)

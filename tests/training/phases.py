@@ -20,7 +20,7 @@ from mpqc.progress import Progress
 from mpqc.sites import find_sites
 from mpqc.targets import load_target
 from mpqc.training.loop import Loop
-from mpqc.training.phase import Start, _prepared
+from mpqc.training.phase import Start, prepare_loop
 from mpqc.training.processes import Group
 from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, collect
@@ -67,7 +67,7 @@ def data(recipe: Recipe = RECIPE, count: int = 96, labels: np.ndarray | None = N
 def prepared(recipe: Recipe = RECIPE, *, strategy: str = "fixed", plan: Plan | None = None, samples: Samples | None = None) -> Loop:
     """A loop that is about to take its first step."""
     start = facts() if plan is None else replace(facts(), plan=plan)
-    return _prepared(start, strategy, recipe, samples or data(recipe), Group(), torch.device("cpu"))
+    return prepare_loop(start, strategy, recipe, samples or data(recipe), Group(), torch.device("cpu"))
 
 
 def run(loop: Loop, folder: Path) -> Loop:

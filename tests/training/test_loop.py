@@ -22,8 +22,8 @@ from mpqc.plan import uniform_plan
 from mpqc.program import Float
 from mpqc.program_reader import read_qdq
 from mpqc.progress import Progress
-from mpqc.training.folding import TrainedParameters, fold
-from mpqc.training.phase import _affordable, _finished, train
+from mpqc.training.folding import fold
+from mpqc.training.phase import Trained, affordable_steps, finish_loop, train
 from mpqc.training.processes import Group
 from mpqc.workspace import open_workspace
 from tests.quant_models import images
@@ -32,9 +32,9 @@ from tests.training.phases import RECIPE, data, facts, prepared, run
 LONGER = replace(RECIPE, steps=40, evaluations=2)
 
 
-def exported(parameters: TrainedParameters) -> Interpreter:
-    start = facts()
-    program = read_qdq(export_qdq(start.network, start.table, start.plan, parameters, weights=parameters.weights))
+def exported(trained: Trained) -> Interpreter:
+    start, parameters = facts(), trained.parameters
+    program = read_qdq(export_qdq(start.network, start.table, trained.plan, parameters, weights=parameters.weights))
     assert not [op for op in program.ops if isinstance(op, Float)]
     return Interpreter(program)
 
@@ -50,20 +50,21 @@ def test_training_lowers_the_loss_and_keeps_the_best_state(tmp_path: Path) -> No
     assert len(loop.history.losses) == 40
 
 
-def test_the_program_computes_what_was_measured(tmp_path: Path) -> None:
-    loop = run(prepared(), tmp_path)
-    trained = _finished(loop, facts(), "fixed")
+@pytest.mark.parametrize("strategy", ["fixed", "dq", "fracbits"])
+def test_the_program_computes_what_was_measured(tmp_path: Path, strategy: str) -> None:
+    loop = run(prepared(strategy=strategy), tmp_path)
+    trained = finish_loop(loop, facts(), strategy)
     pictures = images(40, seed=5)
     with torch.no_grad():
         measured = loop.root.eval()(torch.from_numpy(pictures))[0].numpy()
-    computed = exported(trained.parameters).run({"x": pictures})["y"]
+    computed = exported(trained).run({"x": pictures})["y"]
     steps = np.abs(computed - measured) / float(trained.parameters.grids["y"].scale)
     assert np.mean(steps < 0.01) > 0.98  # float sums may fall to the other side of a tie
     assert steps.max() < 1.01
 
 
 def test_trained_weights_are_exactly_on_their_grids(tmp_path: Path) -> None:
-    trained = _finished(run(prepared(), tmp_path), facts(), "fixed")
+    trained = finish_loop(run(prepared(), tmp_path), facts(), "fixed")
     for site in ("w0", "w1", "w2", "w3"):
         grid, values = trained.parameters.grids[site], trained.parameters.weights[site]
         np.testing.assert_array_equal(dequantize(quantize(values, grid), grid), values)
@@ -95,7 +96,7 @@ def test_labels_are_learned_from(tmp_path: Path) -> None:
     assert loop.history.evaluations[-1].loss < before.loss
 
 
-@pytest.mark.parametrize("strategy", ["fixed", "qbitopt"])
+@pytest.mark.parametrize("strategy", ["fixed", "qbitopt", "dq", "fracbits", "mixquant", "auto"])
 def test_a_checkpoint_goes_on_to_the_same_weights(tmp_path: Path, strategy: str) -> None:
     recipe = replace(RECIPE, tau=3)
     whole = run(prepared(recipe, strategy=strategy), tmp_path / "whole")
@@ -189,7 +190,7 @@ def test_time_bounds_the_steps() -> None:
     loop = prepared(recipe)
     before = {name: value.clone() for name, value in loop.root.state_dict().items()}
     begun = time.monotonic()
-    steps = _affordable(loop, 2.0)
+    steps = affordable_steps(loop, 2.0)
     assert 1 <= steps < 2.0 / 1e-4
     assert time.monotonic() - begun < 30
     assert_same(before, loop.root.state_dict())
