@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mpqc.errors import MpqcError
+from mpqc.training.launch import launched
 
 INTERRUPTED = 130
 LOG = logging.getLogger("mpqc")
@@ -103,5 +104,6 @@ def _save_traceback(error: Exception) -> Path:
 
 
 def _complain(line: str, code: int) -> int:
-    print(f"mpqc: {' '.join(line.split())}", file=sys.stderr)
+    if launched().leads or "internal error" in line:  # of several processes one tells what all see
+        print(f"mpqc: {' '.join(line.split())}", file=sys.stderr)
     return code
