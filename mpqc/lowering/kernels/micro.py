@@ -86,7 +86,8 @@ class Reduction:
     def _trips(self, vectors: int, quads: int) -> Expr:
         """`vectors`, in a way that the compiler cannot see where it would unroll the loop: the copies would not fit the registers."""
         size = self.tile.pixels * self.tile.channels
-        unrolled = vectors * size <= UNROLLED and quads > 4
+        alone = self.window.segments_y * self.window.segments_x == 1
+        unrolled = vectors * size <= UNROLLED and (vectors > 1 or (quads > 4 and alone))
         if self.isa != "dotprod" or size < 48 or not unrolled:
             return vectors
         hidden = T.alloc_buffer((1,), "int32", annotations={"tirx.volatile": True})
