@@ -46,10 +46,8 @@ def main() -> None:
             base = cycles if widths == (8, 8) else base
             name = describe(layer) + " depthwise" * (groups == 0)
             print(f"{name} {widths}: {cycles / base:.2f}", file=sys.stderr)
-            rate = round(kernel.macs / cycles, 1)
-            rows.append(
-                {"layer": name, "qtype": "w{}a{}".format(*widths), "cycles": int(cycles), "MAC/cycle": rate, "of w8a8": f"{cycles / base:.0%}"}
-            )
+            found = {"cycles": int(cycles), "MAC/cycle": round(kernel.macs / cycles, 1), "of w8a8": f"{cycles / base:.0%}"}
+            rows.append({"layer": name, "qtype": "w{}a{}".format(*widths)} | found)
     write_results("activations_a76", "Activations stored two codes a byte on a Cortex-A76 (modelled, one thread)", rows, [])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 
 from mpqc.budget import Resource
 from mpqc.cost_fit import Context, Fit, Run, Widths, fit_rows
@@ -23,6 +23,8 @@ from mpqc.workload import Workload, conversion, workload
 FLOAT_BITS = 32
 CHANNEL_BYTES = 8
 """Bias (int32) and scale (float32) of one output channel."""
+PACKING_CYCLES = 0.5
+"""A value of a packed activation, loaded or stored: the most that benchmarks/activations_a76.py finds (0.2 to 0.5), so that a latency budget holds"""
 
 
 class CostModel:
@@ -92,7 +94,15 @@ class CostModel:
             return self._row_cycles("call") / self._cycles_a_microsecond
         computed = input_bits if work.macs or output_bits >= FLOAT_BITS else (*input_bits, output_bits)
         widths = self._widths(node, work, weight_bits, computed)
-        return self._cycles(work, widths, output_bits) / self._cycles_a_microsecond
+        return (self._cycles(work, widths, output_bits) + self._packing_cycles(node, input_bits, output_bits)) / self._cycles_a_microsecond
+
+    def _packing_cycles(self, node: OpNode, input_bits: tuple[int, ...], output_bits: int) -> float:
+        """What unpacking and packing the activations around `node` costs, where the target stores them packed."""
+        widest = max(self.target.containers.packed_activations, default=0)
+        names = [name for name in node.inputs if name]
+        read = sum(bits <= widest and name in self.packed for name, bits in zip(names, input_bits, strict=False))
+        written = output_bits <= widest and node.output in self.packed
+        return PACKING_CYCLES * (read * prod(node.input_shape) + written * prod(node.output_shape))
 
     def fixed_microseconds(self) -> float:
         """Time of a run that no plan changes: the runtime's own and, after `for_network`, conversions from and to float."""
