@@ -20,6 +20,7 @@ from torch import Tensor
 from mpqc.budget import Budget, Resource
 from mpqc.plan import Plan
 from mpqc.qtype import QParams, QType
+from mpqc.ranges import weight_qparams
 from mpqc.sensitivity_table import Sensitivities
 from mpqc.site import Site, SiteKind
 from mpqc.strategies.base import Finished, Strategy
@@ -135,7 +136,15 @@ class DQ(Strategy):
         self.frozen = plan
         for name, state in self.states.items():
             bits = plan.bits(self.session.table.groups[name][0].name)
-            state.freeze(state.bits if bits is None else bits)
+            state.freeze(state.bits if bits is None else bits, self._refitted(name, bits))
+
+    def _refitted(self, group: str, bits: int | None) -> float | None:
+        """The step of least squared error for a weight as it is now: what a projected width starts from."""
+        site = self.session.table.groups[group][0]
+        if bits is None or site.kind is SiteKind.ACTIVATION:
+            return None
+        weight = self.session.module.weight(site.name).detach().float().cpu().numpy()
+        return float(weight_qparams(weight, None, bits, search=True).scale)
 
     def plan(self) -> Plan | None:
         """The frozen plan; before, the learned one where it is inside."""

@@ -152,10 +152,12 @@ class DqUniformState(_DqState):
         self.fixed_bits = bits if self.fixed_bits is not None else None
         self._publish()
 
-    def freeze(self, bits: int) -> None:
-        """Fix the width: keep d where the width is the learned one, the range where it is another."""
-        if bits != self.bits:
+    def freeze(self, bits: int, step: float | None = None) -> None:
+        """Fix the width: keep d where the width is the learned one; where it is another, take `step` for d, or keep the range."""
+        if bits != self.bits and step is None:
             self.set_bits(bits)
+        elif bits != self.bits:
+            set_parameter(self.smallest, step)
         self.fixed_bits = bits
         self._publish()
 
