@@ -75,7 +75,7 @@ class Reduction:
             x_at = x.at + sy * self.window.segment_y_pitch + sx * self.window.segment_x_pitch
             w_at = w.at + (sy * self.window.segments_x + sx) * (quads * step)
             if vectors:
-                with T.serial(self._trips(vectors, quads)) as v:
+                with T.serial(self._trips(vectors)) as v:
                     self._vector(acc, Operand(x.buffer, x_at + v * 16), Operand(w.buffer, w_at + v * (4 * step)), 0, 4)
             rest = quads - vectors * 4
             if rest:
@@ -83,11 +83,10 @@ class Reduction:
                 tail = Operand(x.buffer, x_at + (vectors * 16 - back))
                 self._vector(acc, tail, Operand(w.buffer, w_at + vectors * (4 * step)), back // 4, rest)
 
-    def _trips(self, vectors: int, quads: int) -> Expr:
+    def _trips(self, vectors: int) -> Expr:
         """`vectors`, in a way that the compiler cannot see where it would unroll the loop: the copies would not fit the registers."""
         size = self.tile.pixels * self.tile.channels
-        alone = self.window.segments_y * self.window.segments_x == 1
-        unrolled = vectors * size <= UNROLLED and (vectors > 1 or (quads > 4 and alone))
+        unrolled = 1 < vectors <= UNROLLED // size
         if self.isa != "dotprod" or size < 48 or not unrolled:
             return vectors
         hidden = T.alloc_buffer((1,), "int32", annotations={"tirx.volatile": True})
