@@ -53,11 +53,17 @@ class ChannelGraph:
         zero = self.raw(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(scale.shape)
         if zero is None:
             return None
-        axis = self.integer(node, "axis", 1)
         shape = [1] * codes.ndim
-        if scale.ndim:
-            shape[axis] = scale.size
+        if scale.size > 1:
+            shape[self._axis(node, codes.ndim)] = scale.size
+        elif not codes.ndim:
+            shape = []
         return ((codes.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)).astype(np.float32)
+
+    def _axis(self, node: NodeProto, rank: int) -> int:
+        """Along which a DequantizeLinear has its scales; the default of 1 means 0 for vectors."""
+        given = self.integer(node, "axis", 1)
+        return min(given % rank if given < 0 else given, rank - 1)
 
     def _codes(self, name: str) -> np.ndarray | None:
         node = self.producer.get(name)
@@ -123,10 +129,10 @@ class ChannelGraph:
         codes = source.input[0] if source is not None else node.input[0]
         rank = len(self.constants[codes].dims)
         self._store(codes, np.take(numpy_helper.to_array(self.constants[codes]), keep, axis))
-        if self.integer(node, "axis", 1) % rank == axis % rank:
+        if self._axis(node, rank) == axis % rank:
             for item in node.input[1:]:
                 values = self.raw(item)
-                if values is not None and values.ndim:
+                if values is not None and values.size > 1:
                     self._own(node, item, np.take(values, keep))
         for item in (name, node.input[0]):
             self.forget_shape(item)

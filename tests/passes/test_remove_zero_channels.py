@@ -13,10 +13,12 @@ from mpqc.export import export_qdq
 from mpqc.frontend import load_network
 from mpqc.interpreter import Interpreter
 from mpqc.passes.base import verify
+from mpqc.passes.channel_graph import ChannelGraph
 from mpqc.passes.remove_zero_channels import RemoveZeroChannels
 from mpqc.plan import uniform_plan
 from mpqc.program_reader import read_qdq
 from mpqc.sites import find_sites
+from tests.onnx_models import graph_model
 from tests.passes.pass_checks import make, run, typed
 
 SAME = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
@@ -114,3 +116,12 @@ def test_quantized_graphs_keep_every_code(bits: tuple[int, int]) -> None:
     assert (5, 4, 3, 3) in sizes
     outputs = [Interpreter(read_qdq(item)).run({"x": X})["y"] for item in (model, result.model)]
     np.testing.assert_array_equal(*outputs)
+
+
+def test_scales_of_one_value_and_vectors_without_an_axis_are_read() -> None:
+    codes = np.array([3, 0, -5, 7], np.int32)
+    constants = {"q": codes, "s": np.array([0.5], np.float32), "t": np.array([1, 2, 3, 4], np.float32)}
+    nodes = [make("DequantizeLinear", "q s", "b"), make("DequantizeLinear", "q t", "c", axis=0), make("Add", "b c", "d"), make("Add", "x d", "y")]
+    graph = ChannelGraph(graph_model(nodes, {"x": np.zeros((1, 4), np.float32)}, constants, ["y"]).graph)
+    np.testing.assert_array_equal(graph.value("b"), codes * np.float32(0.5))
+    np.testing.assert_array_equal(graph.value("c"), codes * constants["t"])

@@ -49,8 +49,9 @@ class DqUniform(torch.autograd.Function):
         gradient = like(gradients[0], x)
         # hardtanh_backward takes an open range, this one is closed
         for_x = inside_gradient(gradient, x, low * BEYOND if low else -1e-30, high * BEYOND)
-        for_step = (product_sum(for_x, y) - product_sum(for_x, x)) / float(step)
-        beyond = (product_sum(gradient, y) - product_sum(for_x, y)) / high
+        inside = product_sum(for_x, y)
+        for_step = (inside - product_sum(for_x, x)) / float(step)
+        beyond = (product_sum(gradient, y) - inside) / high
         return for_x, for_step.reshape(step.shape).to(step.dtype), beyond.reshape(step.shape).to(step.dtype), None
 
 

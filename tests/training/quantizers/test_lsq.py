@@ -10,6 +10,7 @@ from mpqc.fake_quant import fake_quantize
 from mpqc.numerics import dequantize, quantize
 from mpqc.qtype import QParams, QType
 from mpqc.training.quantizers import LsqState, at_bits, lsq
+from mpqc.training.quantizers.base import product_sum
 
 
 def qparams(bits: int, scale: object, zero: object = 0, axis: int | None = None) -> QParams:
@@ -115,3 +116,11 @@ def test_steps_stay_positive() -> None:
         state.scale.copy_(torch.tensor([-1.0, 0.5]))
     state.constrain()
     torch.testing.assert_close(state.scale.detach(), torch.tensor([0.001, 0.5]))
+
+
+def test_half_width_sums_are_exact_to_single_precision() -> None:
+    for shape in ((40, 8, 32, 32), (3, 5, 7)):
+        one, other = values(*shape).bfloat16(), values(*shape, seed=1).bfloat16()
+        exact = (one.double() * other.double()).sum()
+        size = (one.double() * other.double()).square().sum().sqrt()
+        assert abs(float(product_sum(one, other)) - float(exact)) < 1e-5 * float(size)
