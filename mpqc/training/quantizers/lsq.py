@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpqc.qtype import QParams, QType
+from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState, gradient_scale, inside_gradient, like, parameter, product_sum, rounded_steps, set_parameter
 
 SMALLEST = 0.01
@@ -18,24 +19,31 @@ class LsqTensor(torch.autograd.Function):
     """y = clamp(rne(x / s), low, high) s with one s for the tensor.
 
     Gradients (equations 1 and 3): dy/dx = 1 for low < x / s < high, else 0; dy/ds = rne(x / s) - x / s inside, low or high outside, times
-    `slope`. Both come from x and y alone: s dy/ds = y - x inside and y outside, so that ds takes two dot products and no mask is kept.
+    `slope`. Both come from x and y alone: s dy/ds = y - x inside and y outside, so that ds takes two dot products and no mask is kept. Large
+    bfloat16 tensors take one pass each way (native.py).
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, slope: float) -> Tensor:
+        ctx.bounds, ctx.slope, ctx.native = (low, high), slope, native.suits(x)
+        if ctx.native:
+            ctx.save_for_backward(x, scale)
+            return native.forward(x, float(scale), low, high)
         y = rounded_steps(x, scale, low, high)
-        ctx.save_for_backward(x, y, scale)
-        ctx.bounds, ctx.slope = (low, high), slope
+        ctx.save_for_backward(x, scale, y)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, scale = ctx.saved_tensors
+        x, scale, *rest = ctx.saved_tensors
         gradient, step = like(gradients[0], x), float(scale)
+        if ctx.native:
+            for_x, total = native.backward(gradient, x, step, *ctx.bounds)
+            return for_x, torch.full_like(scale, total * ctx.slope), None, None, None
         for_x = inside_gradient(gradient, x, ctx.bounds[0] * step, ctx.bounds[1] * step)
         if not ctx.needs_input_grad[1]:
             return for_x, None, None, None, None
-        for_scale = (product_sum(gradient, y) - product_sum(for_x, x)) * (ctx.slope / step)
+        for_scale = (product_sum(gradient, rest[0]) - product_sum(for_x, x)) * (ctx.slope / step)
         return for_x, for_scale.reshape(scale.shape).to(scale.dtype), None, None, None
 
 
