@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def kernel(op: Conv, p: Slide, x: Tensor, y: Tensor) -> Kernel:
             walk = Walk(p, c, a, w, record, z, narrower, out, T.floordiv(i, p.blocks * bands), block)
             with T.serial(0, p.band if p.tasks % p.band == 0 else T.min(p.band, p.tasks - band * p.band)) as j:
                 for way in c.choices(walk.flags, walk.at + FUSED) if p.keeps_weights else [None]:
-                    _choose(groups(p), 0, band * p.band + j, lambda group, at, way=way: walk.group(group, at, way))
+                    _choose(groups(p), 0, band * p.band + j, partial(walk.group, fused=way))
 
     names = ("weights", "record", "zero_x", "floats", "zero_y", "limits")
     params = [Param("x", physical_shape(x), "int8"), *map(param, names, arrays), Param("y", physical_shape(y), "int8")]
