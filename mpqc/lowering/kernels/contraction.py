@@ -226,12 +226,13 @@ class _Emitter:
         return Operand(start, 0)
 
     def _place(self, panel: Expr, start: Operand) -> requantization.Place:
-        """Where requantization finds the constants of a panel's channels: not again for every pixel where the reduction is one vector and a bit.
+        """Where requantization finds the constants of a panel's channels: not again for every pixel where the reduction is some quads without a loop.
 
         Such a tile is one run of code, which the compiler orders worse around loads that it may not move.
         """
         width = self.c.tile.channels
-        again = self.c.requant.form == "positive" and not 4 < self.c.window.quads < 8
+        straight = 4 < self.c.window.quads < 12 and self.c.window.length < 32
+        again = self.c.requant.form == "positive" and not straight
         base = Operand(start.buffer, start.at + width) if again else Operand(self.start, (2 * panel + 1) * width)
         return requantization.Place(self.scale, panel * width, base.buffer, base.at)
 
