@@ -2,7 +2,8 @@
 
     python benchmarks/training_step.py
 
-Times are CPU times of one thread; the kinds take turns and the fastest step of each counts, so that what else the machine does weighs little. `float` is the graph with BatchNorm
+Times are CPU times of one thread; the kinds take turns and the fastest step of each counts, so that what else the machine does
+weighs little. `float` is the graph with BatchNorm
 and without quantizers or teacher, trained on labels by the same optimizer.
 """
 

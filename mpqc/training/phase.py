@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import torch
 
 from mpqc.budget import Budget
 from mpqc.errors import ModelError
-from mpqc.plan import Plan
+from mpqc.plan import Plan, parse_plan
 from mpqc.progress import Progress
 from mpqc.sensitivity_table import Sensitivities
 from mpqc.strategies import make_strategy
@@ -84,6 +85,7 @@ def train(
     device = chosen_device(recipe, group)
     join(group, device)
     try:
+        start = replace(start, plan=_of_the_first(start.plan, group))
         loop = prepare_loop(start, strategy, recipe, samples, group, device)
         resumed = loop.resume(path)
         if resumed:
@@ -94,6 +96,12 @@ def train(
         return finish_loop(loop, start, strategy)
     finally:
         leave()
+
+
+def _of_the_first(plan: Plan, group: Group) -> Plan:
+    """The plan of the first process, on every one: a solver that time ended may have found others elsewhere."""
+    text = group.shared_bytes(plan.to_json().encode() if group.leads else None)
+    return plan if group.size == 1 or text is None else parse_plan(json.loads(text), "the first process")
 
 
 def paced(recipe: Recipe) -> Recipe:

@@ -73,7 +73,7 @@ def test_two_processes_make_the_same_plan(place: Path, alone: Path) -> None:
     one, two = (read_report(folder / "report.json").training for folder in (alone, place / "two"))
     assert one is not None
     assert two is not None
-    np.testing.assert_allclose([loss for _, loss in two.curve], [loss for _, loss in one.curve], rtol=1e-2)
+    np.testing.assert_allclose([loss for _, loss in two.curve], [loss for _, loss in one.curve], rtol=2e-2)
 
 
 def test_a_given_plan_is_trained_at_and_a_second_run_trains_nothing(place: Path, alone: Path, mpqc: Mpqc) -> None:

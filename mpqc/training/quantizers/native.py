@@ -24,7 +24,7 @@ from mpqc.log_file import LOG
 
 CHUNK = 1 << 18
 """Values that one call treats"""
-LEAST = 1 << 15
+LEAST = 1 << 10
 """Tensors below are left to torch"""
 
 
