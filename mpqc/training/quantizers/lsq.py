@@ -11,6 +11,8 @@ from mpqc.qtype import QParams, QType
 from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState, gradient_scale, inside_gradient, like, parameter, product_sum, rounded_steps, set_parameter
 
+ONE_BIT_MARGIN = 1
+"""Steps beyond both codes of a 1-bit type in which gradients still pass: -1 to 0 alone would leave every positive weight at 0 for good."""
 SMALLEST = 0.01
 """Of the step that a state was last given: steps do not shrink below."""
 
@@ -24,8 +26,8 @@ class LsqTensor(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, slope: float) -> Tensor:
-        ctx.bounds, ctx.slope, ctx.native = (low, high), slope, native.suits(x)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, slope: float, margin: int) -> Tensor:
+        ctx.bounds, ctx.slope, ctx.native = (low - margin, high + margin), slope, native.suits(x) and not margin
         if ctx.native:
             ctx.save_for_backward(x, scale)
             return native.forward(x, float(scale), low, high)
@@ -39,22 +41,22 @@ class LsqTensor(torch.autograd.Function):
         gradient, step = like(gradients[0], x), float(scale)
         if ctx.native:
             for_x, total = native.backward(gradient, x, step, *ctx.bounds)
-            return for_x, torch.full_like(scale, total * ctx.slope), None, None, None
+            return for_x, torch.full_like(scale, total * ctx.slope), None, None, None, None
         for_x = inside_gradient(gradient, x, ctx.bounds[0] * step, ctx.bounds[1] * step)
         if not ctx.needs_input_grad[1]:
-            return for_x, None, None, None, None
+            return for_x, None, None, None, None, None
         for_scale = (product_sum(gradient, rest[0]) - product_sum(for_x, x)) * (ctx.slope / step)
-        return for_x, for_scale.reshape(scale.shape).to(scale.dtype), None, None, None
+        return for_x, for_scale.reshape(scale.shape).to(scale.dtype), None, None, None, None
 
 
 class LsqChannels(torch.autograd.Function):
     """LsqTensor with one s for each index of an axis; `scale` broadcasts against x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, slope: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, slope: float, margin: int) -> Tensor:
         y = rounded_steps(x, scale, low, high)
         ctx.save_for_backward(x, y, scale)
-        ctx.bounds, ctx.slope = (low, high), slope
+        ctx.bounds, ctx.slope = (low - margin, high + margin), slope
         return y
 
     @staticmethod
@@ -64,9 +66,9 @@ class LsqChannels(torch.autograd.Function):
         inside = (x > scale * low) & (x < scale * high)
         for_x = gradients[0] * inside
         if not ctx.needs_input_grad[1]:
-            return for_x, None, None, None, None
+            return for_x, None, None, None, None, None
         for_scale = (gradients[0] * y - for_x * x).sum_to_size(scale.shape) * (ctx.slope / scale)
-        return for_x, for_scale, None, None, None
+        return for_x, for_scale, None, None, None, None
 
 
 def lsq(x: Tensor, scale: Tensor, zero_point: Tensor | int, qtype: QType, slope: float = 1.0) -> Tensor:
@@ -74,13 +76,14 @@ def lsq(x: Tensor, scale: Tensor, zero_point: Tensor | int, qtype: QType, slope:
 
     The zero point, one integer for the tensor, is a constant: it only moves the clamp, as in fake_quantize, whose values these are bit for bit.
     """
+    margin = ONE_BIT_MARGIN if qtype.bits == 1 else 0
     zero = int(zero_point.reshape(-1)[0]) if isinstance(zero_point, Tensor) else zero_point
     low, high = qtype.qmin - zero, qtype.qmax - zero
     if qtype.axis is None or scale.ndim == 0:
-        return LsqTensor.apply(x, scale.reshape(()), low, high, slope)  # type: ignore[no-untyped-call,no-any-return]
+        return LsqTensor.apply(x, scale.reshape(()), low, high, slope, margin)  # type: ignore[no-untyped-call,no-any-return]
     shape = [1] * x.ndim
     shape[qtype.axis] = scale.shape[0]
-    return LsqChannels.apply(x, scale.reshape(shape), low, high, slope)  # type: ignore[no-untyped-call,no-any-return]
+    return LsqChannels.apply(x, scale.reshape(shape), low, high, slope, margin)  # type: ignore[no-untyped-call,no-any-return]
 
 
 class LsqState(TrainedState):
