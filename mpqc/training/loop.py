@@ -151,6 +151,7 @@ class Loop:
 
     def run(self, workspace: Workspace, path: Path, progress: Progress) -> None:
         """Steps until the end of the schedule. Ctrl-C ends it between two steps, with a checkpoint."""
+        self._started, self._before = time.monotonic(), self.history.seconds
         saver = _Saver(self, workspace, path)
         with Interrupts(active=True) as interrupts:
             while not self.finished():
@@ -172,9 +173,6 @@ class Loop:
         return self.position.step >= self.position.steps or late
 
     def _seconds(self) -> float:
-        started = getattr(self, "_started", None)
-        if started is None:
-            self._started, self._before = time.monotonic(), self.history.seconds
         self.history.seconds = self._before + time.monotonic() - self._started
         seconds = torch.tensor(self.history.seconds, device=self.equipment.device)
         return float(self.group.mean(seconds))

@@ -48,6 +48,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_state(tmp_path: Path) -> No
     assert best.loss < 0.7 * before
     assert best.rank >= max(item.rank for item in loop.history.evaluations)
     assert len(loop.history.losses) == 40
+    assert loop.history.seconds > 0
 
 
 @pytest.mark.parametrize("strategy", ["fixed", "dq", "fracbits"])
