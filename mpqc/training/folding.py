@@ -53,6 +53,19 @@ def fold(trainable: Trainable, plan: Plan) -> TrainedParameters:
     return TrainedParameters(weights, grids)
 
 
+def overflowing(trainable: Trainable, parameters: TrainedParameters) -> tuple[str, ...]:
+    """Nodes whose trained bias does not fit int32 in steps of input scale x weight scale: export keeps them float."""
+    return tuple(layer.node for layer in trainable.layers if layer.bias and _too_large(trainable, layer, parameters))
+
+
+def _too_large(trainable: Trainable, layer: Layer, parameters: TrainedParameters) -> bool:
+    data, weight = parameters.grids.get(_data(trainable, layer)), parameters.grids.get(layer.weight)
+    if data is None or weight is None:
+        return False
+    codes = parameters.weights[layer.bias].reshape(-1).astype(np.float64) / (np.float32(data.scale) * weight.scale)
+    return bool(np.abs(codes).max() >= 2.0**31)
+
+
 def _biases(trainable: Trainable, layer: Layer) -> dict[str, np.ndarray]:
     if not layer.bias:
         return {}

@@ -21,7 +21,7 @@ from mpqc.strategies.base import Finished
 from mpqc.task import Task, find_task
 from mpqc.training.batch_free import batch_size
 from mpqc.training.faults import refuse_untrainable
-from mpqc.training.folding import TrainedParameters, fold
+from mpqc.training.folding import TrainedParameters, fold, overflowing
 from mpqc.training.history import TrainingSummary
 from mpqc.training.loop import Equipment, Loop
 from mpqc.training.loss import Objective, classes
@@ -222,6 +222,9 @@ def finish_loop(loop: Loop, start: Start, strategy: str) -> Trained:
     plan = replace(loop.session.check(finished.plan), proof=finished.plan.proof, strategy=strategy if strategy != "fixed" else start.plan.strategy)
     loop.root.eval()
     parameters = fold(loop.equipment.trainable, plan)
+    floats = overflowing(loop.equipment.trainable, parameters)
+    if floats:
+        loop.session.notes.append(f"trained biases outside int32, so these nodes stay float: {', '.join(floats)}")
     return Trained(plan, parameters, _summary(loop, finished, strategy, chosen.step))
 
 

@@ -22,7 +22,7 @@ from mpqc.plan import uniform_plan
 from mpqc.program import Float
 from mpqc.program_reader import read_qdq
 from mpqc.progress import Progress
-from mpqc.training.folding import fold
+from mpqc.training.folding import fold, overflowing
 from mpqc.training.phase import Trained, affordable_steps, finish_loop, train
 from mpqc.training.processes import Group
 from mpqc.workspace import open_workspace
@@ -212,3 +212,11 @@ def test_the_whole_phase_twice_gives_the_same_and_is_not_trained_again(tmp_path:
     assert first.summary.curve == second.summary.curve
     for name, values in first.parameters.weights.items():
         np.testing.assert_array_equal(values, second.parameters.weights[name])
+
+
+def test_biases_outside_int32_are_told(tmp_path: Path) -> None:
+    loop = run(prepared(replace(RECIPE, steps=1)), tmp_path)
+    parameters = fold(loop.equipment.trainable, facts().plan)
+    assert overflowing(loop.equipment.trainable, parameters) == ()
+    huge = {**parameters.weights, "b1": parameters.weights["b1"] + np.float32(1e10)}
+    assert overflowing(loop.equipment.trainable, replace(parameters, weights=huge)) == ("conv1",)
