@@ -1,7 +1,7 @@
 """Accuracy at a budget after a short training phase: mpqc's own method, QBitOpt, DQ, FracBits and MixQuant, in one recipe, on CIFAR-10.
 
     python benchmarks/accuracy.py                  # everything; hours. Stopped at any time, the same command goes on where it was.
-    python benchmarks/accuracy.py --quick          # 30 steps a run, 1,000 test images: shows that all of it works, not how well
+    python benchmarks/accuracy.py --quick          # 20 steps a run, 1,000 test images: shows that all of it works, not how well
     python benchmarks/accuracy.py --only "70 kB"   # rows whose name contains this
 
 A run is one `mpqc compile` of the float network with a training phase on the training images; the best state is chosen on 5,000 of them that are held
@@ -40,7 +40,7 @@ from mpqc.training.history import TrainingSummary
 from mpqc.training.recipe import Recipe
 
 NETWORKS = {"resnet20": "onnx_derived/resnet20_cifar10.onnx", "mobilenetv2": ""}
-QUICK_STEPS = 30
+QUICK_STEPS = 20
 QUICK_IMAGES = 1000
 HAND_WIDTH = 4
 

@@ -89,7 +89,7 @@ def diagonal_fit(network: Network, table: SiteTable, calibration: Calibration, b
             for name, gradient in _gradients(values, names, task, generator).items():
                 traces[name] += float(gradient.square().sum()) / (BATCH * probes)
         for name in names:
-            spans[name] += float(values[name].max() - values[name].min())
+            spans[name] += float(values[name].detach().max() - values[name].detach().min())
         count += 1
     return {name: {bits: traces[name] / count * (spans[name] / count / (2**bits - 1)) ** 2 for bits in BITS} for name in names}
 
