@@ -15,6 +15,8 @@ import numpy as np
 from mpqc.errors import RunError, ToolMissingError, UsageError
 from mpqc.runtime.description import Description
 
+EMULATED_THREADS = ("TVM_THREAD_POOL_SPIN_COUNT=0", "TVM_BIND_THREADS=0")
+"""Emulated threads wait asleep and unbound: there may be more of them than cores, and a spinning one takes the time of the one it waits for."""
 SYSROOT = Path("/usr/aarch64-linux-gnu")
 APT = "apt-get install qemu-user libc6-arm64-cross libstdc++6-arm64-cross"
 
@@ -73,7 +75,7 @@ def emulator(cpu: str) -> list[str]:
         raise ToolMissingError("qemu-aarch64 is missing", why="it runs AArch64 programs on this machine", hint=APT)
     if not (SYSROOT / "lib" / "libstdc++.so.6").exists():
         raise ToolMissingError("the AArch64 C and C++ libraries are missing", where=str(SYSROOT), hint=APT)
-    return [program, "-cpu", cpu, "-L", str(SYSROOT)]
+    return [program, "-cpu", cpu, "-L", str(SYSROOT), *(part for setting in EMULATED_THREADS for part in ("-E", setting))]
 
 
 def target_cpu(bundle: Path) -> str:
