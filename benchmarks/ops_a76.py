@@ -26,11 +26,12 @@ from provenance import write_results
 from mpqc.lowering.float_region import import_float
 from mpqc.lowering.kernels.elementwise import binary, table
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.matmul import matmul
 from mpqc.lowering.kernels.move import concat, move, pad
 from mpqc.lowering.kernels.pool import pool
 from mpqc.lowering.kernels.quantize import dequantize, quantize
 from mpqc.lowering.kernels.resize import resize
-from mpqc.program import Binary, Concat, Float, Move, Pad, Pool, Resize, Table, Tensor
+from mpqc.program import Binary, Concat, Float, MatMul, Move, Pad, Pool, Resize, Table, Tensor
 from mpqc.qtype import QParams, QType
 from mpqc.runtime.cost_program import write_program
 
@@ -142,6 +143,12 @@ def region(name: str, *arguments: object, **attributes: object) -> Case:
     return Case(name, lambda: float_op(*arguments, **attributes))  # type: ignore[arg-type]
 
 
+def multiplied(a: Shape, b: Shape) -> Kernel:
+    """Product of two activations."""
+    out = (*a[:-1], b[-1])
+    return matmul(MatMul("n", (), (), 0.002, -128, 127), codes(a), codes(b), codes(out), A76)
+
+
 def floats() -> list[Case]:
     """Float nodes in shapes of small networks."""
     pad = {"pads": [1, 1, 1, 1]}
@@ -205,6 +212,8 @@ def integers() -> list[Case]:
         one("channel shuffle", moved, (1, 64, 28, 28), lambda p: p.reshape(1, 2, 32, 28, 28).transpose(0, 2, 1, 3, 4).reshape(1, 64, 28, 28)),
         one("DepthToSpace", moved, (1, 64, 28, 28), lambda p: p.reshape(1, 16, 2, 2, 28, 28).transpose(0, 1, 4, 2, 5, 3).reshape(1, 16, 56, 56)),
         one("Transpose of heads [1, 98, 3, 64]", moved, (98, 3, 64), lambda p: p.transpose(1, 0, 2)),
+        one("MatMul 3 x [98, 64] [64, 98]", multiplied, (3, 98, 64), (3, 64, 98)),
+        one("MatMul 3 x [98, 98] [98, 64]", multiplied, (3, 98, 98), (3, 98, 64)),
         one("Transpose [98, 64]", moved, (98, 64), lambda p: p.T),
         one("Quantize image", converted, True, (1, 3, 224, 224)),
         one("Quantize NCHW", converted, True, (1, 64, 28, 28)),
