@@ -41,7 +41,7 @@ class Calibrating:
 
 def calibrate_target_command(given: Calibrating) -> None:
     """Rows in OUTPUT/NAME.csv; without a source of times, the folder to run on a board."""
-    from mpqc.runtime.cost_rows import grid
+    from mpqc.runtime.cost_rows import board_grid
     from mpqc.targets import load_target, read_rows
 
     target = load_target(given.target)
@@ -59,7 +59,7 @@ def calibrate_target_command(given: Calibrating) -> None:
     else:
         from mpqc.runtime.cost_program import write_calibration
 
-        write_calibration(target, grid(target, only), given.output)
+        write_calibration(target, board_grid(target, only), given.output)
         print(f"copy {given.output} to the board, run there  ./run.sh > times.csv  and give the file to --times")
 
 

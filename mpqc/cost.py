@@ -8,6 +8,7 @@ Latencies are those of one core.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from math import ceil, prod
 
@@ -16,9 +17,9 @@ from mpqc.cost_fit import Context, Fit, Run, Widths, fit_rows
 from mpqc.errors import TargetError
 from mpqc.site import OpNode, Site, SiteKind, SiteTable
 from mpqc.storage import packable
-from mpqc.targets import WEIGHTED, OpKind, Target
+from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Target
 from mpqc.targets.schema import Analytic, Caches
-from mpqc.workload import Workload, conversion, workload
+from mpqc.workload import Workload, conversion, fused_additions, workload
 
 FLOAT_BITS = 32
 CHANNEL_BYTES = 8
@@ -31,11 +32,16 @@ class CostModel:
     """Prices nodes and sites of any network on `target`."""
 
     def __init__(
-        self, target: Target, context: Context | None = None, boundary: tuple[Workload, ...] = (), packed: frozenset[str] = frozenset()
+        self,
+        target: Target,
+        context: Context | None = None,
+        boundary: tuple[Workload, ...] = (),
+        packed: frozenset[str] = frozenset(),
+        fused: frozenset[str] = frozenset(),
     ) -> None:
         """`boundary`: kernels that every run of the network needs whatever the plan, counted as fixed. `packed`: activation sites that
-        may lie in the target's packed containers."""
-        self.packed = packed
+        may lie in the target's packed containers. `fused`: Adds that a convolution does."""
+        self.packed, self.fused = packed, fused
         self.target = target
         self.context = context or Context()
         self.boundary = boundary
@@ -45,7 +51,10 @@ class CostModel:
         and leave the integer program are converted."""
         widest = max(self.target.choices.weights)
         total = sum(self.weight_bytes(site, widest) for site in table.sites if site.kind is SiteKind.WEIGHT)
-        return CostModel(self.target, Context(network_weight_bytes=float(total)), conversions(table), packable(table))
+        return CostModel(self.target, Context(network_weight_bytes=float(total)), conversions(table), packable(table), self._fused(table))
+
+    def _fused(self, table: SiteTable) -> frozenset[str]:
+        return fused_additions(table) if self.target.has_dotprod and self.target.llvm else frozenset()
 
     def choices(self, site: Site) -> tuple[int, ...]:
         """Widths that `site` may be given, ascending."""
@@ -89,9 +98,9 @@ class CostModel:
         Raises TargetError where the target has no latency or no kernel for it.
         """
         self.require(Resource.LATENCY)
-        work = workload(node)
+        work = self._workload(node)
         if work is None:
-            return self._row_cycles("call") / self._cycles_a_microsecond
+            return 0.0
         computed = input_bits if work.macs or output_bits >= FLOAT_BITS else (*input_bits, output_bits)
         widths = self._widths(node, work, weight_bits, computed)
         return (self._cycles(work, widths, output_bits) + self._packing_cycles(node, input_bits, output_bits)) / self._cycles_a_microsecond
@@ -141,7 +150,7 @@ class CostModel:
         """Energy of `node`'s multiply-accumulates. Raises TargetError where the target has no energy table or no entry."""
         self.require(Resource.ENERGY)
         energy = self.target.energy
-        work = workload(node)
+        work = self._workload(node)
         if work is None or not work.macs or energy is None:
             return 0.0
         weights, activations = self._widths(node, work, weight_bits, input_bits)
@@ -153,8 +162,17 @@ class CostModel:
 
     def has_kernel(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> bool:
         """Whether the target can run `node` at these widths, in the next wider kernel where they have none of their own."""
-        work = workload(node)
+        work = self._workload(node)
         return work is None or self._kernel_widths(work, weight_bits, input_bits) is not None
+
+    def _workload(self, node: OpNode) -> Workload | None:
+        """The kernel run of `node`, as a kind that the target lists."""
+        work = workload(node)
+        if work is None:
+            return None
+        kind = OpKind.RESIDUAL if node.name in self.fused else work.kind
+        known = any(kind in facts.ops for facts in self.target.kernels)
+        return replace(work, kind=kind if known else STAND_INS.get(kind, kind))
 
     @property
     def _cycles_a_microsecond(self) -> float:
@@ -188,12 +206,12 @@ class CostModel:
             if output_bits < FLOAT_BITS:
                 output_container = _container(output_bits, self.target.containers.activations)
             return _roofline(self.target.analytic, work, widths, output_container, self.target.name)
-        fit = self._fits.get((work.kind, widths))
+        fit = self._fits.get((work.kind, widths)) or self._fits.get((STAND_INS.get(work.kind, work.kind), widths))
         if fit is None:
             raise TargetError(
                 f"no cost rows for {work.kind.value} at {_named(widths)}", where=self.target.name, hint="bound size, BOPs or bits instead"
             )
-        return fit.cycles(Run(work.shape, widths, self._caches, self.context)) + self._row_cycles("call")
+        return fit.cycles(Run(work.shape, widths, self._caches, self.context)) + (0.0 if fit.kind is OpKind.RESIDUAL else self._row_cycles("call"))
 
 
 def conversions(table: SiteTable) -> tuple[Workload, ...]:

@@ -12,11 +12,14 @@ _WINDOWED = ("Conv", "MaxPool", "AveragePool")
 
 
 def geometry(node: NodeView, graph: GraphView) -> dict[str, Any]:
-    """The geometric fields of an OpNode: macs, kernel, strides, pads, dilations, groups, bias_elements; those that `node` has."""
+    """The geometric fields of an OpNode: macs, kernel, strides, pads, dilations, groups, bias_elements, mode; those that `node` has."""
     if node.op_type in _WINDOWED:
         return _window(node, graph)
     if node.op_type in ("Gemm", "MatMul"):
         return {"macs": _matrix_macs(node, graph), "bias_elements": _bias_elements(node, graph)}
+    if node.op_type in ("Resize", "Upsample"):
+        mode = node.attributes.get("mode", "nearest")
+        return {"mode": mode.decode() if isinstance(mode, bytes) else str(mode)}
     return {}
 
 

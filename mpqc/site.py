@@ -65,6 +65,8 @@ class OpNode:
     pads: tuple[int, ...] = ()
     dilations: tuple[int, ...] = ()
     groups: int = 1
+    mode: str = ""
+    """How a Resize finds values: nearest or linear"""
     fused: str = ""
     """Op type of the activation fused behind (Relu, Clip, ...), else empty."""
     bias_elements: int = 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 from mpqc.errors import TargetError
-from mpqc.site import OpNode
+from mpqc.site import OpNode, SiteTable
 from mpqc.targets import OpKind, Shape
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
@@ -45,12 +47,36 @@ def workload(node: OpNode) -> Workload | None:
         return _convolution(node)
     if node.op_type in ("Gemm", "MatMul"):
         return _product(node)
-    kind = _KINDS.get(node.op_type)
+    kind = OpKind.NEAREST if node.mode == "nearest" else _KINDS.get(node.op_type)
     if kind is not None:
         return _unweighted(node, kind)
     if prod(node.input_shape) == prod(node.output_shape):
         return Workload(OpKind.TABLE, _values(node))
     raise TargetError(f"{node.op_type} has no kernel and no cost", where=node.name, hint="keep it float, or bound size, BOPs or bits instead")
+
+
+def fused_additions(table: SiteTable) -> frozenset[str]:
+    """Names of the Adds that the convolution before them does where the target's kernels can (mpqc.lowering.fusion decides for real):
+    the later of two operands of one shape comes from a convolution that nothing else reads."""
+    made = {name: index for index, node in enumerate(table.nodes) for name in (node.output, *node.extra_outputs)}
+    reads = Counter(name for node in table.nodes for name in node.inputs)
+    return frozenset(node.name for node in table.nodes if node.op_type == "Add" and _is_fused(node, table, made, reads))
+
+
+def _is_fused(add: OpNode, table: SiteTable, made: Mapping[str, int], reads: Mapping[str, int]) -> bool:
+    shapes = {table.by_name[name].shape for name in add.inputs if name in table.by_name} | {add.output_shape}
+    if len(add.inputs) != 2 or len(shapes) != 1 or len(add.output_shape) not in (3, 4):
+        return False
+    first, last = sorted(add.inputs, key=lambda name: made.get(name, -1))
+    if made.get(first, -1) == made.get(last, -1) or reads[last] != 1:
+        return False
+    conv = table.nodes[made[last]]
+    depthwise = conv.groups > 1 and conv.weight_shape[1:2] == (1,)
+    return conv.op_type == "Conv" and not depthwise and conv.weight_shape[0] // conv.groups >= NARROWEST
+
+
+NARROWEST = 8
+"""Output channels of a group from which a convolution stores whole vectors"""
 
 
 def conversion(kind: OpKind, shape: tuple[int, ...]) -> Workload:

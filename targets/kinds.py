@@ -18,11 +18,16 @@ class OpKind(StrEnum):
     """Activations times activations"""
     BINARY = "binary"
     """Add, Sub, Mul, Div elementwise"""
+    RESIDUAL = "residual"
+    """What an Add costs that the convolution before it does"""
     TABLE = "table"
     """Any function of one value: activations, requantization"""
     MAX_POOL = "max_pool"
     AVERAGE_POOL = "average_pool"
     RESIZE = "resize"
+    """Resize that blends neighbours"""
+    NEAREST = "nearest"
+    """Resize that copies the nearest pixel"""
     CONCAT = "concat"
     PAD = "pad"
     MOVE = "move"
@@ -33,5 +38,7 @@ class OpKind(StrEnum):
     DEQUANTIZE = "dequantize"
 
 
+STAND_INS = {OpKind.NEAREST: OpKind.RESIZE, OpKind.RESIDUAL: OpKind.BINARY}
+"""The kind by which a target judges and prices another one that it does not list."""
 WEIGHTED = frozenset({OpKind.CONV, OpKind.DEPTHWISE, OpKind.GEMM})
 """Kinds that read a constant weight."""

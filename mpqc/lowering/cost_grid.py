@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +30,20 @@ CONVS = (
     ((7, 7), 320, 1280, 1, 1), ((25, 5), 64, 64, 1, 1), ((49, 10), 1, 64, 10, 2), ((48, 48), 8, 16, 1, 1), ((3, 3), 256, 256, 1, 1),
     ((20, 20), 13, 27, 3, 1), ((12, 12), 24, 10, 1, 1), ((5, 5), 40, 40, 3, 1), ((16, 16), 48, 48, 5, 1), ((1, 128), 64, 64, 3, 1),
     ((40, 40), 64, 64, 3, 1), ((128, 128), 16, 16, 3, 1), ((1, 1), 960, 240, 1, 1), ((1, 1), 64, 16, 1, 1),
+    ((24, 24), 1, 8, 5, 1), ((12, 12), 8, 16, 5, 1), ((20, 20), 48, 48, 1, 1), ((40, 40), 24, 24, 1, 1), ((10, 10), 96, 96, 1, 1),
+    ((160, 160), 3, 16, 3, 2), ((300, 320), 3, 24, 3, 2), ((50, 40), 32, 32, 3, 1), ((200, 100), 1, 32, 3, 1), ((56, 56), 128, 128, 1, 1),
+    ((14, 14), 512, 512, 1, 1), ((7, 7), 1024, 1024, 1, 1), ((14, 14), 1024, 256, 1, 1), ((56, 56), 256, 64, 1, 1), ((100, 100), 32, 3, 3, 1),
+    ((30, 40), 12, 8, 3, 1), ((64, 64), 64, 32, 3, 1), ((112, 112), 32, 64, 1, 1), ((28, 28), 256, 512, 1, 2), ((96, 96), 3, 64, 5, 1),
+    ((14, 14), 64, 4, 3, 1), ((80, 80), 64, 1, 1, 1),
 )  # fmt: skip
 # input size, channels, kernel, stride
 DEPTHWISES = (
     ((112, 112), 32, 3, 1), ((112, 112), 96, 3, 2), ((56, 56), 144, 3, 1), ((56, 56), 144, 3, 2), ((28, 28), 192, 3, 1), ((28, 28), 192, 3, 2),
     ((14, 14), 384, 3, 1), ((14, 14), 576, 3, 2), ((7, 7), 960, 3, 1), ((28, 28), 72, 5, 2), ((28, 28), 120, 5, 1), ((14, 14), 240, 5, 1),
     ((25, 5), 64, 3, 1), ((48, 48), 8, 3, 1), ((32, 32), 16, 3, 1), ((8, 8), 128, 3, 1), ((3, 3), 256, 3, 1), ((20, 20), 27, 3, 1),
-    ((10, 10), 58, 3, 2),
+    ((10, 10), 58, 3, 2), ((112, 112), 64, 3, 2), ((56, 56), 128, 3, 1), ((80, 80), 64, 3, 1), ((160, 160), 16, 3, 1), ((40, 44), 48, 3, 2),
+    ((40, 40), 4, 3, 1), ((20, 20), 96, 5, 1), ((60, 70), 32, 3, 1), ((14, 14), 512, 3, 1), ((7, 7), 1024, 3, 1), ((28, 28), 96, 7, 1),
+    ((24, 24), 24, 5, 2), ((11, 12), 64, 3, 1), ((20, 20), 1, 3, 1),
 )  # fmt: skip
 # rows, inputs, outputs
 GEMMS = (
@@ -50,10 +57,12 @@ MATMULS = (
 )  # fmt: skip
 # channels, height, width
 PLANES = ((16, 32, 32), (32, 16, 16), (64, 8, 8), (64, 56, 56), (128, 28, 28), (96, 14, 14), (160, 7, 7), (64, 1, 1), (24, 20, 20), (32, 112, 112))
-INPUTS = ((3, 32, 32), (3, 96, 96), (3, 224, 224), (1, 49, 10), (1, 28, 28), (640, 1, 1), (16, 32, 32), (64, 14, 14), (1, 128, 128), (32, 8, 8))
+INPUTS = ((3, 32, 32), (3, 96, 96), (3, 224, 224), (1, 49, 10), (1, 28, 28), (640, 1, 1), (16, 32, 32), (64, 14, 14), (1, 128, 128), (32, 8, 8),
+    (3, 320, 320),    (1, 300, 120), (3, 128, 128))  # fmt: skip
 OUTPUTS = ((10, 1, 1), (1000, 1, 1), (16, 32, 32), (64, 14, 14), (3, 96, 96), (1, 128, 128), (32, 56, 56), (1, 640, 1), (24, 20, 20), (3, 224, 224))
 # channels, size, kernel, stride, padding
-POOLS = ((64, 112, 3, 2, 1), (16, 32, 2, 2, 0), (32, 56, 2, 2, 0), (64, 28, 3, 1, 1), (48, 26, 3, 2, 1), (24, 20, 5, 1, 2), (128, 14, 2, 2, 0))
+POOLS = ((64, 112, 3, 2, 1), (16, 32, 2, 2, 0), (32, 56, 2, 2, 0), (64, 28, 3, 1, 1), (48, 26, 3, 2, 1), (24, 20, 5, 1, 2), (128, 14, 2, 2, 0),
+    (24, 160, 3, 2, 1), (32, 200, 2, 2, 0), (16, 15, 3, 3, 0), (8, 28, 2, 2, 0), (64, 40, 2, 2, 0))  # fmt: skip
 GLOBAL_POOLS = ((1280, 7), (64, 8), (256, 4), (512, 7), (64, 14), (96, 28))
 # channels, input size, factor
 RESIZES = ((64, 20, 2), (96, 10, 2), (24, 64, 2), (16, 40, 4), (256, 7, 2))
@@ -68,6 +77,8 @@ class Case:
     weight_bits: int | None
     kernel: Kernel
     activation_bits: int = 8
+    less: Kernel | None = None
+    """A kernel whose cycles are taken off: the row is what the rest costs"""
 
 
 def cases(kinds: Collection[str], target: KernelTarget) -> Iterator[Case]:
@@ -94,8 +105,12 @@ def _gemms(target: KernelTarget) -> Iterator[Case]:
             yield _gemm(rows, inputs, outputs, bits, target)
 
 
-def _codes(name: str, *shape: int) -> Tensor:
-    return Tensor(name, shape, "int8", QParams(QType(8), np.asarray(0.05, np.float32), np.asarray(-3, np.int32)))
+def _codes(name: str, *shape: int, zero: int = -3) -> Tensor:
+    return Tensor(name, shape, "int8", QParams(QType(8), np.asarray(0.05, np.float32), np.asarray(zero, np.int32)))
+
+
+RECTIFIED = -128
+"""Zero point of what Relu leaves: most convolutions read and write such codes"""
 
 
 def _floats(name: str, *shape: int) -> Tensor:
@@ -105,9 +120,17 @@ def _floats(name: str, *shape: int) -> Tensor:
 def _kernel(op: Op, tensors: list[Tensor], target: KernelTarget) -> Kernel:
     """The kernel as it runs inside a network: codes of images lie with their channels last."""
     program = Program((op,), {tensor.name: tensor for tensor in tensors}, op.inputs, op.outputs)
-    layout = {tensor.name: (Placement.channels_last if _is_image(tensor) else Placement.plain)(tensor.shape) for tensor in tensors}
-    calls = [step for step in plan_steps(program, layout, target) if isinstance(step, Call) and step.op == op.name]
-    return calls[0].kernel
+    layout = _layout(tensors)
+    return _call(program, layout, target)
+
+
+def _call(program: Program, layout: Mapping[str, Placement], target: KernelTarget) -> Kernel:
+    first = program.ops[0].name
+    return next(step.kernel for step in plan_steps(program, layout, target) if isinstance(step, Call) and step.op == first)
+
+
+def _layout(tensors: list[Tensor]) -> dict[str, Placement]:
+    return {tensor.name: (Placement.channels_last if _is_image(tensor) else Placement.plain)(tensor.shape) for tensor in tensors}
 
 
 def _is_image(tensor: Tensor) -> bool:
@@ -137,7 +160,7 @@ def _conv(size: tuple[int, int], channels: tuple[int, int], kernel: int, stride:
     bias = np.zeros(outputs, np.int32)
     op = Conv("op", ("x",), ("y",), weight, bits, bias, _multiplier(weight), (stride, stride), pads, (1, 1), groups, -128, 127)
     shape = Shape(height, width, inputs, out_h, out_w, outputs, kernel_h, kernel, stride, stride, groups)
-    tensors = [_codes("x", 1, inputs, height, width), _codes("y", 1, outputs, out_h, out_w)]
+    tensors = [_codes("x", 1, inputs, height, width, zero=RECTIFIED), _codes("y", 1, outputs, out_h, out_w, zero=RECTIFIED)]
     return Case("depthwise" if groups > 1 else "conv", shape, bits, _kernel(op, tensors, target))
 
 
@@ -169,6 +192,21 @@ def _planes(
 
 def _binaries(target: KernelTarget) -> Iterator[Case]:
     yield from _planes(lambda: Binary("op", ("x", "y"), ("z",), "add", 1.0, 0.7, -128, 127), "binary", ("int8",) * 3, target)
+
+
+def _residuals(target: KernelTarget) -> Iterator[Case]:
+    """An addition at the end of a 1x1 convolution, less the convolution."""
+    for channels, height, width in PLANES:
+        shape = (1, channels, height, width)
+        x, r, made, y = (_codes(name, *shape, zero=RECTIFIED if name != "y" else -3) for name in ("x", "r", "c", "y"))
+        weight = _weight(8, channels, channels, 1, 1)
+        bias = np.zeros(channels, np.int32)
+        conv = Conv("op", ("x",), ("c",), weight, 8, bias, _multiplier(weight), (1, 1), (0, 0, 0, 0), (1, 1), 1, -128, 127)
+        add = Binary("add", ("c", "r"), ("y",), "add", 1.0, 0.7, -128, 127)
+        tensors = [x, r, made, y]
+        both = Program((conv, add), {tensor.name: tensor for tensor in tensors}, ("x", "r"), ("y",))
+        kernel = _call(both, _layout(tensors), target)
+        yield Case("residual", Shape(height, width, channels, height, width, channels), None, kernel, less=_kernel(conv, [x, made], target))
 
 
 def _tables(target: KernelTarget) -> Iterator[Case]:
@@ -239,6 +277,14 @@ def _resizes(target: KernelTarget) -> Iterator[Case]:
         yield _resize(channels, size, factor, target)
 
 
+def _nearests(target: KernelTarget) -> Iterator[Case]:
+    for channels, size, factor in RESIZES:
+        rows = np.arange(size * factor) // factor
+        shape = Shape(size, size, channels, size * factor, size * factor, channels)
+        tensors = [_codes("x", 1, channels, size, size), _codes("y", 1, channels, size * factor, size * factor)]
+        yield Case("nearest", shape, None, _kernel(Resize("op", ("x",), ("y",), "nearest", rows, rows), tensors, target))
+
+
 def _pool(kind: str, channels: int, size: int, kernel: int, stride: int, pad: int, target: KernelTarget) -> Case:
     out = (size + 2 * pad - kernel) // stride + 1
     multiplier = np.float32(1.0 if kind == "max" else 1 / kernel**2)
@@ -248,7 +294,7 @@ def _pool(kind: str, channels: int, size: int, kernel: int, stride: int, pad: in
 
 
 def _resize(channels: int, size: int, factor: int, target: KernelTarget) -> Case:
-    """Linear resizing, the dearer kind."""
+    """Linear resizing."""
     out = size * factor
     source = np.clip((np.arange(out) + 0.5) / factor - 0.5, 0, size - 1)
     lower = np.minimum(source.astype(np.int64), size - 2)
@@ -264,10 +310,12 @@ _CASES: dict[str, Callable[[KernelTarget], Iterator[Case]]] = {
     "gemm": _gemms,
     "matmul": _matmuls,
     "binary": _binaries,
+    "residual": _residuals,
     "table": _tables,
     "max_pool": _max_pools,
     "average_pool": _average_pools,
     "resize": _resizes,
+    "nearest": _nearests,
     "concat": _concats,
     "pad": _pads,
     "move": _moves,

@@ -21,6 +21,8 @@ from mpqc.targets import RUNTIME_KERNELS, CostRow, OpKind, Shape, Target
 BATCH = 24
 """Kernels a program that is priced"""
 ACTIVATION_BITS = 8
+LEAST = 0.1
+"""Cycles of a row that a difference leaves nothing of"""
 Say = Callable[[str], None]
 
 
@@ -50,13 +52,18 @@ def modelled_rows(target: Target, pricer: Pricer, only: Collection[str] = (), sa
     return tuple(rows)
 
 
+def board_grid(target: Target, only: Collection[str] = ()) -> list[Case]:
+    """The part of `grid` that a board times: kernels, no differences of two."""
+    return [case for case in grid(target, only) if case.less is None]
+
+
 def measured_rows(target: Target, board: Board, device: str, folder: Path, only: Collection[str] = ()) -> tuple[CostRow, ...]:
     """Rows `measured on DEVICE`: the program of kernels goes to `board`, runs there, and its times come back. `folder` keeps all files.
 
     Raises TargetError, ToolMissingError (no ssh), RunError (the board does not answer, or the program fails there).
     """
     clock_hz(target)  # where there is none, nothing has to run first
-    write_calibration(target, grid(target, only), folder)
+    write_calibration(target, board_grid(target, only), folder)
     times = folder / "times.csv"
     times.write_text(timed(folder, board), encoding="utf-8")
     return rows_from_times(target, folder, times, device, kernels_commit())
@@ -99,9 +106,13 @@ def _git(*arguments: object) -> str | None:
 def _priced(todo: list[Case], target: Target, pricer: Pricer, origin: Origin, folder: Path, say: Say) -> Iterator[CostRow]:
     for start in range(0, len(todo), BATCH):
         batch = todo[start : start + BATCH]
-        program = write_program([case.kernel for case in batch], target.llvm_target, folder / str(start), target.cores)
+        kernels = [kernel for case in batch for kernel in (case.kernel, case.less) if kernel is not None]
+        program = write_program(kernels, target.llvm_target, folder / str(start), target.cores)
+        numbers = iter(range(len(kernels)))
         for index, case in enumerate(batch):
-            cycles = pricer.kernel(program, index)
+            cycles = pricer.kernel(program, next(numbers))
+            if case.less is not None:
+                cycles = max(cycles - pricer.kernel(program, next(numbers)), LEAST)
             rate = (case.kernel.macs or case.shape.outputs) / cycles
             say(f"{start + index + 1}/{len(todo)} {case.kernel.name}: {cycles:.0f} cycles, {rate:.2f} a cycle")
             yield origin.row(case.kind, case.shape, case.weight_bits, case.activation_bits, cycles)
@@ -110,4 +121,4 @@ def _priced(todo: list[Case], target: Target, pricer: Pricer, origin: Origin, fo
 def _runtime_rows(target: Target, pricer: Pricer, origin: Origin, folder: Path, only: Collection[str]) -> list[CostRow]:
     cycles = runtime_cycles(target, folder / "runtime", pricer)
     wanted = [kernel for kernel in RUNTIME_KERNELS if not only or kernel in only]
-    return [origin.row(kernel, Shape(), None, ACTIVATION_BITS, max(cycles[kernel], 0.1)) for kernel in wanted]
+    return [origin.row(kernel, Shape(), None, ACTIVATION_BITS, max(cycles[kernel], LEAST)) for kernel in wanted]
