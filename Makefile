@@ -53,6 +53,10 @@ bench: setup
 bench-accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py $(BENCH)
 
+# MobileNetV1/V2 and ResNet-18/50 on a modelled Cortex-A76: benchmarks/results/a76.json and a76.md. About ten minutes.
+bench-a76: setup
+	$(BIN)/python benchmarks/bench_a76.py
+
 cost-rows: setup
 	$(BIN)/mpqc calibrate-target cortex-a76 --emulator -o build/calibration && cp build/calibration/cortex-a76.csv targets/
 
