@@ -15,6 +15,7 @@ from mpqc.cost_fit import Context, Run
 from mpqc.errors import TargetError
 from mpqc.site import OpNode, Site, SiteKind, SiteTable
 from mpqc.targets import CostRow, Shape, Target, load_target
+from mpqc.workload import fused_additions
 
 WEIGHT = Site("w", SiteKind.WEIGHT, (16, 3, 3, 3), axis=0)
 ACTIVATION = Site("x", SiteKind.ACTIVATION, (1, 3, 5, 5))
@@ -144,7 +145,45 @@ def test_views_run_no_kernel(priced: Target) -> None:
     view = OpNode("r", "Reshape", ("x",), "y", None, (1, 4, 2, 2), (1, 16))
     assert CostModel(priced).microseconds(view, None, (8,), 8) == 0.0
     called = CostModel(priced.model_copy(update={"rows": (*priced.rows, row(Shape(), 360.0, "call", None))}))
-    assert called.microseconds(view, None, (8,), 8) == pytest.approx(0.2)
+    assert called.microseconds(view, None, (8,), 8) == 0.0
+
+
+def residual(reads: tuple[str, ...] = ("x", "c"), groups: int = 1) -> SiteTable:
+    """x -> convolution -> c; an Add of x and c, or of what `reads` says."""
+    shape = (1, 16, 32, 32)
+    made = OpNode("conv", "Conv", ("x",), "c", "w", shape, shape, (16, 16 // groups, 1, 1), 16 * 16 * 1024, (1, 1), (1, 1), groups=groups)
+    add = OpNode("add", "Add", reads, "z", None, shape, shape)
+    sites = [Site(name, SiteKind.ACTIVATION, shape) for name in "xcz"]
+    return SiteTable((*sites, Site("w", SiteKind.WEIGHT, made.weight_shape)), (made, add))
+
+
+def test_additions_that_a_convolution_does_are_found() -> None:
+    assert fused_additions(residual()) == {"add"}
+    assert fused_additions(residual(("c", "x"))) == {"add"}
+    assert not fused_additions(residual(("x", "x")))
+    assert not fused_additions(residual(("c", "c")))  # nothing else may read it
+    assert not fused_additions(residual(groups=16))
+    twice = residual()
+    again = OpNode("again", "Relu", ("c",), "r", None, (1, 16, 32, 32), (1, 16, 32, 32))
+    assert not fused_additions(replace(twice, nodes=(*twice.nodes, again)))
+
+
+def test_such_an_addition_costs_less() -> None:
+    table = residual()
+    alone, joined = A76.microseconds(ADD, None, (8, 8), 8), A76.for_network(table).microseconds(table.nodes[1], None, (8, 8), 8)
+    assert 0 < joined < 0.9 * alone
+
+
+def test_nearest_pixels_are_copied_faster_than_blended() -> None:
+    shapes = (1, 64, 20, 20), (1, 64, 40, 40)
+    linear, nearest = (OpNode("r", "Resize", ("x",), "y", None, *shapes, mode=mode) for mode in ("linear", "nearest"))
+    assert A76.microseconds(nearest, None, (8,), 8) < 0.5 * A76.microseconds(linear, None, (8,), 8)
+
+
+def test_a_target_without_rows_of_a_special_kind_prices_the_usual_one(priced: Target) -> None:
+    table = residual()
+    plain, network = CostModel(priced), CostModel(priced).for_network(table)
+    assert network.microseconds(table.nodes[1], None, (8, 8), 8) == plain.microseconds(table.nodes[1], None, (8, 8), 8)
 
 
 def test_runtime_rows_are_added(priced: Target) -> None:

@@ -88,7 +88,7 @@ class Origin:
 
 def kernels_commit() -> str:
     """The commit of the kernels, with a + where the files differ from it; the version of an installed mpqc."""
-    kernels = Path(__file__).resolve().parents[1] / "lowering"
+    kernels = Path(__file__).resolve().parents[1] / "lowering" / "kernels"
     head = _git("log", "-1", "--format=%h", "--", kernels)
     if head is None or not head:
         return f"mpqc {__version__}"
