@@ -17,6 +17,8 @@ ENTRY = "__tvm_ffi_"
 EXECUTABLE = 1
 SYMTAB = (2, 11)
 FUNCTION = 2
+APART = 4
+"""Instructions from an ADRP to its ADD at most: further on the register holds something else"""
 
 
 @dataclass(frozen=True)
@@ -100,20 +102,21 @@ class CodeMap:
 
 def _formed(words: tuple[int, ...], address: int) -> Iterator[tuple[int, int]]:
     """(source, target) of every BL, and of every address formed by ADR or by ADRP and ADD."""
-    pages: dict[int, int] = {}
+    pages: dict[int, tuple[int, int]] = {}
     for index, word in enumerate(words):
         here = address + 4 * index
         if word >> 26 == 0b100101:
             yield here, here + 4 * _signed(word & 0x3FFFFFF, 26)
-            pages.clear()
         elif word & 0x1F000000 == 0x10000000:
             distance = _signed((word >> 5 & 0x7FFFF) << 2 | word >> 29 & 3, 21)
             if word >> 31:
-                pages[word & 31] = (here & ~0xFFF) + (distance << 12)
+                pages[word & 31] = index, (here & ~0xFFF) + (distance << 12)
             else:
                 yield here, here + distance
         elif word & 0xFFC00000 == 0x91000000 and (word >> 5 & 31) in pages:
-            yield here, pages[word >> 5 & 31] + (word >> 10 & 0xFFF)
+            formed, page = pages[word >> 5 & 31]
+            if index - formed <= APART and page + (word >> 10 & 0xFFF) & 3 == 0:
+                yield here, page + (word >> 10 & 0xFFF)
 
 
 def _jumps(words: tuple[int, ...], address: int) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,5 @@
 // Runs compiled kernels without TVM's runtime, on one core:
-//   ./driver KERNEL N CONSTANTS      runs one kernel N times
+//   ./driver KERNEL N CONSTANTS      runs one kernel N times; -1: each of them
 //   ./driver SECONDS CONSTANTS       times every kernel for that long each and prints CSV
 // The build adds a table of kernels (kernels.inc). Inputs are filled with a fixed pattern, constants come from the file.
 #include <stdint.h>
@@ -129,9 +129,11 @@ int main(int argc, char** argv) {
   FILE* constants = argc == 4 || argc == 3 ? fopen(argv[argc - 1], "rb") : NULL;
   if (!constants) return 2;
   if (argc == 4) {
-    Entry* entry = &kernels[atoi(argv[1])];
-    prepare(entry, constants);
-    for (int i = 0; i < atoi(argv[2]); i++) run(entry);
+    int chosen = atoi(argv[1]), all = (int)(sizeof kernels / sizeof kernels[0]);
+    for (int k = chosen < 0 ? 0 : chosen; k < (chosen < 0 ? all : chosen + 1); k++) {
+      prepare(&kernels[k], constants);
+      for (int i = 0; i < atoi(argv[2]); i++) run(&kernels[k]);
+    }
     return 0;
   }
   printf("kernel,nanoseconds\n");
