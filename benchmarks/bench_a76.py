@@ -15,10 +15,11 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from networks import NETWORKS, write_onnx
-from price import OTHER, Price, price
+from price import OTHER, price
 from provenance import RESULTS, WORK, provenance
 
 PEAK = 32.0
@@ -81,35 +82,43 @@ class Result:
         return {key: value for key, value in asdict(self).items() if key != "layers"}
 
 
-def compile_one(name: str, setting: str) -> float:
-    """Compiles a network in this process; predicted milliseconds."""
+def compile_one(name: str, setting: str) -> None:
+    """Compiles a network in this process."""
     from mpqc.pipeline import Options, compile_network
     from mpqc.progress import Progress
 
     model, bits = write_onnx(name, FOLDER), SETTINGS[setting]
     data = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
     options = Options(strategy="uniform", uniform_bits=bits, samples=8, allow_slower=True)
-    compiled = compile_network(model, options, data, output=FOLDER / f"{name}_{setting}", progress=Progress(quiet=True))
-    assert compiled.report.latency_us is not None
-    return compiled.report.latency_us / 1e3
+    compile_network(model, options, data, output=FOLDER / f"{name}_{setting}", progress=Progress(quiet=True))
 
 
-def in_own_process(name: str, setting: str) -> float:
-    """`compile_one` in a fresh process, so that memory is given back."""
-    done = subprocess.run([sys.executable, __file__, name, "--settings", setting, "--one"], stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+def predicted_us(folder: Path, target: str = "cortex-a76") -> float:
+    """What the cost model says today of the plan of a finished compile."""
+    from mpqc.allocator import evaluate
+    from mpqc.cost import CostModel
+    from mpqc.plan import read_plan
+    from mpqc.site_file import read_sites
+    from mpqc.targets import load_target
+    from mpqc.verification import predicted
+
+    table = read_sites(folder / "sites.json")
+    return predicted(evaluate(table, read_plan(folder / "plan.json"), CostModel(load_target(target)).for_network(table), ()))
 
 
-def measure(name: str, setting: str, commit: str) -> Result:
-    """Compiles and prices one network."""
-    predicted = in_own_process(name, setting)
-    found = price(FOLDER / f"{name}_{setting}" / "bundle")
-    return Result(name, setting, round(found.ms, 3), round(predicted, 3), found.instructions, commit, layers_of(found))
-
-
-def layers_of(found: Price) -> tuple[Layer, ...]:
-    """The kernels of a priced bundle, and what lies between them."""
-    return tuple(Layer(share.ops, share.kernel, share.calls, share.macs, share.ms * CYCLES_A_MS) for share in found.kernels)
+def measure(name: str, setting: str, commit: str, again: bool) -> Result:
+    """Compiles (in a process of its own, so that memory is given back) and prices one network, or takes both from an earlier run."""
+    folder = FOLDER / f"{name}_{setting}"
+    kept = folder / "price.json"
+    if not again or not kept.is_file():
+        subprocess.run([sys.executable, __file__, name, "--settings", setting, "--one"], check=True)
+        kept.write_text(json.dumps({"commit": commit, **asdict(price(folder / "bundle"))}), encoding="utf-8")
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    layers = tuple(
+        Layer(tuple(share["ops"]), share["kernel"], share["calls"], share["macs"], share["ms"] * CYCLES_A_MS) for share in found["kernels"]
+    )
+    milliseconds = round(found["ms"], 3), round(predicted_us(folder) / 1e3, 3)
+    return Result(name, setting, *milliseconds, found["instructions"], found["commit"], layers)
 
 
 def main() -> None:
@@ -118,15 +127,16 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--as-before", action="store_true", help="keep the cycles of every node as what later runs are compared with")
+    parser.add_argument("--again", action="store_true", help="predict anew, with the compiles and prices of an earlier run")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(compile_one(given.networks[0], given.settings[0]))
+        compile_one(given.networks[0], given.settings[0])
         return
     results = []
     for setting in given.settings:
         for name in given.networks or NETWORKS:
-            results.append(measure(name, setting, provenance()["commit"]))
+            results.append(measure(name, setting, provenance()["commit"], given.again))
             print(results[-1].entry(), file=sys.stderr, flush=True)
     if given.as_before:
         keep_before(results)
