@@ -2,7 +2,8 @@
 
 For each kernel and pair of widths the rows are fitted by least squares of the relative errors over non-negative prices
 (Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23). Every quantity grows with the shape, so the
-prediction is positive, deterministic, and never falls when a layer grows.
+prediction is positive, deterministic, and never falls when a layer grows, but where it grows into a faster kernel (windows that fill a
+quad, depthwise channels that fill half a vector).
 """
 
 from __future__ import annotations
@@ -92,6 +93,11 @@ def _unpacked(run: Run) -> float:
     return _channels(shape) * _depth(shape) * (first * blocks + (1 - first) * large_blocks)
 
 
+def _narrow_rows(shape: Shape) -> int:
+    narrow = shape.kernel_w * shape.in_c // shape.groups < QUAD
+    return shape.pixels * _channels(shape) * shape.kernel_h if narrow else 0
+
+
 def _padded(shape: Shape) -> bool:
     """Whether windows reach over the edge of the input."""
     reach = [(out - 1) * stride + kernel for out, stride, kernel in _axes(shape)]
@@ -133,6 +139,7 @@ _MATRIX: dict[str, Quantity] = {
     "tiles": _tile_count,
     "rows of tiles": lambda run: _tile_count(run) * run.shape.kernel_h,
     "weight values unpacked": _unpacked,
+    "rows of windows narrower than a quad": lambda run: _narrow_rows(run.shape),
     "input values padded": lambda run: run.shape.inputs if _padded(run.shape) else 0,
 }
 PACKED_ROWS = 64
@@ -150,6 +157,7 @@ _PRODUCT: dict[str, Quantity] = {
 _WINDOW: dict[str, Quantity] = {
     **_ALWAYS,
     "window values": lambda run: _window_values(run.shape),
+    "window values of channels that fill no vector": lambda run: _window_values(run.shape) if run.shape.out_c < CHANNEL_TILE else 0,
     "window values where windows reach over the edge": lambda run: _window_values(run.shape) if _padded(run.shape) else 0,
     "outputs": lambda run: run.shape.outputs,
     "output pixels": lambda run: run.shape.pixels,

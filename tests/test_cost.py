@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mpqc.budget import Resource
@@ -283,6 +283,7 @@ def test_convolutions_run_near_the_rate_of_sdot(bits: int, channels: int, size: 
     channels=extents, size=st.integers(1, 64), out=extents, bits=st.sampled_from((2, 4, 8)), kernel=st.sampled_from((1, 3)), grow=st.integers(1, 40)
 )
 def test_cortex_a76_latency_never_falls_when_a_layer_grows(channels: int, size: int, out: int, bits: int, kernel: int, grow: int) -> None:
+    assume(channels * kernel >= 4)  # narrower windows have a slower kernel
     before = A76.microseconds(conv(channels, size, out, kernel), bits, (8,), 8)
     for larger in ((channels + grow, size, out), (channels, size + grow, out), (channels, size, out + grow)):
         assert 0 < before <= A76.microseconds(conv(*larger, kernel), bits, (8,), 8) * (1 + 1e-9)
