@@ -113,6 +113,11 @@ def _window_values(shape: Shape) -> int:
     return shape.outputs * shape.kernel_h * shape.kernel_w
 
 
+def _pooled_values(shape: Shape) -> int:
+    """Window values with channels in whole vectors."""
+    return shape.pixels * _tiles(shape.out_c, VECTOR) * VECTOR * shape.kernel_h * shape.kernel_w
+
+
 def _axes(shape: Shape) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     return (shape.out_h, shape.stride_h, shape.kernel_h), (shape.out_w, shape.stride_w, shape.kernel_w)
 
@@ -165,6 +170,18 @@ _WINDOW: dict[str, Quantity] = {
     "channels": lambda run: run.shape.out_c,
     "channels, all taps": lambda run: run.shape.out_c * run.shape.kernel_h * run.shape.kernel_w,
 }
+LONG_WINDOW = 256
+"""Codes whose sum is sure to fit int16"""
+_POOL: dict[str, Quantity] = {
+    **_ALWAYS,
+    "window values": lambda run: _pooled_values(run.shape),
+    "window values where windows reach over the edge": lambda run: _pooled_values(run.shape) if _padded(run.shape) else 0,
+    "window values of long windows": lambda run: _pooled_values(run.shape) if run.shape.kernel_h * run.shape.kernel_w > LONG_WINDOW else 0,
+    "outputs": lambda run: run.shape.outputs,
+    "output pixels": lambda run: run.shape.pixels,
+    "inputs": lambda run: run.shape.inputs,
+    "channels": lambda run: run.shape.out_c,
+}
 _ELEMENTS: dict[str, Quantity] = {
     **_ALWAYS,
     "outputs": lambda run: run.shape.outputs,
@@ -187,8 +204,8 @@ _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.GEMM: _MATRIX,
     OpKind.MATMUL: _PRODUCT,
     OpKind.DEPTHWISE: _WINDOW,
-    OpKind.MAX_POOL: _WINDOW,
-    OpKind.AVERAGE_POOL: _WINDOW,
+    OpKind.MAX_POOL: _POOL,
+    OpKind.AVERAGE_POOL: _POOL,
     OpKind.SHUFFLE: _SHUFFLE,
     OpKind.QUANTIZE: _CONVERSION,
     OpKind.DEQUANTIZE: _CONVERSION,
