@@ -189,7 +189,7 @@ _ELEMENTS: dict[str, Quantity] = {
     "output pixels": lambda run: run.shape.pixels,
 }
 _CONVERSION: dict[str, Quantity] = {
-    "call": lambda run: 1.0,
+    **_ALWAYS,
     "outputs": lambda run: run.shape.outputs,
     "values reordered": lambda run: run.shape.outputs if _reordered(run.shape) else 0,
     "pixels reordered": lambda run: run.shape.pixels if _reordered(run.shape) else 0,
