@@ -9,7 +9,7 @@ import numpy as np
 
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import order, physical_shape, reordered, strides
-from mpqc.lowering.kernels.tir import Expr, Nest, Param, bind, function, load, loop, param, splat, store, symbol
+from mpqc.lowering.kernels.tir import Expr, Nest, Param, T, bind, function, load, loop, param, splat, store, symbol
 from mpqc.lowering.kernels.walk import Walk, emit_transposition, transposition, walk, written
 from mpqc.program import Concat, Move, Pad, Tensor
 
@@ -53,7 +53,9 @@ def _gather(name: str, path: Walk, x: Tensor, y: Tensor) -> Kernel:
     def body(source: Expr, *rest: Expr) -> None:
         def runs(base: Expr, start: Expr, threads: bool) -> None:
             def copy(width: int, at: list[Expr], by: list[int], _: None) -> None:
-                store(rest[-1], at[0] + base, load(source, at[1] + start, width, by[1]), width, by[0])
+                pairs = by[1] == 2 and width >= EVERY_SECOND and np.dtype(x.dtype).itemsize == 1 and x.dtype != "bool"
+                values = every_second(source, at[1] + start, width) if pairs else load(source, at[1] + start, width, by[1])
+                store(rest[-1], at[0] + base, values, width, by[0])
 
             if columns is None:
                 nest.emit(copy, widths=_widths(x.dtype), threads=threads)
@@ -70,6 +72,16 @@ def _gather(name: str, path: Walk, x: Tensor, y: Tensor) -> Kernel:
     name = symbol(name, path.sizes, path.steps, int(table[0]) if affine else f"table{table.size}")
     params = [Param("x", physical_shape(x), x.dtype), *(param("starts", c) for c in constants), Param("y", physical_shape(y), y.dtype)]
     return Kernel(name, function(name, params, body), constants, physical_shape(y), y.dtype, 0)
+
+
+EVERY_SECOND = 8
+"""Lanes from which on a vector of every second element is put together from two loads"""
+
+
+def every_second(source: Expr, start: Expr, lanes: int) -> Expr:
+    """Elements start, start + 2, ... of `source`: even lanes of one load and odd lanes of another, which ends with the last element."""
+    halves = [bind(load(source, start, lanes)), bind(load(source, start + lanes - 1, lanes))]
+    return T.Shuffle(halves, [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)])
 
 
 def _widths(dtype: str) -> tuple[int, ...]:

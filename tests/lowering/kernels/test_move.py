@@ -36,6 +36,8 @@ MOVES: list[tuple[tuple[int, ...], Callable[[np.ndarray], np.ndarray]]] = [
     ((1, 32, 5, 5), lambda a: a.reshape(1, 2, 2, 8, 5, 5).transpose(0, 3, 4, 1, 5, 2).reshape(1, 8, 10, 10)),
     ((1, 116, 4, 4), lambda a: a.reshape(1, 2, 58, 4, 4).transpose(0, 2, 1, 3, 4).reshape(1, 116, 4, 4)),
     ((1,), lambda a: a),
+    *(((1, channels, 3, 5), lambda a, lane=lane: a[:, lane::2]) for channels in (16, 17, 33, 48, 50, 96) for lane in (0, 1)),
+    ((2, 48), lambda a: a[:, 1::2]),
     ((1, 64, 33, 31), lambda a: a[:, 32:]),
 ]
 
