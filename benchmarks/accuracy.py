@@ -42,7 +42,7 @@ from mpqc.training.recipe import Recipe
 NETWORKS = {"resnet20": "onnx_derived/resnet20_cifar10.onnx", "mobilenetv2": ""}
 QUICK_STEPS = 20
 QUICK_IMAGES = 1000
-HAND_WIDTH = 4
+HAND_WIDTHS = (4, 2)
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,17 @@ def _used(plan: Plan, resource: Resource) -> float:
 
 
 def by_hand(constraint: Constraint, table: SiteTable, budgets: tuple[Budget, ...]) -> Plan:
-    """The plan that a person would write: the row's uniform one, or w4a8 from the last layer back until the latency is met."""
+    """The plan that a person would write: the row's uniform one, or w4a8 (then w2a8) from the last layer back until the latency is met."""
     if constraint.uniform is not None:
         return uniform_plan(table, constraint.target, *constraint.uniform)
     cost_model = CostModel(load_target(constraint.target)).for_network(table)
     plan = uniform_plan(table, constraint.target, 8, 8)
-    for weight in reversed([site.name for site in table.sites if site.kind is SiteKind.WEIGHT]):
+    weights = [site.name for site in table.sites if site.kind is SiteKind.WEIGHT]
+    for width, weight in ((width, weight) for width in HAND_WIDTHS for weight in reversed(weights)):
         try:
             return evaluate(table, plan, cost_model, budgets)
         except BudgetInfeasibleError:
-            choices = tuple(replace(choice, bits=HAND_WIDTH) if choice.site == weight else choice for choice in plan.choices)
+            choices = tuple(replace(choice, bits=width) if choice.site == weight else choice for choice in plan.choices)
             plan = replace(plan, choices=choices)
     return plan
 
