@@ -34,7 +34,17 @@ NETWORKS = {
             "mlperf_mobilenet_v1_025_vww",
             "mlperf_resnet8_cifar10",
         ),
-        "onnx": ("ultraface_rfb_320_simplified", "yunet_n_320", "mnist_cntk", "espcn_nnresize_float", "fastestdet", "dnsmos_model_v8"),
+        "onnx": (
+            "ultraface_rfb_320_simplified",
+            "yunet_n_320",
+            "mnist_cntk",
+            "espcn_nnresize_float",
+            "fastestdet",
+            "dnsmos_model_v8",
+            "nanodet_m",
+            "basic_pitch",
+            "ultraface_rfb_320",
+        ),
     }.items()
     for name in names
 }
