@@ -118,6 +118,7 @@ def options_of(run: Run, table: SiteTable, steps: int, *, quick: bool) -> Option
     floats = {site.name: None for site in table.sites if site.kind is SiteKind.ACTIVATION} if constraint.float_activations else {}
     options = Options(
         target=constraint.target,
+        teacher_cache=WORK / "accuracy" / "teacher",
         budgets=budgets,
         samples=128 if quick else 512,
         mean=tuple(float(value) * 255 for value in MEAN.reshape(-1)),
@@ -126,7 +127,7 @@ def options_of(run: Run, table: SiteTable, steps: int, *, quick: bool) -> Option
         training=Recipe(steps=steps, augment="flip_crop", seed=run.seed, held_out=0.005 if quick else 0.1, evaluations=2 if quick else 10),
     )
     if run.method in UNTRAINED:
-        return replace(options, training=None, fixed=floats)
+        return replace(options, training=None, teacher_cache=None, fixed=floats)
     if run.method == "uniform":
         return replace(options, plan=by_hand(constraint, table, budgets))
     return replace(options, strategy=run.method, fixed=floats)

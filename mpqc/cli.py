@@ -60,6 +60,9 @@ QatTime = Annotated[str | None, typer.Option(help="time that the training phase 
 QatBatch = Annotated[int | None, typer.Option(min=1, help="samples a training step, over all processes (128)")]
 QatRate = Annotated[float | None, typer.Option(help="peak learning rate of the weights (0.02)")]
 Augment = Annotated[str | None, typer.Option(help="none, or flip_crop: training pictures mirrored and shifted at random")]
+TeacherCache = Annotated[
+    Path | None, typer.Option(help="folder that keeps the float network's outputs while training: a second training on the same data is faster")
+]
 Bits = Annotated[str, typer.Option(help="weight/activation bits of the strategy uniform")]
 Latency = Annotated[str | None, typer.Option(help="for example 20ms")]
 Size = Annotated[str | None, typer.Option(help="weights and biases as stored, for example 1.5MB (1 MB = 1024^2 bytes)")]
@@ -102,6 +105,7 @@ def compile(
     qat_batch: QatBatch = None,
     qat_rate: QatRate = None,
     augment: Augment = None,
+    teacher_cache: TeacherCache = None,
     bits: Bits = "8/8",
     plan: Annotated[Path | None, typer.Option(help="plan.json to obey instead of solving for one")] = None,
     budget_latency: Latency = None,
@@ -133,7 +137,9 @@ def compile(
     training = parse_training(TrainingTexts(qat_steps, qat_time, qat_batch, qat_rate, augment), seed)
     method = strategy or ("auto" if training and plan is None else "fit")
     limits, fixed, checks = parse_budgets(texts), parse_fixed(fix), Checking(price, pricer, allow_slower)
-    compile_command(reading, target, limits, method, bits, labels, plan, fixed, checks, opset, seed, solver_time, force, showing, training)
+    compile_command(
+        reading, target, limits, method, bits, labels, plan, fixed, checks, opset, seed, solver_time, force, showing, training, teacher_cache
+    )
 
 
 @app.command(epilog="Example: mpqc analyze model.onnx --data images/ -o out")

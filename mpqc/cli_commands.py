@@ -92,6 +92,7 @@ def compile_command(
     force: bool,
     showing: Showing,
     training: Recipe | None = None,
+    teacher_cache: Path | None = None,
 ) -> None:
     """`mpqc compile`. Of several processes that torchrun started, the first one speaks."""
     from mpqc.pipeline import Compiled, compile_network
@@ -110,6 +111,7 @@ def compile_command(
         opset=opset,
         solver_seconds=solver_seconds,
         training=training,
+        teacher_cache=teacher_cache,
     )
     known = _labels(labels) if labels else None
     try:

@@ -88,6 +88,8 @@ class Options:
     """A plan to obey instead of solving for one."""
     training: Recipe | None = None
     """A training phase before export; None: the weights stay what they are."""
+    teacher_cache: Path | None = None
+    """Folder that keeps what the float network says of training batches, for phases on the same samples."""
     opset: int | None = None
     seed: int = 0
     solver_seconds: float = 20.0
@@ -106,6 +108,8 @@ class Options:
             raise UsageError(f"{self.strategy} chooses bits while training", where="--strategy", hint="add --qat-steps 2000, or --qat-time 10m")
         if self.strategy in TRAINED and self.plan is not None:
             raise UsageError("a plan already decides every site", where="--strategy", hint="leave it out: --plan with --qat-steps trains at the plan")
+        if self.teacher_cache is not None and self.training is None:
+            raise UsageError("there is no training phase", where="--teacher-cache", hint="add --qat-steps 2000, or --qat-time 10m")
         if self.ranges not in RANGES:
             raise UsageError(f"unknown way to choose ranges {self.ranges!r}", where="--ranges", hint=f"use one of {', '.join(RANGES)}")
         if self.plan is not None and self.fixed:

@@ -27,6 +27,7 @@ from mpqc.training.processes import Group
 from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, augmented, share, step_indices
 from mpqc.training.session import Position, Session, TrainingBatch
+from mpqc.training.targets import Targets
 from mpqc.training.trainable import Trainable
 from mpqc.workspace import Workspace
 
@@ -52,6 +53,7 @@ class Equipment:
 
     trainable: Trainable
     teacher: fx.GraphModule
+    targets: Targets
     objective: Objective
     samples: Samples
     recipe: Recipe
@@ -98,9 +100,14 @@ class Loop:
         with arithmetic(self.recipe, self.equipment.device):
             if self._taught is None or self._taught[0] is not batch:
                 with torch.no_grad():
-                    self._taught = (batch, self.equipment.teacher(*batch.inputs))
+                    self._taught = (batch, self._targets(batch))
             outputs = self.root(*batch.inputs)
         return self.equipment.objective(outputs, self._taught[1], batch.labels)
+
+    def _targets(self, batch: TrainingBatch) -> tuple[Tensor, ...]:
+        if batch is not self._batch:
+            return self.equipment.teacher(*batch.inputs)  # type: ignore[no-any-return]
+        return self.equipment.targets.of_step(self.position.step, batch)
 
     def step(self) -> None:
         """One optimizer step. Raises TrainingError where loss or gradients are not finite; weights are then as before it."""
@@ -131,6 +138,12 @@ class Loop:
         self.group.average_gradients(self.parameters())
         check_gradients(self.root, step)
         return value
+
+    def time_step(self) -> float:
+        """Seconds of forward and backward pass of the present batch, with the float network's."""
+        self._taught, begun = None, time.monotonic()
+        self.backward(self.position.step)
+        return time.monotonic() - begun
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Everything that the optimizer moves."""
@@ -204,9 +217,9 @@ class Loop:
         """Loss and accuracy of the present state on the held-out part, over all processes."""
         self.root.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.equipment.device)
-        for batch in self.equipment.samples.evaluation(self.equipment.device, self.group):
+        for index, batch in enumerate(self.equipment.samples.evaluation(self.equipment.device, self.group)):
             outputs, count = self.root(*batch.inputs), len(batch.inputs[0])
-            loss = self.equipment.objective(outputs, self.equipment.teacher(*batch.inputs), batch.labels)
+            loss = self.equipment.objective(outputs, self.equipment.targets.of_held_out(index, batch), batch.labels)
             right = 0 if batch.labels is None else int((self.equipment.objective.logits(outputs).argmax(1) == batch.labels).sum())
             sums += torch.tensor([float(loss) * count, right, count], dtype=torch.float64, device=self.equipment.device)
         self.root.train()

@@ -30,6 +30,7 @@ from mpqc.training.processes import Group, join, leave
 from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, check_classes
 from mpqc.training.session import Position, Session
+from mpqc.training.targets import Targets
 from mpqc.training.trainable import Trainable, make_teacher, make_trainable, start_batch_norm
 from mpqc.workspace import Workspace
 
@@ -61,6 +62,10 @@ class Start:
     fixed: Mapping[str, int | None]
     plan: Plan
     """Inside the budgets"""
+    teacher_cache: Path | None = None
+    """Folder that keeps the float network's outputs for phases on the same samples"""
+    samples_key: tuple[str, ...] = ()
+    """What the samples of a step depend on beside the recipe"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +128,17 @@ def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, 
     if samples.labels is not None:
         check_classes(samples.labels, _classes(task, teacher, samples, device))
     start_batch_norm(trainable, (batch.inputs for batch in samples.statistics(device, group, STATISTICS)))
-    equipment = Equipment(trainable, teacher, Objective(task, recipe, samples.labels is not None), samples, recipe, group, device)
+    targets = Targets(teacher, start.teacher_cache, _targets_key(start, recipe, device, group))
+    equipment = Equipment(trainable, teacher, targets, Objective(task, recipe, samples.labels is not None), samples, recipe, group, device)
     loop = Loop(equipment, Position(recipe.steps))
     loop.begin(make_strategy(strategy), _session(start, recipe, trainable, loop, group))
     return loop
+
+
+def _targets_key(start: Start, recipe: Recipe, device: torch.device, group: Group) -> tuple[str, ...]:
+    half = isinstance(arithmetic(recipe, device), torch.autocast)
+    facts = (recipe.seed, recipe.batch, recipe.augment, recipe.held_out, half, device.type, group.rank, group.size)
+    return (start.network.digest, *start.samples_key, repr(facts))
 
 
 def _session(start: Start, recipe: Recipe, trainable: Trainable, loop: Loop, group: Group) -> Session:
@@ -201,11 +213,7 @@ def _classes(task: Task, teacher: torch.fx.GraphModule, samples: Samples, device
 def affordable_steps(loop: Loop, seconds: float) -> int:
     """How many steps fit into `seconds` with the evaluations, by the time that a few take; every process gets the same number."""
     before = {name: value.clone() for name, value in loop.root.state_dict().items()}
-    times = []
-    for _ in range(TRIALS):
-        begun = time.monotonic()
-        loop.backward(0)
-        times.append(time.monotonic() - begun)
+    times = [loop.time_step() for _ in range(TRIALS)]
     begun = time.monotonic()
     loop.measured()
     evaluations = (time.monotonic() - begun) * (loop.recipe.evaluations + 3)

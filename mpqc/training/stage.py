@@ -27,6 +27,7 @@ def train_analysis(analysis: Analysis, plan: Plan, options: Options, cost_model:
     assert options.training is not None
     assert analysis.samples is not None
     strategy = options.strategy if options.strategy in TRAINED else "fixed"
+    samples = _digest(analysis.samples)
     start = Start(
         network=analysis.network,
         table=analysis.table,
@@ -36,19 +37,20 @@ def train_analysis(analysis: Analysis, plan: Plan, options: Options, cost_model:
         budgets=options.budgets,
         fixed=options.fixed,
         plan=plan,
+        teacher_cache=options.teacher_cache,
+        samples_key=(samples, repr((options.mean, options.std))),
     )
-    path = workspace.checkpoint("training", *_inputs(analysis, plan, options, strategy)).with_suffix(".pt")
+    path = workspace.checkpoint("training", samples, *_inputs(analysis, plan, options, strategy)).with_suffix(".pt")
     return train(start, strategy, options.training, analysis.samples, workspace, path, progress, Group(**vars(launched())))
 
 
 def _inputs(analysis: Analysis, plan: Plan, options: Options, strategy: str) -> tuple[str, ...]:
     """What the result depends on, for the checkpoint's name."""
-    assert analysis.samples is not None
     bits = json.dumps([[choice.site, choice.bits] for choice in plan.choices])
     budgets = ";".join(map(str, options.budgets))
     fixed = json.dumps(sorted(options.fixed.items()))
     grids = hashlib.sha256(repr((options.ranges, options.samples, options.mean, options.std)).encode()).hexdigest()
-    return (analysis.network.digest, _digest(analysis.samples), grids, strategy, bits, budgets, fixed, plan.target, repr(options.training))
+    return (analysis.network.digest, grids, strategy, bits, budgets, fixed, plan.target, repr(options.training))
 
 
 def _digest(samples: Samples) -> str:
