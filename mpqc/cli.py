@@ -63,6 +63,9 @@ Augment = Annotated[str | None, typer.Option(help="none, or flip_crop: training 
 TeacherCache = Annotated[
     Path | None, typer.Option(help="folder that keeps the float network's outputs while training: a second training on the same data is faster")
 ]
+Prune = Annotated[
+    str, typer.Option(help="channels that go before training: auto (the least that lets 2 bits and more fit), none, or a part of the weights (0.3)")
+]
 Bits = Annotated[str, typer.Option(help="weight/activation bits of the strategy uniform")]
 Latency = Annotated[str | None, typer.Option(help="for example 20ms")]
 Size = Annotated[str | None, typer.Option(help="weights and biases as stored, for example 1.5MB (1 MB = 1024^2 bytes)")]
@@ -106,6 +109,7 @@ def compile(
     qat_rate: QatRate = None,
     augment: Augment = None,
     teacher_cache: TeacherCache = None,
+    prune: Prune = "",
     bits: Bits = "8/8",
     plan: Annotated[Path | None, typer.Option(help="plan.json to obey instead of solving for one")] = None,
     budget_latency: Latency = None,
@@ -138,7 +142,7 @@ def compile(
     method = strategy or ("auto" if training and plan is None else "fit")
     limits, fixed, checks = parse_budgets(texts), parse_fixed(fix), Checking(price, pricer, allow_slower)
     compile_command(
-        reading, target, limits, method, bits, labels, plan, fixed, checks, opset, seed, solver_time, force, showing, training, teacher_cache
+        reading, target, limits, method, bits, labels, plan, fixed, checks, opset, seed, solver_time, force, showing, training, teacher_cache, prune
     )
 
 

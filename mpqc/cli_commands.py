@@ -93,6 +93,7 @@ def compile_command(
     showing: Showing,
     training: Recipe | None = None,
     teacher_cache: Path | None = None,
+    prune: str = "",
 ) -> None:
     """`mpqc compile`. Of several processes that torchrun started, the first one speaks."""
     from mpqc.pipeline import Compiled, compile_network
@@ -112,6 +113,7 @@ def compile_command(
         solver_seconds=solver_seconds,
         training=training,
         teacher_cache=teacher_cache,
+        prune=prune,
     )
     known = _labels(labels) if labels else None
     try:

@@ -82,6 +82,33 @@ def _products(gradient: Tensor | None, errors: list[Tensor] | None, widths: int)
     return np.array([float(torch.dot(row, error.reshape(-1).double())) for error in errors])
 
 
+def removal_losses(
+    network: Network, removed: Mapping[str, np.ndarray], batches: Batches, task: Task, *, seed: int, probes: int
+) -> dict[str, np.ndarray]:
+    """Tensor -> 1/2 E[(g . d)^2] of every channel (axis 1), where d is what changes when the channel becomes the constant in `removed` [channels].
+
+    A tensor with more entries along axis 1 than `removed` names has those of one channel next to each other. With 0 as the constant this is the
+    squared first-order Taylor term of a channel's output (Molchanov et al. 2017, 2019), under the loss that sensitivities are measured in.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    watched = frozenset(removed)
+    sums = {name: np.zeros(len(values)) for name, values in removed.items()}
+    samples = 0
+    for batch in batches:
+        values = _forward(network, watched | task.tensors, watched, batch)
+        for _ in range(probes):
+            for name, gradient in _gradients(values, watched, task, generator).items():
+                sums[name] += _removal(gradient, values[name].detach(), removed[name])
+        samples += next(iter(batch.values())).shape[0] if batches.batch_size else 1
+    return {name: total / (2 * samples * probes) for name, total in sums.items()}
+
+
+def _removal(gradient: Tensor, value: Tensor, constant: np.ndarray) -> np.ndarray:
+    shape = (value.shape[0], len(constant), -1)
+    change = torch.from_numpy(constant).to(value.dtype).reshape(1, -1, 1) - value.reshape(shape)
+    return (gradient.reshape(shape) * change).sum(dim=2).double().square().sum(dim=0).numpy()  # type: ignore[no-any-return]
+
+
 class _GradientReplay(Replay):
     """Stops gradients where ONNX Runtime runs a node: task.py compares the tensors that enter it."""
 

@@ -22,6 +22,7 @@ from mpqc.log_file import LOG, logged
 from mpqc.plan import Plan
 from mpqc.plan_choice import choose_plan
 from mpqc.progress import Progress
+from mpqc.pruning import pruned_to_fit, wanted
 from mpqc.sensitivity_table import Sensitivities, read_sensitivities
 from mpqc.site import SiteTable
 from mpqc.site_file import read_sites, write_sites
@@ -88,6 +89,8 @@ class Options:
     """A plan to obey instead of solving for one."""
     training: Recipe | None = None
     """A training phase before export; None: the weights stay what they are."""
+    prune: str = ""
+    """Channels that go before training: auto (as many as the budgets need), none, or a part of the weights; empty: as the strategy likes."""
     teacher_cache: Path | None = None
     """Folder that keeps what the float network says of training batches, for phases on the same samples."""
     opset: int | None = None
@@ -122,6 +125,7 @@ class Options:
             raise UsageError("nothing is to be priced", where="--pricer", hint="add --price")
         if self.strategy != "uniform" and self.uniform_bits != (8, 8):
             raise UsageError(f"the strategy {self.strategy} chooses the bits itself", where="--bits", hint="add --strategy uniform")
+        wanted(self)
 
     def facts(self) -> dict[str, object]:
         """The options that differ from their defaults, for log.txt."""
@@ -142,6 +146,8 @@ class Analysis:
     sensitivities: Sensitivities | None
     samples: Samples | None = None
     """Everything that may be trained on, where a training phase is asked for"""
+    original: Network | None = None
+    """The network before channels were pruned: the teacher, and what accuracy is compared with. None: nothing was pruned"""
 
 
 @dataclass(frozen=True)
@@ -277,7 +283,11 @@ def analyze_network(
         samples = None if options.training is None else _samples(reading(limit=ALL, labels=True), labels, options)
     for note in (*network.notes, *batches.notes):
         progress.warn(note)
-    key = (network.digest, digest_of(batches), options.ranges)
+    seen = digest_of(batches)
+    pruned = pruned_to_fit(network, table, batches, options, workspace, progress, (network.digest, seen))
+    original = None if pruned is None else network
+    network, table = (network, table) if pruned is None else (pruned.network, pruned.table)
+    key = (network.digest, seen, options.ranges)
     LOG.debug("network %s, samples %s", *key[:2])
     if labels is not None and samples is None:
         check_labels(labels, batches)
@@ -286,7 +296,7 @@ def analyze_network(
     with progress.phase("sensitivities"):
         sensitivities = _measured(network, table, calibration, batches, options, workspace, key)
     workspace.write_text("sites.json", write_sites(table))
-    return Analysis(network, table, batches, calibration, sensitivities, samples)
+    return Analysis(network, table, batches, calibration, sensitivities, samples, original)
 
 
 def _samples(batches: Batches, labels: np.ndarray | None, options: Options) -> Samples:

@@ -32,11 +32,18 @@ class Site:
     group: str = ""
     """Sites with the same group share qparams (tensors that meet in Add/Concat, pass through a pool or reshape) or, for
     weights used twice, are the same tensor. Empty: a group of its own."""
+    removed: int = 0
+    """Values that the tensor had before channels were pruned and has no more: they count 0 bits in averages"""
 
     @property
     def elements(self) -> int:
         """Number of values in the tensor."""
         return prod(self.shape)
+
+    @property
+    def counted(self) -> int:
+        """Values that average bits are divided by: those of the tensor before channels were pruned."""
+        return self.elements + self.removed
 
     @property
     def group_name(self) -> str:

@@ -50,6 +50,59 @@ class RemoveZeroChannels:
         return PassResult(onnx.shape_inference.infer_shapes(copy, strict_mode=True), True, tuple(notes))
 
 
+@dataclass(frozen=True, eq=False)
+class Removable:
+    """A layer whose output channels can be removed once their weights and biases are zero."""
+
+    node: str
+    weight: str
+    bias: str
+    """Initializer; empty where there is none"""
+    axis: int
+    """Of the weight, that counts output channels"""
+    reader: str
+    """Node that reads the channels"""
+    reader_weight: str
+    tensor: str
+    """What the reader reads: channels along axis 1, `features` of them next to each other for each"""
+    features: int
+    values: np.ndarray
+    """What each channel of `tensor` is once it is zero: [channels]"""
+    between: tuple[str, ...]
+    """Weights of depthwise convolutions on the way"""
+    tensors: tuple[str, ...]
+    """Everything that loses channels"""
+
+
+def removable(model: onnx.ModelProto) -> tuple[Removable, ...]:
+    """The float layers of `model` that `RemoveZeroChannels` can take channels of, in execution order."""
+    graph = ChannelGraph(model.graph)
+    return tuple(found for node in model.graph.node if (found := _removable_layer(graph, node)) is not None)
+
+
+def _removable_layer(graph: ChannelGraph, node: NodeProto) -> Removable | None:
+    axis = graph.output_axis(node)
+    weight = None if axis is None else graph.raw(node.input[1])
+    bias = node.input[2] if len(node.input) > 2 else ""
+    if axis is None or weight is None or not graph.owned(node.input[1]):
+        return None
+    known = graph.raw(bias) if bias else None
+    if bias and (known is None or known.size != weight.shape[axis] or not graph.owned(bias)):
+        return None
+    path = _Path(np.zeros(weight.shape[axis], np.float32))
+    reader = _follow(graph, node, path)
+    if (
+        reader is None
+        or not graph.is_float(reader.input[1])
+        or _removable(graph, reader, path, np.ones(len(path.values), bool)).sum() + 1 < len(path.values)
+    ):
+        return None
+    between = tuple(item.input[1] for item in path.nodes if item.op_type == "Conv")
+    tensors = (node.output[0], *(item.output[0] for item in path.nodes))
+    names = (node.name, node.input[1], bias, axis, reader.name, reader.input[1], reader.input[0])
+    return Removable(*names, path.features, path.values, between, tensors)
+
+
 def _prune(graph: ChannelGraph, node: NodeProto) -> int:
     """Channels of `node` that were removed."""
     axis = graph.output_axis(node)

@@ -186,7 +186,7 @@ class Pricing:
         return [site for site in self.table.sites if site.kind is kind]
 
     def _elements(self, resource: Resource) -> int:
-        return max(sum(site.elements for site in self._sites(_KINDS[resource])), 1)
+        return max(sum(site.counted for site in self._sites(_KINDS[resource])), 1)
 
 
 _KINDS = {Resource.WEIGHT_BITS: SiteKind.WEIGHT, Resource.ACTIVATION_BITS: SiteKind.ACTIVATION}

@@ -67,7 +67,7 @@ def build_report(
         latency_us=latency,
         latency_origin=cost_model.origin,
         int8_latency_us=None if latency is None else int8_latency(table, cost_model),
-        quality=measure_quality(network, program, analysis.batches),
+        quality=measure_quality(analysis.original or network, program, analysis.batches),
         accuracy=_accuracy(analysis, program, labels),
         training=None if trained is None else trained.summary,
         accumulators=tuple(AccumulatorRow(name, peak, LIMIT) for name, peak in accumulator_peaks(program).items()),
@@ -165,16 +165,16 @@ def _sqnr(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float | None:
 
 
 def _accuracy(analysis: Analysis, program: Program, labels: np.ndarray | None) -> Accuracy | None:
-    samples = analysis.samples
+    samples, network = analysis.samples, analysis.original or analysis.network
     if samples is None:
-        return None if labels is None else measure_accuracy(analysis.network, program, analysis.batches, labels)
+        return None if labels is None else measure_accuracy(network, program, analysis.batches, labels)
     if samples.labels is None or not program.outputs:
         return None
     size = analysis.batches.batch_size or 1
     kept = samples.held_out[: min(len(samples.held_out), MOST_ACCURACY_SAMPLES) // size * size]
     rows = [kept[start : start + size] for start in range(0, len(kept), size)]
     prepared = ({name: analysis.batches.prepared(name, array[row]) for name, array in samples.arrays.items()} for row in rows)
-    return measure_accuracy(analysis.network, program, prepared, samples.labels[kept]) if rows else None
+    return measure_accuracy(network, program, prepared, samples.labels[kept]) if rows else None
 
 
 def measure_accuracy(network: Network, program: Program, batches: Iterable[Mapping[str, np.ndarray]], labels: np.ndarray) -> Accuracy:

@@ -41,8 +41,8 @@ class RealCost:
         return self._bit_operations(bits) if resource is Resource.BOPS else None
 
     def total(self, kind: SiteKind) -> int:
-        """Elements of all sites of a kind."""
-        return sum(site.elements for site in self.table.sites if site.kind is kind)
+        """Elements of all sites of a kind, those that were pruned among them."""
+        return sum(site.counted for site in self.table.sites if site.kind is kind)
 
     def _weight_bits(self, bits: Tensor) -> Tensor:
         return (self.weights * bits).sum() + self.float_weights

@@ -66,6 +66,13 @@ class Start:
     """Folder that keeps the float network's outputs for phases on the same samples"""
     samples_key: tuple[str, ...] = ()
     """What the samples of a step depend on beside the recipe"""
+    original: Network | None = None
+    """The network that teaches, where it is not `network` itself; its outputs have the same names"""
+
+    @property
+    def teacher(self) -> Network:
+        """The float network that teaches."""
+        return self.original or self.network
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +127,7 @@ def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, 
     """A loop that is about to take its first step. Raises what `train` does but for TrainingError."""
     task = _task(start, samples, device)
     trainable = make_trainable(start.network, start.table, start.calibration, task, batch_norm=recipe.batch_norm, group=group)
-    teacher = make_teacher(start.network, task)
+    teacher = make_teacher(start.teacher, task)
     for module in (trainable.root, teacher):
         module.to(device)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -138,7 +145,7 @@ def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, 
 def _targets_key(start: Start, recipe: Recipe, device: torch.device, group: Group) -> tuple[str, ...]:
     half = isinstance(arithmetic(recipe, device), torch.autocast)
     facts = (recipe.seed, recipe.batch, recipe.augment, recipe.held_out, half, device.type, group.rank, group.size)
-    return (start.network.digest, *start.samples_key, repr(facts))
+    return (start.teacher.digest, *start.samples_key, repr(facts))
 
 
 def _session(start: Start, recipe: Recipe, trainable: Trainable, loop: Loop, group: Group) -> Session:
@@ -179,7 +186,7 @@ def _task(start: Start, samples: Samples, device: torch.device) -> Task:
     parts = [few[place : place + size] for place in range(0, len(few) - size + 1, size)] or [samples.trained[[0] * size]]
     names = [spec.name for spec in start.network.inputs]
     return find_task(
-        start.network,
+        start.teacher,
         [dict(zip(names, (item.cpu().numpy() for item in samples.batch(part, torch.device("cpu")).inputs), strict=True)) for part in parts],
     )
 

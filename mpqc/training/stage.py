@@ -39,6 +39,7 @@ def train_analysis(analysis: Analysis, plan: Plan, options: Options, cost_model:
         plan=plan,
         teacher_cache=options.teacher_cache,
         samples_key=(samples, repr((options.mean, options.std))),
+        original=analysis.original,
     )
     path = workspace.checkpoint("training", samples, *_inputs(analysis, plan, options, strategy)).with_suffix(".pt")
     return train(start, strategy, options.training, analysis.samples, workspace, path, progress, Group(**vars(launched())))
@@ -50,7 +51,8 @@ def _inputs(analysis: Analysis, plan: Plan, options: Options, strategy: str) -> 
     budgets = ";".join(map(str, options.budgets))
     fixed = json.dumps(sorted(options.fixed.items()))
     grids = hashlib.sha256(repr((options.ranges, options.samples, options.mean, options.std)).encode()).hexdigest()
-    return (analysis.network.digest, grids, strategy, bits, budgets, fixed, plan.target, repr(options.training))
+    teacher = () if analysis.original is None else (analysis.original.digest,)
+    return (analysis.network.digest, *teacher, grids, strategy, bits, budgets, fixed, plan.target, repr(options.training))
 
 
 def _digest(samples: Samples) -> str:
