@@ -4,6 +4,8 @@
     python benchmarks/accuracy.py --quick          # 20 steps a run, 1,000 test images: shows that all of it works, not how well
     python benchmarks/accuracy.py --only "70 kB"   # rows whose name contains this
 
+Started several times, the processes share the runs; the table shows all that are finished, whichever command made them.
+
 A run is one `mpqc compile` of the float network with a training phase on the training images; the best state is chosen on 5,000 of them that are held
 out. Test images are run once, at the end, through the integer program. Equal steps, data, recipe and quantizer start for all methods of a row.
 """
@@ -11,8 +13,11 @@ out. Test images are run once, at the end, through the integer program. Equal st
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -124,7 +129,7 @@ def options_of(run: Run, table: SiteTable, steps: int, *, quick: bool) -> Option
         mean=tuple(float(value) * 255 for value in MEAN.reshape(-1)),
         std=tuple(float(value) * 255 for value in STD.reshape(-1)),
         seed=run.seed,
-        training=Recipe(steps=steps, augment="flip_crop", seed=run.seed, held_out=0.005 if quick else 0.1, evaluations=2 if quick else 10),
+        training=Recipe(steps=steps, augment="flip_crop", seed=run.seed, held_out=0.005 if quick else 0.1, evaluations=2 if quick else 5),
     )
     if run.method in UNTRAINED:
         return replace(options, training=None, teacher_cache=None, fixed=floats)
@@ -150,9 +155,26 @@ def float_accuracy(network: str, images: int) -> float:
     return float(json.loads(kept.read_text(encoding="utf-8")))
 
 
+def folder_of(run: Run, steps: int, images: int) -> Path:
+    """Where a run keeps its files."""
+    return WORK / "accuracy" / f"{run.key}_{steps}_{images}"
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process has the run of `folder` for itself while the block runs."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield True
+        except BlockingIOError:
+            yield False
+
+
 def performed(run: Run, steps: int, images: int, floats: float) -> Result:
     """The result of a run: read where it is finished, else computed (a training phase that was cut off goes on)."""
-    folder = WORK / "accuracy" / f"{run.key}_{steps}_{images}"
+    folder = folder_of(run, steps, images)
     kept = folder / "result.json"
     if kept.exists():
         return _read(kept)
@@ -269,12 +291,21 @@ def main() -> None:
     chosen = [run for network in given.networks for run in runs(network, given.seeds) if given.only in run.constraint.name]
     chosen = [run for run in chosen if run.method in given.methods and (not given.quick or _is_quick(run))]
     images = QUICK_IMAGES if given.quick else 10_000
-    results: list[Result] = []
+    table = chosen if given.quick or given.steps else [run for network in NETWORKS for run in runs(network)]
     for run in chosen:
-        steps = given.steps or (QUICK_STEPS if given.quick else run.constraint.steps)
-        results.append(performed(run, steps, images, float_accuracy(run.network, images)))
-        print(f"{run.key}: {results[-1].accuracy:.2f} (float {results[-1].float_accuracy:.2f}), inside {results[-1].inside}", flush=True)
-        write(results, "accuracy_quick" if given.quick else "accuracy", len(chosen))
+        steps = steps_of(run, given)
+        with claimed(folder_of(run, steps, images)) as mine:
+            if not mine:
+                continue
+            result = performed(run, steps, images, float_accuracy(run.network, images))
+        print(f"{run.key}: {result.accuracy:.2f} (float {result.float_accuracy:.2f}), inside {result.inside}", flush=True)
+        kept = [folder_of(run, steps_of(run, given), images) / "result.json" for run in table]
+        write([_read(path) for path in kept if path.exists()], "accuracy_quick" if given.quick else "accuracy", len(table))
+
+
+def steps_of(run: Run, given: argparse.Namespace) -> int:
+    """Of the command, or of the row."""
+    return int(given.steps or (QUICK_STEPS if given.quick else run.constraint.steps))
 
 
 def _is_quick(run: Run) -> bool:
