@@ -19,7 +19,7 @@ class Recipe:
     """Instead of `steps`: wall-clock time that the phase may take; the number of steps follows from the speed of the first ones"""
     batch: int = 128
     """Samples a step, over all processes together"""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     """Peak, of weights, biases and BatchNorm"""
     step_learning_rate: float = 0.002
     """Peak, of quantizer steps (strategies may scale it for parameters of their own)"""
