@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from mpqc.fake_quant import FakeQuantize
 from mpqc.frontend import load_network
-from mpqc.passes.quantizer_graph import quantizer_of
 from mpqc.sites import find_sites
 from mpqc.task import find_task
 from mpqc.training.batch_norm import LATENT_NORM
+from mpqc.training.fusion import Fused
 from mpqc.training.processes import Group
 from mpqc.training.trainable import Trainable, make_teacher, make_trainable, start_batch_norm
 from tests.quant_models import images
@@ -63,7 +64,9 @@ def test_any_batch_size_runs_where_the_file_says_one() -> None:
 
 def test_values_that_only_repeat_are_not_rounded_again() -> None:
     trainable, _, _ = made()
-    sites = {item.site for node in trainable.root.graph.nodes if (item := quantizer_of(trainable.root, node))}
+    called = [trainable.root.get_submodule(str(node.target)) for node in trainable.root.graph.nodes if node.op == "call_module"]
+    parts = [part for item in called for part in (item.parts if isinstance(item, Fused) else (item,))]
+    sites = {item.site for item in parts if isinstance(item, FakeQuantize)}
     assert "p0" not in sites
     assert "r2" in sites
     assert "p0" in trainable.quantizers

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mpqc.fake_quant import QuantizerState, quantizers
 from mpqc.qtype import QParams, QType
+from mpqc.training.quantizers.steps import OnePass
 
 PIECE = 1 << 17
 """Values widened at once by `product_sum`"""
@@ -34,6 +35,10 @@ class TrainedState(QuantizerState):
 
     def learned_bits(self) -> float | None:
         """The width that training asks for, where it is learned by gradient; None where bits are given from outside."""
+        return None
+
+    def one_pass(self, x: Tensor) -> OnePass | None:
+        """What `forward` is about to do to `x`, its side effects done, where fused passes can do it; None otherwise, without side effects."""
         return None
 
     def grid(self, x: Tensor) -> Tensor:

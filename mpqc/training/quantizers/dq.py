@@ -14,8 +14,11 @@ from torch import Tensor
 
 from mpqc.errors import UsageError
 from mpqc.qtype import QParams, QType
+from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState, inside_gradient, is_unsigned, like, parameter, product_sum, set_parameter
-from mpqc.training.quantizers.lsq import lsq
+from mpqc.training.quantizers.lsq import lsq, lsq_one_pass
+from mpqc.training.quantizers.one_pass import rounded
+from mpqc.training.quantizers.steps import OnePass, Steps
 
 LEAST = 2.0**-8
 MOST_STEP = 1.0
@@ -184,13 +187,37 @@ class DqUniformState(_DqState):
         """`x` on the grid; `x` itself without a qtype."""
         if self.qtype is None:
             return x
+        if native.suits(x) and (rounding := self.one_pass(x)) is not None:
+            return rounded(x, None, rounding, relu=False)
         step = self._step()
         if self.training:
             self._publish()
         if self.fixed_bits is not None:
             return lsq(x, step, self.zero_point, self.qtype, 1.0)
-        snapped = self.largest + (self._top() * step - self.largest).detach()
-        return DqUniform.apply(x, step, snapped, self.unsigned)  # type: ignore[no-untyped-call,no-any-return]
+        return DqUniform.apply(x, step, self._snapped(step), self.unsigned)  # type: ignore[no-untyped-call,no-any-return]
+
+    def one_pass(self, x: Tensor) -> OnePass | None:
+        """Always, with a qtype."""
+        if self.qtype is None:
+            return None
+        step = self._step()
+        if self.training:
+            self._publish()
+        if self.fixed_bits is not None:
+            return lsq_one_pass(step.reshape(()), self.zero_point, self.qtype, 1.0)
+        snapped = self._snapped(step)
+        size, high = float(step.detach()), float(snapped.detach())
+
+        def gradients(inside: float, outside: float, _: float) -> tuple[float, ...]:
+            return inside / size, outside / high
+
+        levels = round(high / size)
+        bottom = -1e-30 if self.unsigned else -high * BEYOND
+        return OnePass(Steps(size, 0 if self.unsigned else -levels, levels), bottom, high * BEYOND, (step, snapped), gradients)
+
+    def _snapped(self, step: Tensor) -> Tensor:
+        """qmax as a multiple of the step, straight through for gradients."""
+        return self.largest + (self._top() * step - self.largest).detach()
 
     def qparams(self) -> QParams | None:
         """Bits as counted, the step in use."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from mpqc.qtype import QParams, QType
+from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState, is_unsigned, parameter, set_parameter
 from mpqc.training.quantizers.dorefa import fractional_dorefa, magnitude, steps
-from mpqc.training.quantizers.pact import FractionalPact
+from mpqc.training.quantizers.one_pass import rounded
+from mpqc.training.quantizers.pact import FractionalPact, levels
 from mpqc.training.quantizers.pact import step as pact_step
+from mpqc.training.quantizers.steps import OnePass, Steps
 
 OFF_INTEGER = 1e-3
 """Lambda keeps this distance from its bounds: at a whole number it has no gradient from the task."""
@@ -136,9 +141,30 @@ class FractionalActivation(FractionalState):
         """Activations at lambda bits."""
         if self.qtype is None:
             return x
+        if native.suits(x) and (rounding := self.one_pass(x)) is not None:
+            return rounded(x, None, rounding, relu=False)
         if self.training:
             self.publish()
         return FractionalPact.apply(x, self.alpha, self.width, self.unsigned, self.calibrated)  # type: ignore[no-untyped-call,no-any-return]
+
+    def one_pass(self, x: Tensor) -> OnePass | None:
+        """Always, with a qtype."""
+        if self.qtype is None:
+            return None
+        if self.training:
+            self.publish()
+        width, clip, calibrated = float(self.width.detach()), float(self.alpha.detach()), self.calibrated
+        below = math.floor(width)
+
+        def gradients(inside: float, outside: float, difference: float) -> tuple[float, ...]:
+            return ((inside if calibrated else 0.0) + outside) / clip, difference
+
+        second = None if width == below else self._steps(clip, below + 1)
+        bottom = 0.0 if self.unsigned else -clip
+        return OnePass(self._steps(clip, below), bottom, clip, (self.alpha, self.width), gradients, second, width - below)
+
+    def _steps(self, clip: float, bits: int) -> Steps:
+        return Steps(pact_step(clip, bits, unsigned=self.unsigned), *levels(bits, unsigned=self.unsigned)) if bits else Steps(clip, 0, 0)
 
     def constrain(self) -> None:
         """Also alpha > 0."""

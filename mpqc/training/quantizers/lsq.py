@@ -10,6 +10,7 @@ from torch import Tensor
 from mpqc.qtype import QParams, QType
 from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState, gradient_scale, inside_gradient, like, parameter, product_sum, rounded_steps, set_parameter
+from mpqc.training.quantizers.steps import OnePass, Steps
 
 ONE_BIT_MARGIN = 1
 """Steps beyond both codes of a 1-bit type in which gradients still pass: -1 to 0 alone would leave every positive weight at 0 for good."""
@@ -86,6 +87,18 @@ def lsq(x: Tensor, scale: Tensor, zero_point: Tensor | int, qtype: QType, slope:
     return LsqChannels.apply(x, scale.reshape(shape), low, high, slope, margin)  # type: ignore[no-untyped-call,no-any-return]
 
 
+def lsq_one_pass(scale: Tensor, zero_point: Tensor, qtype: QType, slope: float) -> OnePass:
+    """`lsq` for a [] scale."""
+    margin = ONE_BIT_MARGIN if qtype.bits == 1 else 0
+    step, zero = float(scale.detach()), int(zero_point)
+    low, high = qtype.qmin - zero, qtype.qmax - zero
+
+    def gradients(inside: float, outside: float, _: float) -> tuple[float, ...]:
+        return ((inside + outside) * (slope / step),)
+
+    return OnePass(Steps(step, low, high), (low - margin) * step, (high + margin) * step, (scale,), gradients)
+
+
 class LsqState(TrainedState):
     """One learned step a tensor or output channel; the zero point is that of the calibrated range."""
 
@@ -109,6 +122,12 @@ class LsqState(TrainedState):
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid; `x` itself without a qtype."""
         return x if self.qtype is None else lsq(x, self.scale, self.zero_point, self.qtype, self._slope(x))
+
+    def one_pass(self, x: Tensor) -> OnePass | None:
+        """Where one step serves the tensor."""
+        if self.qtype is None or self.scale.ndim or self.zero_point.ndim:
+            return None
+        return lsq_one_pass(self.scale, self.zero_point, self.qtype, self._slope(x))
 
     def constrain(self) -> None:
         """Steps stay above SMALLEST of where they started, so positive."""

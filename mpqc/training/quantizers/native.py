@@ -6,21 +6,16 @@ does not depend on the number of threads.
 
 from __future__ import annotations
 
-import ctypes
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from importlib.resources import files
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mpqc.log_file import LOG
+from mpqc.training.quantizers.compiled import compiled, library
+
+__all__ = ["backward", "forward", "library", "suits"]
 
 CHUNK = 1 << 18
 """Values that one call treats"""
@@ -39,7 +34,7 @@ def suits(x: Tensor) -> bool:
 def forward(x: Tensor, scale: float, low: int, high: int) -> Tensor:
     """clamp(rne(x / s), low, high) s, rounded to bfloat16 once; the layout of `x`."""
     y = torch.empty_like(x)
-    function = _library().lsq_forward
+    function = compiled().lsq_forward
     _each_chunk(x.numel(), lambda start, count: function(_at(x, start), _at(y, start), count, scale, low, high))
     return y
 
@@ -47,43 +42,9 @@ def forward(x: Tensor, scale: float, low: int, high: int) -> Tensor:
 def backward(gradient: Tensor, x: Tensor, scale: float, low: int, high: int) -> tuple[Tensor, float]:
     """The gradient to x, and the sum of gradient times dy/ds, for a `gradient` with the layout of `x`."""
     for_x = torch.empty_like(x)
-    function = _library().lsq_backward
+    function = compiled().lsq_backward
     parts = _each_chunk(x.numel(), lambda start, count: function(_at(gradient, start), _at(x, start), _at(for_x, start), count, scale, low, high))
     return for_x, sum(parts)
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled functions; None where nothing can compile them."""
-    if find_spec("ziglang") is None or not sys.platform.startswith("linux"):
-        return None
-    with tempfile.TemporaryDirectory(prefix="mpqc-lsq-") as folder:
-        path = Path(folder) / "lsq.so"
-        source = Path(folder) / "lsq.c"
-        source.write_text(files("mpqc.training.quantizers").joinpath("lsq.c").read_text(encoding="utf-8"), encoding="utf-8")
-        flags = ["-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC"]
-        done = subprocess.run(
-            [sys.executable, "-m", "ziglang", "cc", *flags, str(source), "-o", str(path)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            LOG.debug("lsq.c is not compiled, torch ops take its place: %s", done.stderr.strip().splitlines()[:1])
-            return None
-        return _typed(ctypes.CDLL(str(path)))
-
-
-def _typed(found: ctypes.CDLL) -> ctypes.CDLL:
-    pointer, real = ctypes.c_void_p, ctypes.c_float
-    found.lsq_forward.argtypes = [pointer, pointer, ctypes.c_int64, real, real, real]
-    found.lsq_forward.restype = None
-    found.lsq_backward.argtypes = [pointer, pointer, pointer, ctypes.c_int64, real, real, real]
-    found.lsq_backward.restype = ctypes.c_double
-    return found
-
-
-def _library() -> ctypes.CDLL:
-    found = library()
-    assert found is not None, "suits() says whether there is one"
-    return found
 
 
 def _at(x: Tensor, start: int) -> int:

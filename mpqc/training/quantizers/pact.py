@@ -58,8 +58,15 @@ def clipped(x: Tensor, alpha: float, bits: int, *, unsigned: bool) -> Tensor:
     """Q_bits(x): a new tensor; zeros at 0 bits."""
     if bits == 0:
         return torch.zeros_like(x)
-    low, high = (0, (1 << bits) - 1) if unsigned else (-(1 << (bits - 1)), max((1 << (bits - 1)) - 1, 1) if bits > 1 else 0)
+    low, high = levels(bits, unsigned=unsigned)
     return rounded_steps(x, torch.tensor(step(alpha, bits, unsigned=unsigned)), low, high)
+
+
+def levels(bits: int, *, unsigned: bool) -> tuple[int, int]:
+    """The lowest and the highest multiple of the step in Q_bits, for bits >= 1."""
+    if unsigned:
+        return 0, (1 << bits) - 1
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
 def step(alpha: float, bits: int, *, unsigned: bool) -> float:
