@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ from mpqc.sites import find_sites
 from mpqc.targets import load_target
 from mpqc.training.history import TrainingSummary
 from mpqc.training.recipe import Recipe
+from mpqc.workspace import MARKER
 
 NETWORKS = {"resnet20": "onnx_derived/resnet20_cifar10.onnx", "mobilenetv2": ""}
 QUICK_STEPS = 20
@@ -196,11 +198,23 @@ def _untrained(run: Run, steps: int, options: Options, table: SiteTable, floats:
 
 
 def _trained(run: Run, steps: int, options: Options, table: SiteTable, floats: float, images: int, folder: Path) -> Result:
-    raw = load_raw()
+    raw, measured = load_raw(), WORK / "accuracy" / "measured"
+    _copy_measured(measured, folder / MARKER)
     compiled = compile_network(model_of(run.network), options, raw.train, output=folder, labels=raw.train_labels, progress=Progress())
+    _copy_measured(folder / MARKER, measured)
     logits = compiled.run({compiled.program.inputs[0]: normalised(raw.test[:images])})[compiled.program.outputs[0]]
     accuracy = top1(logits, raw.test_labels[:images])
     return _result(run, steps, options, compiled.plan, compiled.report.training, table, floats, accuracy, images)
+
+
+def _copy_measured(source: Path, target: Path) -> None:
+    """Calibrations and sensitivities, whose names say of what: runs that start from the same network share them."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("calibration-*", "sensitivities-*"):
+        for path in source.glob(name):
+            if not (target / path.name).exists():
+                shutil.copyfile(path, target / f".{path.name}")
+                (target / f".{path.name}").replace(target / path.name)
 
 
 def _read(path: Path) -> Result:
