@@ -103,6 +103,17 @@ def removal_losses(
     return {name: total / (2 * samples * probes) for name, total in sums.items()}
 
 
+def channel_means(network: Network, channels: Mapping[str, int], batches: Batches) -> dict[str, np.ndarray]:
+    """Tensor -> the mean of every channel (of so many along axis 1, as in removal_losses) over the data: float32 [channels]."""
+    sums = {name: np.zeros(count) for name, count in channels.items()}
+    seen = 0
+    for batch in batches:
+        for name, value in _forward(network, frozenset(channels), frozenset(), batch).items():
+            sums[name] += value.detach().reshape(len(value), channels[name], -1).double().mean(dim=2).sum(dim=0).numpy()
+        seen += len(next(iter(batch.values())))
+    return {name: (total / max(seen, 1)).astype(np.float32) for name, total in sums.items()}
+
+
 def _removal(gradient: Tensor, value: Tensor, constant: np.ndarray) -> np.ndarray:
     shape = (value.shape[0], len(constant), -1)
     change = torch.from_numpy(constant).to(value.dtype).reshape(1, -1, 1) - value.reshape(shape)

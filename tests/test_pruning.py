@@ -27,7 +27,7 @@ from mpqc.passes.remove_zero_channels import removable
 from mpqc.pipeline import Compiled, Options, compile_network
 from mpqc.plan import uniform_plan
 from mpqc.progress import Progress
-from mpqc.pruning import ROOM, choose, fits, prune, removed_share
+from mpqc.pruning import ROOM, choose, fits, means_of, prune, removed_share
 from mpqc.site import SiteKind, SiteTable
 from mpqc.site_file import read_sites, write_sites
 from mpqc.sites import find_sites
@@ -92,6 +92,17 @@ def test_the_pruned_network_computes_what_the_zeroed_one_computes_up_to_the_orde
     assert pruned.network.digest != network.digest
 
 
+def test_readers_make_up_for_the_mean_of_what_went() -> None:
+    """Exactly where all is linear from there on: behind the global average."""
+    network, table = facts()
+    means = means_of(network, open_data(images(4), network.inputs, limit=4))
+    alone = prune(network, table, {"last": frozenset({0, 3, 4, 9})}, means).network.model
+    np.testing.assert_allclose(ran(alone).mean(0), ran(network.model).mean(0), atol=1e-5)
+    removed = {"inner": frozenset({1, 2, 5, 11}), "last": frozenset({0, 3, 4, 9})}
+    plain, better = (prune(network, table, removed, given).network.model for given in (None, means))
+    assert np.abs(ran(better) - ran(network.model)).mean() < 0.7 * np.abs(ran(plain) - ran(network.model)).mean()
+
+
 def test_losses_of_removals_are_those_of_channels_set_to_a_constant() -> None:
     """For values (one term, variance v) the second-order loss is the first-order change of the output, squared, over v and its size."""
     network, _ = facts()
@@ -131,6 +142,9 @@ def test_the_least_important_channels_go_and_no_more_than_enough() -> None:
     if counts[0] == 4:
         assert found["inner"] <= set(np.argsort(losses)[:6].tolist())
     assert choose(network, table, batches, lambda pruned: False) is None
+    twice = choose(network, table, batches, lambda pruned: removed_share(pruned) >= 0.5, estimates=2)
+    assert twice is not None
+    assert removed_share(prune(network, table, twice).table) >= 0.5
 
 
 def test_averages_count_what_was_pruned_with_no_bits(tmp_path: Path) -> None:
