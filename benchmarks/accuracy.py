@@ -17,7 +17,7 @@ import fcntl
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -273,6 +273,8 @@ def write(results: list[Result], name: str, planned: int) -> None:
         grouped[result.network, result.constraint, result.method].append(result)
     order = sorted(grouped, key=lambda key: (key[0], list(BY_NAME).index(key[1]), METHODS.index(key[2])))
     lines += [_line(key, grouped[key]) for key in order]
+    lines += ["", "| network | constraint | auto: drop | other methods, best: drop | bound | aim | published drop |", "|" + "---|" * 7]
+    lines += _verdicts(grouped)
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -291,6 +293,19 @@ def _line(key: tuple[str, str, str], rows: list[Result]) -> str:
     spread = f"{stdev(accuracies):.2f}" if len(rows) > 1 else "-"
     cells = [key[0], key[1], rows[0].steps, key[2], len(rows), f"{mean(accuracies):.2f}", f"{mean(drops):.2f}", spread, "/".join(bits)]
     return "| " + " | ".join(map(str, [*cells, f"{sum(raw)} of {len(raw)}" if raw else "-"])) + " |"
+
+
+def _verdicts(grouped: Mapping[tuple[str, str, str], list[Result]]) -> Iterator[str]:
+    """One line for each row in which mpqc's own method has run."""
+    drops = {key: mean(row.float_accuracy - row.accuracy for row in rows) for key, rows in grouped.items()}
+    for (network, name, method), drop in drops.items():
+        if method != "auto":
+            continue
+        others = {key[2]: value for key, value in drops.items() if key[:2] == (network, name) and key[2] != "auto"}
+        best = min(others, key=others.__getitem__, default="")
+        bounds = BY_NAME[name].drop or ("-", "-")
+        cells = [network, name, f"{drop:.2f}", f"{best} {others[best]:.2f}" if best else "-", *bounds, BY_NAME[name].published or "-"]
+        yield "| " + " | ".join(map(str, cells)) + " |"
 
 
 def main() -> None:
