@@ -30,6 +30,8 @@ def _slice(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
     indices = range(size)[slice(start, stop, step)]
     if step == 1:
         return x.narrow(axis, indices.start, len(indices))
+    if step > 0:
+        return x[(slice(None),) * axis + (slice(indices.start, indices.stop, step),)]
     return x.index_select(axis, torch.tensor(list(indices), dtype=torch.int64))
 
 
