@@ -29,6 +29,12 @@ static inline float widen(uint16_t half) {
 
 // Round half to even; NaNs with a payload below the upper half only.
 static inline uint16_t narrow(float value) {
+#ifdef __AVX512BF16__
+    __bf16 half = (__bf16)value;
+    uint16_t made;
+    memcpy(&made, &half, 2);
+    return made;
+#endif
     uint32_t bits;
     memcpy(&bits, &value, 4);
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
@@ -57,10 +63,10 @@ static inline float returned(float g, float v, const grid_t *grid, int kind, int
         y += second * grid->weight2;
         *difference += g * (second * grid->step2 - first * grid->step1);
     }
-    int within = v > grid->bottom && v < grid->top;
-    *inside += within ? g * (y - v) : 0.0f;
-    *outside += within ? 0.0f : g * y;
-    return within ? g : 0.0f;
+    float through = v > grid->bottom && v < grid->top ? g : 0.0f;
+    *inside += through * (y - v);
+    *outside += (g - through) * y;
+    return through;
 }
 
 // ---- the loops: `lanes` values at a time, parameters and sums repeated along them
@@ -91,6 +97,24 @@ static double added(const float *lanes, int64_t count) {
     return total;
 }
 
+#define INLINE static inline __attribute__((always_inline))
+#define TOGETHER 4 // blocks that share loads and stores of what goes by lane
+
+INLINE void measure_rows(const uint16_t *restrict z, int64_t n, int64_t lanes, const int rows, float *sums) {
+    const float *restrict shift = sums;
+    float *restrict first = sums + lanes, *restrict second = sums + 2 * lanes;
+    for (int64_t k = 0; k < n; k++) {
+        float sum = 0.0f, squares = 0.0f;
+        for (int row = 0; row < rows; row++) {
+            float value = widen(z[row * lanes + k]) - shift[k];
+            sum += value;
+            squares += value * value;
+        }
+        first[k] += sum;
+        second[k] += squares;
+    }
+}
+
 // Mean and sum of squared distances from it of one chunk, around the mean of its first block: no digits cancel.
 static void measure(void *context, int64_t chunk) {
     const pass_t *pass = context;
@@ -104,16 +128,9 @@ static void measure(void *context, int64_t chunk) {
         for (int64_t k = c; k < some; k += channels) total += widen(pass->z[start + k]);
         for (int64_t k = c; k < lanes; k += channels) shift[k] = total / (float)(some / channels);
     }
-    EACH_BLOCK(pass, chunk) {
-        const uint16_t *restrict z = pass->z + at;
-        float *restrict sum = first, *restrict squares = second;
-        const float *restrict from = shift;
-        for (int64_t k = 0; k < n; k++) {
-            float value = widen(z[k]) - from[k];
-            sum[k] += value;
-            squares[k] += value * value;
-        }
-    }
+    int64_t end = start + left, at = start;
+    for (; at + TOGETHER * lanes <= end; at += TOGETHER * lanes) measure_rows(pass->z + at, lanes, lanes, TOGETHER, shift);
+    for (int64_t n; n = end - at < lanes ? end - at : lanes, at < end; at += n) measure_rows(pass->z + at, n, lanes, 1, shift);
     double rows = (double)(left / channels);
     memset(mean, 0, sizeof(double) * (size_t)(2 * channels));
     add_lanes(mean, first, pass);
@@ -126,8 +143,6 @@ static void measure(void *context, int64_t chunk) {
     free(shift);
 }
 
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE void normalise(const pass_t *pass, int64_t chunk, int kind, int relu) {
     grid_t grid = *pass->grid;
     EACH_BLOCK(pass, chunk) {
@@ -138,25 +153,34 @@ INLINE void normalise(const pass_t *pass, int64_t chunk, int kind, int relu) {
     }
 }
 
-// Sums of dv, dv (z - mean) by channel, and of the grid's gradients.
-INLINE void collect(const pass_t *pass, int64_t chunk, int kind, int relu) {
+INLINE void collect_rows(const pass_t *pass, int64_t at, int64_t n, const int rows, int kind, int relu, float *sums) {
     grid_t grid = *pass->grid;
     int64_t lanes = pass->lanes;
-    float *sums = zeros(5 * lanes);
-    EACH_BLOCK(pass, chunk) {
-        const uint16_t *restrict z = pass->z + at, *restrict g = pass->g + at;
-        const float *restrict a = pass->a, *restrict b = pass->b, *restrict mean = pass->mean;
-        float *restrict one = sums, *restrict two = sums + lanes;
-        float *restrict in = sums + 2 * lanes, *restrict out = sums + 3 * lanes, *restrict other = sums + 4 * lanes;
-        for (int64_t k = 0; k < n; k++) {
-            float value = widen(z[k]), inside = 0.0f, outside = 0.0f, difference = 0.0f;
-            float dv = returned(widen(g[k]), value * a[k] + b[k], &grid, kind, relu, &inside, &outside, &difference);
-            one[k] += dv;
-            two[k] += dv * (value - mean[k]);
-            if (kind != NONE) in[k] += inside, out[k] += outside;
-            if (kind == TWO) other[k] += difference;
+    const uint16_t *restrict z = pass->z + at, *restrict g = pass->g + at;
+    const float *restrict a = pass->a, *restrict b = pass->b, *restrict mean = pass->mean;
+    float *restrict one = sums, *restrict two = sums + lanes;
+    float *restrict in = sums + 2 * lanes, *restrict out = sums + 3 * lanes, *restrict other = sums + 4 * lanes;
+    for (int64_t k = 0; k < n; k++) {
+        float inside = 0.0f, outside = 0.0f, difference = 0.0f, sum = 0.0f, product = 0.0f;
+        for (int row = 0; row < rows; row++) {
+            float value = widen(z[row * lanes + k]);
+            float dv = returned(widen(g[row * lanes + k]), value * a[k] + b[k], &grid, kind, relu, &inside, &outside, &difference);
+            sum += dv;
+            product += dv * (value - mean[k]);
         }
+        one[k] += sum;
+        two[k] += product;
+        if (kind != NONE) in[k] += inside, out[k] += outside;
+        if (kind == TWO) other[k] += difference;
     }
+}
+
+// Sums of dv, dv (z - mean) by channel, and of the grid's gradients.
+INLINE void collect(const pass_t *pass, int64_t chunk, int kind, int relu) {
+    int64_t lanes = pass->lanes, at = chunk * pass->span, end = at + pass->span < pass->count ? at + pass->span : pass->count;
+    float *sums = zeros(5 * lanes);
+    for (; at + TOGETHER * lanes <= end; at += TOGETHER * lanes) collect_rows(pass, at, lanes, TOGETHER, kind, relu, sums);
+    for (int64_t n; n = end - at < lanes ? end - at : lanes, at < end; at += n) collect_rows(pass, at, n, 1, kind, relu, sums);
     double *part = pass->parts + chunk * pass->width;
     memset(part, 0, sizeof(double) * (size_t)pass->width);
     add_lanes(part, sums, pass);
@@ -206,8 +230,7 @@ INLINE void return_sum(const pass_t *pass, int64_t chunk, int kind, int relu) {
         for (int64_t k = 0; k < n; k++) {
             float value = widen(z[k]), inside = 0.0f, outside = 0.0f, difference = 0.0f;
             if (adds) value += widen(skip[k]);
-            float dv = returned(widen(g[k]), value, &grid, kind, relu, &inside, &outside, &difference);
-            dz[k] = narrow(dv);
+            dz[k] = narrow(returned(widen(g[k]), value, &grid, kind, relu, &inside, &outside, &difference));
             if (kind != NONE) in[k] += inside, out[k] += outside;
             if (kind == TWO) other[k] += difference;
         }

@@ -136,7 +136,8 @@ def _grid(rounding: OnePass | None, relu: bool) -> compiled.Grid:
         return compiled.Grid(kind=0, relu=relu)
     first, second = rounding.first, rounding.second
     bottom = max(rounding.bottom, 0.0) if relu else rounding.bottom
-    made = compiled.Grid(kind=1, relu=relu, bottom=bottom, top=rounding.top)
+    clamps = first.low >= 0 and (second is None or second.low >= 0)  # what ReLU would do is done
+    made = compiled.Grid(kind=1, relu=relu and not clamps, bottom=bottom, top=rounding.top)
     made.inverse1, made.low1, made.high1, made.step1 = 1 / first.step, first.low, first.high, first.step
     made.weight1 = first.step * (1 - rounding.share)
     if second is not None:
