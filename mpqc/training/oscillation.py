@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpqc.fake_quant import QuantizerState
 from mpqc.site import SiteKind
+from mpqc.training.quantizers import native_weights
+from mpqc.training.quantizers.lsq import LsqState
 from mpqc.training.session import Position
 from mpqc.training.trainable import Trainable
 
@@ -61,9 +64,11 @@ class Oscillations:
         if state.qtype is None or (not settled and learned is not None and learned() is not None):
             self.records.pop(site, None)
             return
+        record = self.records.get(site)
+        if record is not None and record.bits == state.qtype.bits and _watched_at_once(state, weight.data, record, threshold):
+            return
         scale = _along(state.scale.detach(), state.qtype.axis, weight.ndim)
         codes = torch.round(state(weight.detach()) / scale)
-        record = self.records.get(site)
         if record is None or record.bits != state.qtype.bits:
             self.records[site] = _fresh(state.qtype.bits, codes)
             return
@@ -85,6 +90,17 @@ class Oscillations:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.records = {site: Record(**fields) for site, fields in state.items()}
+
+
+def _watched_at_once(state: QuantizerState, weight: Tensor, record: Record, threshold: float) -> bool:
+    """What Oscillations does after the first step in one call, where one can: for LSQ with a step an output channel."""
+    tensors = (weight, record.codes, record.direction, record.frequency, record.average, record.frozen, record.kept)
+    by_channel = isinstance(state, LsqState) and state.qtype is not None and state.qtype.axis == 0 and state.scale.ndim == 1
+    if not by_channel or state.qtype is None or not native_weights.suits(*tensors):
+        return False
+    zero = int(state.zero_point.reshape(-1)[0])
+    native_weights.watch(tensors, state.scale, state.qtype.qmin - zero, state.qtype.qmax - zero, MOMENTUM, threshold)
+    return True
 
 
 def _fresh(bits: int, codes: Tensor) -> Record:

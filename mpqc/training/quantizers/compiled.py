@@ -13,8 +13,12 @@ from pathlib import Path
 
 from mpqc.log_file import LOG
 
-SOURCES = ("lsq.c", "fused.c")
+SOURCES = ("lsq.c", "fused.c", "weights.c")
 HEADERS = ("pool.h",)
+VOID = (
+    *("lsq_forward", "norm_forward", "norm_backward", "round_forward", "round_backward"),
+    *("weights_forward", "weights_backward", "weights_watch"),
+)
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 
 
@@ -72,7 +76,10 @@ def _typed(found: ctypes.CDLL) -> ctypes.CDLL:
     found.norm_backward.argtypes = [pointer] * 3 + [count] * 2 + [pointer] * 6 + [grid, ctypes.c_int]
     found.round_forward.argtypes = [pointer] * 3 + [count, grid, ctypes.c_int]
     found.round_backward.argtypes = [pointer] * 4 + [count, pointer, grid, ctypes.c_int]
-    for name in ("lsq_forward", "norm_forward", "norm_backward", "round_forward", "round_backward"):
+    found.weights_forward.argtypes = [pointer] * 2 + [count] * 2 + [pointer] + [real] * 2
+    found.weights_backward.argtypes = [pointer] * 4 + [count] * 2 + [pointer] + [real] * 4
+    found.weights_watch.argtypes = [pointer] * 7 + [count] * 2 + [pointer] + [real] * 4
+    for name in VOID:
         getattr(found, name).restype = None
     found.lsq_backward.restype = ctypes.c_double
     return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpqc.qtype import QParams, QType
-from mpqc.training.quantizers import native
+from mpqc.training.quantizers import native, native_weights
 from mpqc.training.quantizers.base import TrainedState, gradient_scale, inside_gradient, like, parameter, product_sum, rounded_steps, set_parameter
 from mpqc.training.quantizers.steps import OnePass, Steps
 
@@ -55,13 +55,22 @@ class LsqChannels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, slope: float, margin: int) -> Tensor:
+        ctx.bounds, ctx.slope = (low - margin, high + margin), slope
+        ctx.native = scale.numel() == x.shape[0] == scale.shape[0] and native_weights.suits(x)
+        if ctx.native:
+            ctx.save_for_backward(x, scale)
+            ctx.codes = (low, high, margin)
+            return native_weights.forward(x, scale, low, high)
         y = rounded_steps(x, scale, low, high)
         ctx.save_for_backward(x, y, scale)
-        ctx.bounds, ctx.slope = (low - margin, high + margin), slope
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.native:
+            x, scale = ctx.saved_tensors
+            for_x, for_scale = native_weights.backward(like(gradients[0], x), x, scale, ctx.codes, ctx.slope)
+            return for_x, for_scale.reshape(scale.shape), None, None, None, None
         x, y, scale = ctx.saved_tensors
         low, high = ctx.bounds
         inside = (x > scale * low) & (x < scale * high)
