@@ -285,8 +285,8 @@ def analyze_network(
         progress.warn(note)
     seen = digest_of(batches)
     pruned = pruned_to_fit(network, table, batches, options, workspace, progress, (network.digest, seen))
-    original = None if pruned is None else network
-    network, table = (network, table) if pruned is None else (pruned.network, pruned.table)
+    original = network if pruned.removed else None
+    network, table = pruned.network, pruned.table
     key = (network.digest, seen, options.ranges)
     LOG.debug("network %s, samples %s", *key[:2])
     if labels is not None and samples is None:

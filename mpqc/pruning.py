@@ -52,6 +52,7 @@ PROBES = 4
 AVERAGED = 256
 """Samples that means are taken over"""
 SOLVER_SECONDS = 10.0
+HOPELESS = f"nothing was pruned: types of {LEAST_BITS} bits and more would not fit the budgets without any channel that may go"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,26 +87,32 @@ def _check_fraction(text: str) -> None:
 
 def pruned_to_fit(
     network: Network, table: SiteTable, batches: Batches, options: Options, workspace: Workspace, progress: Progress, key: Sequence[str]
-) -> Pruned | None:
-    """What `options.prune` makes of a network, from a checkpoint where there is one; None where nothing has to go.
+) -> Pruned:
+    """What `options.prune` makes of a network, from a checkpoint where there is one: the same where nothing has to go, or where that would not help.
 
     Raises UsageError where a part of the weights is asked for that cannot be removed, TargetError for budgets that the target cannot price.
     """
     asked = wanted(options)
+    same = Pruned(network, table, {})
     if asked == "none" or (asked == "auto" and not options.budgets):
-        return None
+        return same
     facts = (asked, options.target, ";".join(map(str, options.budgets)), json.dumps(sorted(options.fixed.items())), str(options.seed))
 
     def make() -> str:
         removed = _chosen(network, table, batches, options, asked)
+        if removed is None:
+            return "null"
         means = means_of(network, batches) if removed else {}
         return json.dumps({name: [sorted(channels), means[name].tolist()] for name, channels in removed.items()})
 
     with progress.phase("prune"):
         text, _ = workspace.resume("pruning", (*key, *facts), make)
     kept = json.loads(text)
+    if kept is None:
+        progress.warn(HOPELESS)
+        return replace(same, network=replace(network, notes=(*network.notes, HOPELESS)))
     if not kept:
-        return None
+        return same
     means = {str(name): np.array(values, np.float32) for name, (_, values) in kept.items()}
     found = prune(network, table, {str(name): frozenset(map(int, channels)) for name, (channels, _) in kept.items()}, means)
     for line in _notes(network, found, options, asked):
@@ -167,7 +174,8 @@ def _widths(site: Site, cost_model: CostModel) -> tuple[int, ...]:
     return tuple(bits for bits in choices if LEAST_BITS <= bits <= WIDEST) or choices
 
 
-def _chosen(network: Network, table: SiteTable, batches: Batches, options: Options, asked: str) -> Channels:
+def _chosen(network: Network, table: SiteTable, batches: Batches, options: Options, asked: str) -> Channels | None:
+    """None where no pruning lets the budgets be met."""
     if asked == "auto":
         return _chosen_to_fit(network, table, batches, options)
     found = choose(network, table, batches, lambda pruned: removed_share(pruned) >= float(asked), seed=options.seed)
@@ -177,7 +185,7 @@ def _chosen(network: Network, table: SiteTable, batches: Batches, options: Optio
     return found
 
 
-def _chosen_to_fit(network: Network, table: SiteTable, batches: Batches, options: Options) -> Channels:
+def _chosen_to_fit(network: Network, table: SiteTable, batches: Batches, options: Options) -> Channels | None:
     from mpqc.pipeline import cost_model_of
 
     cost_model = cost_model_of(options)
@@ -187,7 +195,7 @@ def _chosen_to_fit(network: Network, table: SiteTable, batches: Batches, options
 
     if enough(table, 1.0):
         return {}
-    return choose(network, table, batches, enough, seed=options.seed) or {}
+    return choose(network, table, batches, enough, seed=options.seed)
 
 
 def choose(

@@ -27,7 +27,7 @@ from mpqc.passes.remove_zero_channels import removable
 from mpqc.pipeline import Compiled, Options, compile_network
 from mpqc.plan import uniform_plan
 from mpqc.progress import Progress
-from mpqc.pruning import ROOM, choose, fits, means_of, prune, removed_share
+from mpqc.pruning import HOPELESS, ROOM, choose, fits, means_of, prune, removed_share
 from mpqc.site import SiteKind, SiteTable
 from mpqc.site_file import read_sites, write_sites
 from mpqc.sites import find_sites
@@ -35,6 +35,7 @@ from mpqc.strategies.real_cost import RealCost
 from mpqc.targets import load_target
 from mpqc.task import find_task
 from mpqc.training.recipe import Recipe
+from tests.cli_runs import Mpqc
 from tests.onnx_models import graph_model
 from tests.quant_models import images, weights
 
@@ -203,6 +204,28 @@ def test_a_compile_below_two_bits_prunes_and_a_second_run_prunes_the_same(tmp_pa
 def test_nothing_is_pruned_where_two_bits_fit_or_where_it_is_not_wanted(tmp_path: Path) -> None:
     assert compiled(tmp_path / "wide", (Budget(Resource.WEIGHT_BITS, 2.5),)).analysis.original is None
     assert compiled(tmp_path / "none", (Budget(Resource.WEIGHT_BITS, 1.6),), prune="none").analysis.original is None
+
+
+def test_where_pruning_cannot_help_nothing_goes_and_the_report_says_so(tmp_path: Path) -> None:
+    done = compiled(tmp_path / "a", (Budget(Resource.WEIGHT_BITS, 1.6), Budget(Resource.LARGEST_ACTIVATION, 250.0)))
+    assert done.analysis.original is None
+    assert HOPELESS in done.report.notes
+    assert {choice.bits for choice in done.plan.choices} & {1}
+
+
+def test_a_size_below_two_bits_is_met_by_a_program_that_runs(tmp_path: Path) -> None:
+    done = compiled(tmp_path / "a", (Budget(Resource.SIZE, 950.0),), target="cortex-a76", allow_slower=True)
+    assert done.analysis.original is not None
+    assert {use.resource: use.used for use in done.plan.uses}["size"] <= 950
+    assert (done.output / "model.so").stat().st_size > 0
+    assert done.run(images(1)[:1])["y"].shape == (1, 4)
+
+
+def test_the_command_line_refuses_pruning_without_training(tmp_path: Path, mpqc: Mpqc) -> None:
+    onnx.save(block_model(), tmp_path / "model.onnx")
+    done = mpqc("compile", tmp_path / "model.onnx", "--prune", "0.3", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "pruning without training" in done.err
 
 
 def test_a_plan_goes_with_a_part_of_the_weights(tmp_path: Path) -> None:
