@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mpqc.log_file import LOG
 
-SOURCES = ("lsq.c", "fused.c", "weights.c")
+SOURCES = ("lsq.c", "fused.c", "weights.c", "pool.c")
 HEADERS = ("pool.h",)
 VOID = (
     *("lsq_forward", "norm_forward", "norm_backward", "round_forward", "round_backward"),
@@ -70,8 +70,8 @@ def compiled() -> ctypes.CDLL:
 
 def _typed(found: ctypes.CDLL) -> ctypes.CDLL:
     pointer, real, count, grid = ctypes.c_void_p, ctypes.c_float, ctypes.c_int64, ctypes.POINTER(Grid)
-    found.lsq_forward.argtypes = [pointer, pointer, count, real, real, real]
-    found.lsq_backward.argtypes = [pointer, pointer, pointer, count, real, real, real]
+    found.lsq_forward.argtypes = [pointer, pointer, count, real, real, real, ctypes.c_int]
+    found.lsq_backward.argtypes = [pointer, pointer, pointer, count, real, real, real, ctypes.c_int]
     found.norm_forward.argtypes = [pointer] * 2 + [count] * 2 + [pointer] * 2 + [real] * 2 + [pointer] * 3 + [grid, ctypes.c_int]
     found.norm_backward.argtypes = [pointer] * 3 + [count] * 2 + [pointer] * 6 + [grid, ctypes.c_int]
     found.round_forward.argtypes = [pointer] * 3 + [count, grid, ctypes.c_int]

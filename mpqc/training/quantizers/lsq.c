@@ -1,6 +1,11 @@
 // LSQ on bfloat16 values in one pass over memory; arithmetic in float32. See native.py.
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "pool.h"
+
+#define CHUNK (1 << 17)
 
 static inline float widen(uint16_t half) {
     uint32_t bits = (uint32_t)half << 16;
@@ -17,7 +22,7 @@ static inline uint16_t narrow(float value) {
 }
 
 // y = clamp(rne(x / s), low, high) * s. NaN stays NaN.
-void lsq_forward(const uint16_t *restrict x, uint16_t *restrict y, int64_t count, float scale, float low, float high) {
+static void forward(const uint16_t *restrict x, uint16_t *restrict y, int64_t count, float scale, float low, float high) {
     for (int64_t i = 0; i < count; i++) {
         float value = widen(x[i]);
         float code = __builtin_rintf(value / scale);
@@ -30,7 +35,7 @@ void lsq_forward(const uint16_t *restrict x, uint16_t *restrict y, int64_t count
 
 #pragma clang fp reassociate(on)
 // dx = g where low * s < x < high * s, else 0; returns the sum of g * (code - x / s inside, code outside).
-double lsq_backward(const uint16_t *restrict g, const uint16_t *restrict x, uint16_t *restrict dx, int64_t count, float scale, float low, float high) {
+static double backward(const uint16_t *restrict g, const uint16_t *restrict x, uint16_t *restrict dx, int64_t count, float scale, float low, float high) {
     double total = 0.0;
     float bottom = low * scale, top = high * scale;
     for (int64_t start = 0; start < count; start += 4096) {
@@ -47,5 +52,43 @@ double lsq_backward(const uint16_t *restrict g, const uint16_t *restrict x, uint
         }
         total += part;
     }
+    return total;
+}
+
+typedef struct {
+    const uint16_t *g, *x;
+    uint16_t *out;
+    int64_t count;
+    float scale, low, high;
+    double *parts;
+} job_of_lsq_t;
+
+static int64_t length(const job_of_lsq_t *job, int64_t at) { return job->count - at < CHUNK ? job->count - at : CHUNK; }
+
+static void forward_chunk(void *context, int64_t chunk) {
+    const job_of_lsq_t *job = context;
+    int64_t at = chunk * CHUNK;
+    forward(job->x + at, job->out + at, length(job, at), job->scale, job->low, job->high);
+}
+
+static void backward_chunk(void *context, int64_t chunk) {
+    const job_of_lsq_t *job = context;
+    int64_t at = chunk * CHUNK;
+    job->parts[chunk] = backward(job->g + at, job->x + at, job->out + at, length(job, at), job->scale, job->low, job->high);
+}
+
+void lsq_forward(const uint16_t *x, uint16_t *y, int64_t count, float scale, float low, float high, int threads) {
+    job_of_lsq_t job = {.x = x, .out = y, .count = count, .scale = scale, .low = low, .high = high};
+    each_chunk(forward_chunk, &job, (count + CHUNK - 1) / CHUNK, threads);
+}
+
+double lsq_backward(const uint16_t *g, const uint16_t *x, uint16_t *dx, int64_t count, float scale, float low, float high, int threads) {
+    int64_t chunks = (count + CHUNK - 1) / CHUNK;
+    job_of_lsq_t job = {.g = g, .x = x, .out = dx, .count = count, .scale = scale, .low = low, .high = high};
+    job.parts = malloc(sizeof(double) * (size_t)chunks);
+    each_chunk(backward_chunk, &job, chunks, threads);
+    double total = 0.0;
+    for (int64_t chunk = 0; chunk < chunks; chunk++) total += job.parts[chunk];
+    free(job.parts);
     return total;
 }

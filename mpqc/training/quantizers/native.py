@@ -6,10 +6,6 @@ does not depend on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -17,8 +13,6 @@ from mpqc.training.quantizers.compiled import compiled, library
 
 __all__ = ["backward", "forward", "library", "suits"]
 
-CHUNK = 1 << 18
-"""Values that one call treats"""
 LEAST = 1 << 10
 """Tensors below are left to torch"""
 
@@ -34,32 +28,12 @@ def suits(x: Tensor) -> bool:
 def forward(x: Tensor, scale: float, low: int, high: int) -> Tensor:
     """clamp(rne(x / s), low, high) s, rounded to bfloat16 once; the layout of `x`."""
     y = torch.empty_like(x)
-    function = compiled().lsq_forward
-    _each_chunk(x.numel(), lambda start, count: function(_at(x, start), _at(y, start), count, scale, low, high))
+    compiled().lsq_forward(x.data_ptr(), y.data_ptr(), x.numel(), scale, low, high, torch.get_num_threads())
     return y
 
 
 def backward(gradient: Tensor, x: Tensor, scale: float, low: int, high: int) -> tuple[Tensor, float]:
     """The gradient to x, and the sum of gradient times dy/ds, for a `gradient` with the layout of `x`."""
     for_x = torch.empty_like(x)
-    function = compiled().lsq_backward
-    parts = _each_chunk(x.numel(), lambda start, count: function(_at(gradient, start), _at(x, start), _at(for_x, start), count, scale, low, high))
-    return for_x, sum(parts)
-
-
-def _at(x: Tensor, start: int) -> int:
-    return x.data_ptr() + 2 * start
-
-
-def _each_chunk(count: int, work: Callable[[int, int], float]) -> list[float]:
-    """What `work` gives for (start, length) of every chunk, in order; on torch's number of threads."""
-    starts = range(0, count, CHUNK)
-    lengths = [min(CHUNK, count - start) for start in starts]
-    if torch.get_num_threads() == 1 or len(lengths) == 1:
-        return list(map(work, starts, lengths))
-    return list(_pool(torch.get_num_threads()).map(work, starts, lengths))
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="mpqc-lsq")
+    tensors = (gradient.data_ptr(), x.data_ptr(), for_x.data_ptr())
+    return for_x, compiled().lsq_backward(*tensors, x.numel(), scale, low, high, torch.get_num_threads())
