@@ -4,7 +4,8 @@
     python benchmarks/accuracy.py --quick          # 20 steps a run, 1,000 test images: shows that all of it works, not how well
     python benchmarks/accuracy.py --only "70 kB"   # rows whose name contains this
 
-Started several times, the processes share the runs; the table shows all that are finished, whichever command made them.
+Started several times, the processes share the runs; the table shows all that are finished, whichever command made them. Rows that stand in
+benchmarks/results/accuracy.json are not computed again (--anew does).
 
 A run is one `mpqc compile` of the float network with a training phase on the training images; the best state is chosen on 5,000 of them that are held
 out. Test images are run once, at the end, through the integer program. Equal steps, data, recipe and quantizer start for all methods of a row.
@@ -16,18 +17,17 @@ import argparse
 import fcntl
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean, stdev
 
 import numpy as np
 from accuracy_ptq import post_training
-from accuracy_table import BY_NAME, METHODS, UNTRAINED, Constraint, Run, runs
+from accuracy_report import Result, read_results, result_of, write
+from accuracy_table import METHODS, UNTRAINED, Constraint, Run, runs
 from cifar10_data import MEAN, STD, load_raw, normalised
-from provenance import RESULTS, WORK, provenance, shared
+from provenance import WORK, shared
 
 from mpqc.allocator import allocate, evaluate
 from mpqc.budget import Budget, Resource
@@ -50,28 +50,6 @@ NETWORKS = {"resnet20": "onnx_derived/resnet20_cifar10.onnx", "mobilenetv2": ""}
 QUICK_STEPS = 20
 QUICK_IMAGES = 1000
 HAND_WIDTHS = (4, 2)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of accuracy.json."""
-
-    network: str
-    constraint: str
-    method: str
-    seed: int
-    steps: int
-    float_accuracy: float
-    accuracy: float
-    budget: dict[str, float]
-    used: dict[str, float]
-    inside: bool
-    raw_inside: bool | None
-    """Whether the method's own bits kept the budgets before projection; None where it has none"""
-    raw_used: dict[str, float]
-    test_images: int
-    average_bits: tuple[float, float]
-    seconds: float
 
 
 def model_of(network: str) -> Path:
@@ -174,12 +152,18 @@ def claimed(folder: Path) -> Iterator[bool]:
             yield False
 
 
+def finished(run: Run, steps: int, images: int, known: Sequence[Result]) -> Result | None:
+    """The result of a run that is in its folder, or among the `known` ones."""
+    path = folder_of(run, steps, images) / "result.json"
+    if path.exists():
+        return result_of(json.loads(path.read_text(encoding="utf-8")))
+    key = (run.network, run.constraint.name, run.method, run.seed, steps, images)
+    return next((row for row in known if row.key == key), None)
+
+
 def performed(run: Run, steps: int, images: int, floats: float) -> Result:
-    """The result of a run: read where it is finished, else computed (a training phase that was cut off goes on)."""
+    """The result of a run (a training phase that was cut off goes on), which its folder keeps."""
     folder = folder_of(run, steps, images)
-    kept = folder / "result.json"
-    if kept.exists():
-        return _read(kept)
     table = find_sites(load_network(model_of(run.network)))
     options = options_of(run, table, steps, quick=images == QUICK_IMAGES)
     if run.method in UNTRAINED:
@@ -187,7 +171,7 @@ def performed(run: Run, steps: int, images: int, floats: float) -> Result:
     else:
         result = _trained(run, steps, options, table, floats, images, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+    (folder / "result.json").write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
     return result
 
 
@@ -215,11 +199,6 @@ def _copy_measured(source: Path, target: Path) -> None:
             if not (target / path.name).exists():
                 shutil.copyfile(path, target / f".{path.name}")
                 (target / f".{path.name}").replace(target / path.name)
-
-
-def _read(path: Path) -> Result:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return Result(**{**found, "average_bits": tuple(found["average_bits"])})
 
 
 def _result(
@@ -259,55 +238,6 @@ def _raw_uses(run: Run, table: SiteTable, bits: dict[str, int | None]) -> dict[s
     return {use.resource: use.used for use in evaluate(table, replace(plan, choices=choices), cost_model, ()).uses}
 
 
-def write(results: list[Result], name: str, planned: int) -> None:
-    """accuracy.json: the list; accuracy.md: mean and spread of each row and method."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
-    facts = provenance()
-    lines = ["# Accuracy at a budget, CIFAR-10", "", f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}, {facts['machine']}", ""]
-    lines += [f"{len(results)} of {planned} runs finished; all inside their budgets: {all(result.inside for result in results)}.", "", NOTES, ""]
-    lines += ["| network | constraint | steps | method | runs | accuracy % | drop, points | spread | average bits w/a | raw bits inside |"]
-    lines += ["|" + "---|" * 10]
-    grouped: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
-    for result in results:
-        grouped[result.network, result.constraint, result.method].append(result)
-    order = sorted(grouped, key=lambda key: (key[0], list(BY_NAME).index(key[1]), METHODS.index(key[2])))
-    lines += [_line(key, grouped[key]) for key in order]
-    lines += ["", "| network | constraint | auto: drop | other methods, best: drop | bound | aim | published drop |", "|" + "---|" * 7]
-    lines += _verdicts(grouped)
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-NOTES = """Accuracy is that of the integer program on the test images (in float where activations stay float). 70 kB and 50 kB count weights packed
-at their bits, 1 kB = 1024 bytes. DQ's 92 kB are an average of 4.0 bits over the 188,426 values that it counts; here the same average
-holds over all activations that are quantized, the inputs of residual additions among them. `raw bits inside`: in how many runs the bits
-that the method learned kept the budgets before the allocator projected them. QBitOpt and MixQuant follow what could be read of them
-(their bodies were not available); no row claims to be their authors' implementation."""
-
-
-def _line(key: tuple[str, str, str], rows: list[Result]) -> str:
-    accuracies = [row.accuracy for row in rows]
-    drops = [row.float_accuracy - row.accuracy for row in rows]
-    bits = [f"{mean(row.average_bits[side] for row in rows):.2f}" for side in (0, 1)]
-    raw = [row.raw_inside for row in rows if row.raw_inside is not None]
-    spread = f"{stdev(accuracies):.2f}" if len(rows) > 1 else "-"
-    cells = [key[0], key[1], rows[0].steps, key[2], len(rows), f"{mean(accuracies):.2f}", f"{mean(drops):.2f}", spread, "/".join(bits)]
-    return "| " + " | ".join(map(str, [*cells, f"{sum(raw)} of {len(raw)}" if raw else "-"])) + " |"
-
-
-def _verdicts(grouped: Mapping[tuple[str, str, str], list[Result]]) -> Iterator[str]:
-    """One line for each row in which mpqc's own method has run."""
-    drops = {key: mean(row.float_accuracy - row.accuracy for row in rows) for key, rows in grouped.items()}
-    for (network, name, method), drop in drops.items():
-        if method != "auto":
-            continue
-        others = {key[2]: value for key, value in drops.items() if key[:2] == (network, name) and key[2] != "auto"}
-        best = min(others, key=others.__getitem__, default="")
-        bounds = BY_NAME[name].drop or ("-", "-")
-        cells = [network, name, f"{drop:.2f}", f"{best} {others[best]:.2f}" if best else "-", *bounds, BY_NAME[name].published or "-"]
-        yield "| " + " | ".join(map(str, cells)) + " |"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="under ten minutes on two cores: writes accuracy_quick.json")
@@ -315,21 +245,23 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="instead of the row's own number")
+    parser.add_argument("--steps", type=int, help="instead of the row's own number: writes accuracy_steps.json")
+    parser.add_argument("--anew", action="store_true", help="leave the rows of the results aside that other machines made")
     given = parser.parse_args()
     chosen = [run for network in given.networks for run in runs(network, given.seeds) if given.only in run.constraint.name]
     chosen = [run for run in chosen if run.method in given.methods and (not given.quick or _is_quick(run))]
     images = QUICK_IMAGES if given.quick else 10_000
     table = chosen if given.quick or given.steps else [run for network in NETWORKS for run in runs(network)]
+    name = "accuracy_quick" if given.quick else "accuracy_steps" if given.steps else "accuracy"
+    known = [] if given.anew or given.quick else read_results(name)
     for run in chosen:
         steps = steps_of(run, given)
         with claimed(folder_of(run, steps, images)) as mine:
             if not mine:
                 continue
-            result = performed(run, steps, images, float_accuracy(run.network, images))
+            result = finished(run, steps, images, known) or performed(run, steps, images, float_accuracy(run.network, images))
         print(f"{run.key}: {result.accuracy:.2f} (float {result.float_accuracy:.2f}), inside {result.inside}", flush=True)
-        kept = [folder_of(run, steps_of(run, given), images) / "result.json" for run in table]
-        write([_read(path) for path in kept if path.exists()], "accuracy_quick" if given.quick else "accuracy", len(table))
+        write([found for item in table if (found := finished(item, steps_of(item, given), images, known))], name, len(table))
 
 
 def steps_of(run: Run, given: argparse.Namespace) -> int:
