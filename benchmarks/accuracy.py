@@ -224,6 +224,7 @@ def _result(
         images,
         (uses[Resource.WEIGHT_BITS.value], uses[Resource.ACTIVATION_BITS.value]),
         summary.seconds if summary is not None else 0.0,
+        summary.allocation_seconds if summary is not None else 0.0,
     )
 
 

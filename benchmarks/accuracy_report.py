@@ -33,6 +33,8 @@ class Result:
     test_images: int
     average_bits: tuple[float, float]
     seconds: float
+    allocation_seconds: float = 0.0
+    """Part of `seconds` spent on measuring sensitivities and solving again"""
 
     @property
     def key(self) -> tuple[str, str, str, int, int, int]:
@@ -58,8 +60,9 @@ def write(results: list[Result], name: str, planned: int) -> None:
     facts = provenance()
     lines = ["# Accuracy at a budget, CIFAR-10", "", f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}, {facts['machine']}", ""]
     lines += [f"{len(results)} of {planned} runs finished; all inside their budgets: {all(result.inside for result in results)}.", "", NOTES, ""]
-    lines += ["| network | constraint | steps | method | runs | accuracy % | drop, points | spread | average bits w/a | raw bits inside |"]
-    lines += ["|" + "---|" * 10]
+    head = ("network", "constraint", "steps", "method", "runs", "accuracy %", "drop, points", "spread", "average bits w/a", "raw bits inside")
+    lines += ["| " + " | ".join((*head, "choosing bits, % of time")) + " |"]
+    lines += ["|" + "---|" * 11]
     grouped: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for result in results:
         grouped[result.network, result.constraint, result.method].append(result)
@@ -84,7 +87,9 @@ def _line(key: tuple[str, str, str], rows: list[Result]) -> str:
     raw = [row.raw_inside for row in rows if row.raw_inside is not None]
     spread = f"{stdev(accuracies):.2f}" if len(rows) > 1 else "-"
     cells = [key[0], key[1], rows[0].steps, key[2], len(rows), f"{mean(accuracies):.2f}", f"{mean(drops):.2f}", spread, "/".join(bits)]
-    return "| " + " | ".join(map(str, [*cells, f"{sum(raw)} of {len(raw)}" if raw else "-"])) + " |"
+    seconds, choosing = (sum(getattr(row, name) for row in rows) for name in ("seconds", "allocation_seconds"))
+    share = f"{100 * choosing / seconds:.2f}" if choosing else "-"
+    return "| " + " | ".join(map(str, [*cells, f"{sum(raw)} of {len(raw)}" if raw else "-", share])) + " |"
 
 
 def _verdicts(grouped: Mapping[tuple[str, str, str], list[Result]]) -> Iterator[str]:

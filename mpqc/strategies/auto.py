@@ -113,17 +113,18 @@ class Auto(LsqStrategy):
         """The last plan, and what choosing it took."""
         changes = ", ".join(map(str, self.changes)) or "none"
         what = "sites changed by pairs, by the polish and at each re-allocation"
-        return Finished(self.current, notes=(f"{what}: {changes}; {self.watch.seconds:.2f} s in all",))
+        return Finished(self.current, notes=(f"{what}: {changes}; {self.watch.seconds:.2f} s in all",), seconds=self.watch.seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """Plan, averages, history."""
-        return {**super().state_dict(), "noise": self.noise.state_dict(), "changes": list(self.changes)}
+        return {**super().state_dict(), "noise": self.noise.state_dict(), "changes": list(self.changes), "seconds": self.watch.seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. The start that `prepare` found is replaced by what was saved."""
         super().load_state_dict(state)
         self.noise.load_state_dict(state["noise"])
         self.changes = [int(count) for count in state["changes"]]
+        self.watch.seconds = float(state["seconds"])
 
 
 def _pairs(session: Session) -> tuple[Pair, ...]:

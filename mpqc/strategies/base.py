@@ -25,6 +25,8 @@ class Finished:
     raw: Plan | None = None
     """Bits that the method chose before the allocator projected them into the budgets, where it has bits of its own"""
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    """Spent on choosing bits: measurements and solver"""
 
 
 class Strategy(ABC):

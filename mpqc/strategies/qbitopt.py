@@ -65,17 +65,24 @@ class QBitOpt(LsqStrategy):
         """The last plan, and what re-allocation took."""
         changes = ", ".join(map(str, self.changes)) or "none"
         seconds = f"{self.watch.seconds:.2f} s, of which {self.solver.seconds:.2f} s in the solver"
-        return Finished(self.current, notes=(f"{len(self.changes)} re-allocations (sites changed: {changes}) took {seconds}",))
+        notes = (f"{len(self.changes)} re-allocations (sites changed: {changes}) took {seconds}",)
+        return Finished(self.current, notes=notes, seconds=self.watch.seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """Plan, averages, history."""
-        return {**super().state_dict(), "fit": self.fit.state_dict(), "changes": list(self.changes)}
+        return {
+            **super().state_dict(),
+            "fit": self.fit.state_dict(),
+            "changes": list(self.changes),
+            "seconds": [self.watch.seconds, self.solver.seconds],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         super().load_state_dict(state)
         self.fit.load_state_dict(state["fit"])
         self.changes = [int(count) for count in state["changes"]]
+        self.watch.seconds, self.solver.seconds = map(float, state["seconds"])
 
 
 def sticky(sensitivities: Sensitivities, plan: Plan, hysteresis: float) -> Sensitivities:

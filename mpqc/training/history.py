@@ -95,3 +95,5 @@ class TrainingSummary:
     raw_bits: Mapping[str, int | None] = field(default_factory=dict)
     """Site -> bits that the method chose itself, before they were brought inside the budgets; empty for methods without bits of their own"""
     notes: tuple[str, ...] = ()
+    allocation_seconds: float = 0.0
+    """Part of `seconds` that was spent on choosing bits"""

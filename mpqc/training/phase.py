@@ -265,4 +265,5 @@ def _summary(loop: Loop, finished: Finished, strategy: str, best: int) -> Traini
         best_step=best,
         raw_bits=raw,
         notes=(*loop.session.notes, *finished.notes, *frozen),
+        allocation_seconds=finished.seconds,
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
 from mpqc.budget import Budget, Resource
+from mpqc.strategies.auto import Auto
 from mpqc.strategies.base import Strategy
 from mpqc.strategies.common import LsqStrategy, bits_of, by_site
 from mpqc.strategies.dq import DQ
@@ -57,6 +60,16 @@ def test_a_phase_goes_on_from_what_was_saved(method: type[Strategy], frozen: boo
     with torch.no_grad():
         assert torch.equal(session.loss(session.batch()), again.loss(again.batch()))
     assert other.state_dict() == saved
+
+
+@pytest.mark.parametrize("method", [QBitOpt, Auto])
+def test_time_spent_on_choosing_bits_is_told(method: type[Strategy]) -> None:
+    session = small_session(WEIGHTS)
+    strategy = method()
+    begun = time.perf_counter()
+    strategy.prepare(session)
+    train(strategy, session, 18)
+    assert 0 < strategy.finish().seconds < time.perf_counter() - begun
 
 
 def test_fit_is_the_batch_size_times_the_squared_gradient() -> None:
