@@ -22,7 +22,7 @@ from mpqc.errors import MpqcError, UsageError
 if TYPE_CHECKING:
     from mpqc.report.model import Report
 
-CHECKPOINTS = f"{__version__} 1"
+CHECKPOINTS = f"{__version__} 2"
 """Changes where results of a phase change for the same inputs: what an older mpqc kept is then measured anew."""
 MARKER = ".mpqc"
 """Folder inside the output folder that holds checkpoints and marks it as mpqc's own."""
