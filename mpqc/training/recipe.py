@@ -19,9 +19,9 @@ class Recipe:
     """Instead of `steps`: wall-clock time that the phase may take; the number of steps follows from the speed of the first ones"""
     batch: int = 128
     """Samples a step, over all processes together"""
-    learning_rate: float = 0.01
+    learning_rate: float = 0.005
     """Peak, of weights, biases and BatchNorm"""
-    step_learning_rate: float = 0.002
+    step_learning_rate: float = 0.001
     """Peak, of quantizer steps (strategies may scale it for parameters of their own)"""
     momentum: float = 0.9
     weight_decay: float = 5e-5
@@ -38,7 +38,7 @@ class Recipe:
     """Steps between two re-allocations; fewer in phases of less than about 1,000 steps"""
     freeze: float = 0.8
     """Fraction of the steps after which no bits change any more"""
-    oscillation: str = "freeze"
+    oscillation: str = "none"
     """none | freeze: what is done about weights that jump to and fro between two codes (oscillation.py)"""
     batch_norm: bool = True
     """Whether BatchNorm is put back behind convolutions while training"""
