@@ -183,15 +183,15 @@ def _untrained(run: Run, steps: int, options: Options, table: SiteTable, floats:
 
 def _trained(run: Run, steps: int, options: Options, table: SiteTable, floats: float, images: int, folder: Path) -> Result:
     raw, measured = load_raw(), WORK / "accuracy" / "measured"
-    _copy_measured(measured, folder / MARKER)
+    copy_measured(measured, folder / MARKER)
     compiled = compile_network(model_of(run.network), options, raw.train, output=folder, labels=raw.train_labels, progress=Progress())
-    _copy_measured(folder / MARKER, measured)
+    copy_measured(folder / MARKER, measured)
     logits = compiled.run({compiled.program.inputs[0]: normalised(raw.test[:images])})[compiled.program.outputs[0]]
     accuracy = top1(logits, raw.test_labels[:images])
     return _result(run, steps, options, compiled.plan, compiled.report.training, table, floats, accuracy, images)
 
 
-def _copy_measured(source: Path, target: Path) -> None:
+def copy_measured(source: Path, target: Path) -> None:
     """Calibrations and sensitivities, whose names say of what: runs that start from the same network share them."""
     target.mkdir(parents=True, exist_ok=True)
     for name in ("calibration-*", "sensitivities-*"):

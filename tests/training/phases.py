@@ -28,7 +28,7 @@ from mpqc.workspace import open_workspace
 from tests.onnx_models import graph_model
 from tests.quant_models import images, weights
 
-RECIPE = Recipe(steps=12, batch=16, evaluations=3, autocast=False, held_out=0.2)
+RECIPE = Recipe(steps=12, batch=16, evaluations=3, autocast=False, held_out=0.2, oscillation="freeze")
 
 
 def folded_model() -> onnx.ModelProto:
