@@ -24,6 +24,7 @@ from mpqc.qtype import QParams
 from mpqc.site import OpNode, SiteKind, SiteTable
 from mpqc.training.batch_free import free_batch
 from mpqc.training.batch_norm import LATENT_NORM, BatchNormBehind
+from mpqc.training.depthwise import use_float32_where_faster
 from mpqc.training.fusion import fuse
 from mpqc.training.processes import Group
 
@@ -141,6 +142,7 @@ def make_trainable(network: Network, table: SiteTable, calibration: Calibration,
     trained = {name for layer in layers for name in (layer.weight_at, layer.bias_at) if name and not (name == layer.bias_at and layer.norm_at)}
     for name, parameter in root.named_parameters():
         parameter.requires_grad_(name in trained or name.rpartition(".")[2] in ("gamma", "beta"))
+    use_float32_where_faster(root)
     fuse(root)
     return Trainable(network, table, root, layers, calibration)
 
