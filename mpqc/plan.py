@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mpqc.errors import PlanError
 from mpqc.qtype import QType
-from mpqc.site import SiteKind, SiteTable
+from mpqc.site import PrunedChannels, SiteKind, SiteTable
 
 SCHEMA_VERSION = 1
 
@@ -67,6 +67,8 @@ class Plan:
     uses: tuple[Use, ...] = ()
     strategy: str = ""
     notes: tuple[str, ...] = field(default=())
+    pruned: tuple[PrunedChannels, ...] = ()
+    """Channels that go before the bits apply; a compile that is given the plan removes them"""
 
     def bits(self, site: str) -> int | None:
         """Bits of `site`, or None where it stays float."""
@@ -86,7 +88,7 @@ def uniform_plan(table: SiteTable, target: str, weight_bits: int, activation_bit
     bits = {SiteKind.WEIGHT: weight_bits, SiteKind.ACTIVATION: activation_bits}
     reason = f"uniform w{weight_bits}a{activation_bits}"
     choices = tuple(Choice(site.name, site.kind, bits[site.kind], reason) for site in table.sites)
-    return Plan(target, choices, Proof("uniform"), strategy="uniform")
+    return Plan(target, choices, Proof("uniform"), strategy="uniform", pruned=table.pruned)
 
 
 def read_plan(path: Path) -> Plan:
@@ -109,9 +111,18 @@ def parse_plan(raw: Any, where: str) -> Plan:
         fields["proof"] = Proof(**fields["proof"])
         fields["uses"] = tuple(Use(**use) for use in fields.get("uses", ()))
         fields["notes"] = tuple(fields.get("notes", ()))
+        fields["pruned"] = tuple(_pruned(entry, where) for entry in fields.get("pruned", ()))
         return Plan(**fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise PlanError("not a plan", where=where, why=f"{type(error).__name__}: {error}") from error
+
+
+def _pruned(entry: dict[str, Any], where: str) -> PrunedChannels:
+    found = PrunedChannels(**entry)
+    channels = found.channels
+    if not isinstance(channels, list) or any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in channels):
+        raise PlanError(f"pruned channels {channels!r} are not numbers of channels", where=f"{where}: {found.node}")
+    return replace(found, channels=tuple(sorted(set(channels))))
 
 
 def _distinct(choices: tuple[Choice, ...], where: str) -> None:

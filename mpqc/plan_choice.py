@@ -46,6 +46,8 @@ def checked(plan: Plan, table: SiteTable) -> Plan:
     if strangers or missing:
         fault = f"unknown: {strangers[0]}" if strangers else f"missing: {missing[0]}"
         raise PlanError("the plan is not for this network", where=fault, hint="make one with mpqc allocate and edit its bits")
+    if plan.pruned and plan.pruned != table.pruned:
+        raise PlanError("the plan is for a network with other channels pruned", where=plan.pruned[0].node, hint="compile the network it was made for")
     for name, sites in table.groups.items():
         widths = {site.name: plan.bits(site.name) for site in sites}
         if len(set(widths.values())) > 1:

@@ -17,9 +17,9 @@ import numpy as np
 
 from mpqc.budget import Budget, Resource
 from mpqc.channel_choice import Layer, Unit, ranked
-from mpqc.errors import BudgetInfeasibleError, ModelError, UsageError
+from mpqc.errors import BudgetInfeasibleError, ModelError, PlanError, UsageError
 from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import Site, SiteKind, SiteTable
+from mpqc.site import PrunedChannels, Site, SiteKind, SiteTable
 
 if TYPE_CHECKING:
     from mpqc.cost import CostModel
@@ -52,6 +52,8 @@ PROBES = 4
 AVERAGED = 256
 """Samples that means are taken over"""
 SOLVER_SECONDS = 10.0
+PLANNED = "plan"
+"""What is pruned where a plan says it"""
 HOPELESS = f"nothing was pruned: types of {LEAST_BITS} bits and more would not fit the budgets without any channel that may go"
 
 
@@ -65,12 +67,15 @@ class Pruned:
 
 
 def wanted(options: Options) -> str:
-    """`auto`, `none` or the part of the weights to remove, of a compile. Raises UsageError for what cannot be asked for."""
-    asked = options.prune or ("auto" if options.strategy == "auto" else "none")
-    if asked not in ("auto", "none"):
+    """`auto`, `none`, PLANNED or the part of the weights to remove, of a compile. Raises UsageError for what cannot be asked for."""
+    given = options.plan is not None and bool(options.plan.pruned)
+    asked = PLANNED if given else options.prune or ("auto" if options.strategy == "auto" else "none")
+    if given and options.prune:
+        raise UsageError("the plan says which channels go", where="--prune", hint="leave it out, or empty `pruned` in the plan")
+    if asked not in ("auto", "none", PLANNED):
         _check_fraction(asked)
     if asked != "none" and options.training is None:
-        raise UsageError("pruning without training", where="--prune", hint="add --qat-steps 2000, or --qat-time 10m")
+        raise UsageError("pruning without training", where="the plan" if given else "--prune", hint="add --qat-steps 2000, or --qat-time 10m")
     if asked == "auto" and options.plan is not None:
         raise UsageError("a plan already decides every site", where="--prune", hint="name the part of the weights to remove: --prune 0.3")
     return asked
@@ -96,10 +101,12 @@ def pruned_to_fit(
     same = Pruned(network, table, {})
     if asked == "none" or (asked == "auto" and not options.budgets):
         return same
-    facts = (asked, options.target, ";".join(map(str, options.budgets)), json.dumps(sorted(options.fixed.items())), str(options.seed))
+    planned = channels_of(options.plan.pruned) if options.plan is not None else {}
+    chosen_by = (asked, options.target, ";".join(map(str, options.budgets)), json.dumps(sorted(options.fixed.items())), str(options.seed))
+    facts = chosen_by if asked != PLANNED else (asked, json.dumps({name: sorted(channels) for name, channels in planned.items()}))
 
     def make() -> str:
-        removed = _chosen(network, table, batches, options, asked)
+        removed = _checked(network, planned) if asked == PLANNED else _chosen(network, table, batches, options, asked)
         if removed is None:
             return "null"
         means = means_of(network, batches) if removed else {}
@@ -129,7 +136,17 @@ def prune(network: Network, table: SiteTable, removed: Channels, means: Means | 
 
     model = PruneChannels({name: tuple(sorted(channels)) for name, channels in removed.items()}, means or {}).run(network.model).model
     smaller = replace(load_network(model), name=network.name, notes=network.notes)
-    return Pruned(smaller, _accounted(find_sites(smaller), table), removed)
+    return Pruned(smaller, replace(_accounted(find_sites(smaller), table), pruned=pruned_of(removed)), removed)
+
+
+def pruned_of(removed: Channels) -> tuple[PrunedChannels, ...]:
+    """`removed` as site tables and plans hold it."""
+    return tuple(PrunedChannels(name, tuple(sorted(channels))) for name, channels in removed.items() if channels)
+
+
+def channels_of(pruned: Iterable[PrunedChannels]) -> dict[str, frozenset[int]]:
+    """What `pruned_of` was made from."""
+    return {entry.node: frozenset(entry.channels) for entry in pruned}
 
 
 def means_of(network: Network, batches: Batches) -> Means:
@@ -172,6 +189,17 @@ def fits(table: SiteTable, cost_model: CostModel, budgets: Iterable[Budget], fix
 def _widths(site: Site, cost_model: CostModel) -> tuple[int, ...]:
     choices = cost_model.choices(site)
     return tuple(bits for bits in choices if LEAST_BITS <= bits <= WIDEST) or choices
+
+
+def _checked(network: Network, planned: Channels) -> Channels:
+    """`planned`, if the network has these channels and they may go. Raises PlanError."""
+    counts = {layer.node: len(layer.values) for layer in _candidates(network)}
+    for name, channels in planned.items():
+        if name not in counts:
+            raise PlanError("its channels cannot be pruned", where=f"`pruned` in the plan: {name}", hint="is the plan for this network?")
+        if len(channels) >= counts[name] or max(channels, default=0) >= counts[name]:
+            raise PlanError(f"pruned channels reach beyond its {counts[name]}, or leave none", where=f"`pruned` in the plan: {name}")
+    return planned
 
 
 def _chosen(network: Network, table: SiteTable, batches: Batches, options: Options, asked: str) -> Channels | None:
@@ -285,6 +313,8 @@ def _notes(network: Network, pruned: Pruned, options: Options, asked: str) -> tu
     """What went and why, for the report and the log."""
     counts = {layer.node: len(layer.values) for layer in _candidates(network)}
     why = f"{asked} of the weights were asked for"
+    if asked == PLANNED:
+        why = "the plan says so"
     if asked == "auto":
         why = f"types of {LEAST_BITS} bits and more then fit {', '.join(map(str, options.budgets))}"
     total = sum(site.counted for site in pruned.table.sites if site.kind is SiteKind.WEIGHT)

@@ -91,6 +91,15 @@ class FloatNode:
 
 
 @dataclass(frozen=True)
+class PrunedChannels:
+    """Output channels that a node lost before its sites were found."""
+
+    node: str
+    channels: tuple[int, ...]
+    """Numbered as in the network before pruning, ascending"""
+
+
+@dataclass(frozen=True)
 class SiteTable:
     """All sites of a network, its integer-capable nodes in execution order, and what stays float."""
 
@@ -100,6 +109,8 @@ class SiteTable:
     live: tuple[tuple[str, ...], ...] = field(default=())
     """For each step of the execution order, the activation tensors that are in memory together during that step (site
     names, each tensor once, views such as Reshape counted as their source)."""
+    pruned: tuple[PrunedChannels, ...] = ()
+    """What the network has no more; plans carry it along, so that the same plan means the same network"""
 
     @cached_property
     def by_name(self) -> Mapping[str, Site]:

@@ -17,18 +17,19 @@ from mpqc.allocator import evaluate
 from mpqc.budget import Budget, Resource
 from mpqc.cost import CostModel
 from mpqc.data import open_data
-from mpqc.errors import ModelError, UsageError
+from mpqc.errors import ModelError, PlanError, UsageError
 from mpqc.fisher import removal_losses
 from mpqc.frontend import load_network
 from mpqc.frontend.reference import Reference
 from mpqc.graph import Network
 from mpqc.passes.prune_channels import PruneChannels
 from mpqc.passes.remove_zero_channels import removable
-from mpqc.pipeline import Compiled, Options, compile_network
-from mpqc.plan import uniform_plan
+from mpqc.pipeline import Compiled, Options, allocate_saved, compile_network
+from mpqc.plan import Plan, Proof, read_plan, uniform_plan
+from mpqc.plan_choice import checked
 from mpqc.progress import Progress
 from mpqc.pruning import HOPELESS, ROOM, choose, fits, means_of, prune, removed_share
-from mpqc.site import SiteKind, SiteTable
+from mpqc.site import PrunedChannels, SiteKind, SiteTable
 from mpqc.site_file import read_sites, write_sites
 from mpqc.sites import find_sites
 from mpqc.strategies.real_cost import RealCost
@@ -232,16 +233,55 @@ def test_a_plan_goes_with_a_part_of_the_weights(tmp_path: Path) -> None:
     first = compiled(tmp_path / "a", (), prune="0.2")
     assert removed_share(first.analysis.table) >= 0.2
     plan = uniform_plan(first.analysis.table, "abstract", 4, 5)
-    second = compiled(tmp_path / "b", (), strategy="fit", plan=plan, prune="0.2")
+    second = compiled(tmp_path / "b", (), strategy="fit", plan=replace(plan, pruned=()), prune="0.2")
     assert second.analysis.network.digest == first.analysis.network.digest
     assert {choice.bits for choice in second.plan.choices if choice.kind is SiteKind.WEIGHT} == {4}
     with pytest.raises(UsageError, match="cannot be removed"):
         compiled(tmp_path / "c", (), prune="0.9")
 
 
+def test_a_plan_given_back_prunes_what_it_says(tmp_path: Path) -> None:
+    first = compiled(tmp_path / "a", (), prune="0.2")
+    plan = read_plan(tmp_path / "a" / "plan.json")
+    assert plan.pruned == first.analysis.table.pruned == first.plan.pruned
+    assert {entry.node for entry in plan.pruned} <= {"inner", "last"}
+    second = compiled(tmp_path / "b", (), strategy="fit", plan=plan)
+    assert second.analysis.network.digest == first.analysis.network.digest
+    assert second.plan.pruned == plan.pruned
+    assert any("the plan says so" in note for note in second.report.notes)
+    saved = allocate_saved(tmp_path / "a", Options(target="abstract", budgets=(Budget(Resource.WEIGHT_BITS, 3.0),)))
+    assert saved.pruned == plan.pruned
+
+
+@pytest.mark.parametrize(
+    ("pruned", "fault"),
+    [
+        (PrunedChannels("stem", (1,)), "cannot be pruned"),
+        (PrunedChannels("inner", (12,)), "reach beyond its 12"),
+        (PrunedChannels("inner", tuple(range(12))), "leave none"),
+    ],
+)
+def test_a_plan_that_prunes_what_cannot_go_is_refused_by_name(tmp_path: Path, pruned: PrunedChannels, fault: str) -> None:
+    plan = replace(uniform_plan(facts()[1], "abstract", 4, 5), pruned=(pruned,))
+    with pytest.raises(PlanError, match=fault) as error:
+        compiled(tmp_path / "a", (), strategy="fit", plan=plan)
+    assert pruned.node in str(error.value.where)
+
+
+def test_a_plan_for_other_channels_does_not_fit() -> None:
+    plan = replace(uniform_plan(facts()[1], "abstract", 4, 5), pruned=(PrunedChannels("inner", (1,)),))
+    with pytest.raises(PlanError, match="other channels pruned"):
+        checked(plan, facts()[1])
+
+
+PRUNING_PLAN = Plan("abstract", (), Proof("given"), pruned=(PrunedChannels("inner", (1,)),))
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
+        ({"plan": PRUNING_PLAN, "strategy": "fit"}, "pruning without training"),
+        ({"plan": PRUNING_PLAN, "strategy": "fit", "prune": "0.2", "training": RECIPE}, "the plan says which channels go"),
         ({"prune": "auto", "strategy": "fit"}, "pruning without training"),
         ({"prune": "0.3"}, "pruning without training"),
         ({"prune": "most"}, "is not auto, none, or a part"),

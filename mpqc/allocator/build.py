@@ -144,7 +144,7 @@ def plan_of(
     choices = tuple(_choice(site, solution, sensitivities, reasons) for site in pricing.table.sites)
     proof = Proof(solution.status, solution.objective, solution.bound, solution.gap, solution.seconds, seed)
     target = getattr(getattr(pricing.model, "target", None), "name", "")
-    return Plan(target, choices, proof, uses_of(pricing, solution, merged(budgets)), "qbitopt", _notes(pricing, fixed))
+    return Plan(target, choices, proof, uses_of(pricing, solution, merged(budgets)), "qbitopt", _notes(pricing, fixed), pricing.table.pruned)
 
 
 def _choice(site: Site, solution: Solution, sensitivities: Sensitivities, reasons: Reasons) -> Choice:

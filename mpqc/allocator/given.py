@@ -19,4 +19,4 @@ def evaluate(table: SiteTable, plan: Plan, cost_model: Pricer, budgets: Sequence
     fixed = {choice.site: choice.bits for choice in plan.choices}
     priced = allocate(table, unscored, cost_model, budgets, fixed=fixed)
     status = plan.proof.status if plan.proof.status == "uniform" else "given"
-    return replace(plan, target=priced.target, uses=priced.uses, proof=Proof(status))
+    return replace(plan, target=priced.target, uses=priced.uses, proof=Proof(status), pruned=priced.pruned)
