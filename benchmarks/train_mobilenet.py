@@ -1,6 +1,6 @@
 """Trains a MobileNetV2 for CIFAR-10: the second network of the accuracy table, with depthwise convolutions.
 
-    python benchmarks/train_mobilenet.py                # about half an hour on a core; stopped at any time, the same command goes on from the last epoch
+    python benchmarks/train_mobilenet.py                # half an hour on a core; stopped at any time, the same command goes on from the last epoch
     python benchmarks/train_mobilenet.py --scratch --epochs 60
 
 It starts from ImageNet's weights (the shared folder's MobileNetV2 1.0, BatchNorm put back by the statistics of CIFAR-10, ReLU in the place of ReLU6)
