@@ -20,6 +20,8 @@ from mpqc.graph import TensorSpec
 
 Batch = dict[str, np.ndarray]
 NOISE_NOTE = "no data was given: inputs are seeded noise, so ranges and sensitivities say little about real data"
+FAR = 50.0
+"""Beyond what normalised samples reach"""
 _TO_NUMBER_KINDS = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}
 """numpy kind of the network's input -> kinds of data that convert to it without a doubt"""
 
@@ -226,6 +228,16 @@ def digest_of(batches: Batches) -> str:
         for name in sorted(batch):
             digest.update(np.ascontiguousarray(batch[name]).tobytes())
     return digest.hexdigest()
+
+
+def notes_on_scale(batches: Batches) -> tuple[str, ...]:
+    """A warning where samples are far larger after normalisation than any network expects: mean and std for pixels of 0..1, pixels of 0..255."""
+    if batches.prepare is _unchanged:
+        return ()
+    largest = float(np.abs(next(iter(batches))[batches.inputs[0].name]).max(initial=0))
+    if largest <= FAR:
+        return ()
+    return (f"normalised samples reach {largest:.0f}: are --mean and --std for pixels of 0..1 and the pixels 0..255? Then multiply both by 255",)
 
 
 def check_labels(labels: np.ndarray, batches: Batches) -> None:

@@ -265,7 +265,7 @@ def analyze_network(
 
     Raises DataError before any of the slow phases where data or `labels` do not fit.
     """
-    from mpqc.data import check_labels, digest_of, open_data
+    from mpqc.data import check_labels, digest_of, notes_on_scale, open_data
     from mpqc.data_sources import rereadable
     from mpqc.frontend import load_network
     from mpqc.sites import find_sites
@@ -281,7 +281,7 @@ def analyze_network(
         reading = partial(open_data, data, network.inputs, mean=options.mean, std=options.std, seed=options.seed, noise=options.input_range)
         batches = reading(limit=options.samples)
         samples = None if options.training is None else _samples(reading(limit=ALL, labels=True), labels, options)
-    for note in (*network.notes, *batches.notes):
+    for note in (*network.notes, *batches.notes, *notes_on_scale(batches)):
         progress.warn(note)
     seen = digest_of(batches)
     pruned = pruned_to_fit(network, table, batches, options, workspace, progress, (network.digest, seen))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mpqc.data import Batches, open_data
+from mpqc.data import Batches, notes_on_scale, open_data
 from mpqc.errors import DataError
 from mpqc.graph import TensorSpec
 
@@ -285,3 +285,15 @@ def test_batches_pass_through_with_the_smaller_limit() -> None:
     batches = open_data(FIVE, (ONE,), limit=4)
     assert len(rows(open_data(batches, (ONE,), limit=2))) == 2
     assert len(rows(open_data(batches, (ONE,), limit=9))) == 4
+
+
+@pytest.mark.parametrize(("largest", "mean", "std", "warned"), [(255, 0.5, 0.25, True), (255, 127.5, 64.0, False), (1, 0.5, 0.25, False)])
+def test_a_scale_for_other_pixels_is_warned_of(largest: float, mean: float, std: float, warned: bool) -> None:
+    pixels = np.linspace(0, largest, 5 * 48, dtype=np.float32).reshape(5, 3, 4, 4)
+    notes = notes_on_scale(open_data(pixels, (X,), limit=5, mean=mean, std=std))
+    assert bool(notes) is warned
+    assert all("multiply both by 255" in note for note in notes)
+
+
+def test_data_without_normalisation_may_be_of_any_size() -> None:
+    assert notes_on_scale(open_data(FIVE * 1000, (X,), limit=5)) == ()
