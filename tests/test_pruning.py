@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -35,6 +39,7 @@ from mpqc.sites import find_sites
 from mpqc.strategies.real_cost import RealCost
 from mpqc.targets import load_target
 from mpqc.task import find_task
+from mpqc.training.loop import Loop
 from mpqc.training.recipe import Recipe
 from tests.cli_runs import Mpqc
 from tests.onnx_models import graph_model
@@ -200,6 +205,42 @@ def test_a_compile_below_two_bits_prunes_and_a_second_run_prunes_the_same(tmp_pa
     again = compiled(tmp_path / "a", (Budget(Resource.WEIGHT_BITS, 1.6),))
     assert again.analysis.network.digest == done.analysis.network.digest
     assert again.model.SerializeToString(deterministic=True) == done.model.SerializeToString(deterministic=True)
+
+
+def test_a_pruned_network_s_training_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = (Budget(Resource.WEIGHT_BITS, 1.6),)
+    whole = compiled(tmp_path / "whole", below)
+    step = Loop.step
+
+    def interrupted(loop: Loop) -> None:
+        step(loop)
+        if loop.position.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Loop, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compiled(tmp_path / "cut", below)
+    monkeypatch.undo()
+    resumed = compiled(tmp_path / "cut", below)
+    assert resumed.model.SerializeToString(deterministic=True) == whole.model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.slow
+def test_two_processes_prune_the_same_channels(tmp_path: Path) -> None:
+    onnx.save(block_model(), tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=images(96))
+    compiling = ["compile", tmp_path / "model.onnx", "--data", tmp_path / "data.npz", "--target", "abstract", "--budget-avg-bits", "1.6/-", "--quiet"]
+    training = ["--samples", "48", "--qat-steps", "6", "--qat-batch", "16", "--strategy", "auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mpqc"]
+    for name, starting in (("one", ["-m", "mpqc"]), ("two", torchrun)):
+        command = [sys.executable, *starting, *compiling, *training, "-o", tmp_path / name]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+    one, two = (read_plan(tmp_path / name / "plan.json") for name in ("one", "two"))
+    assert one.pruned
+    assert one.pruned == two.pruned
+    assert [choice.bits for choice in one.choices] == [choice.bits for choice in two.choices]
 
 
 def test_nothing_is_pruned_where_two_bits_fit_or_where_it_is_not_wanted(tmp_path: Path) -> None:

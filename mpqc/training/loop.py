@@ -279,6 +279,7 @@ class Loop:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`, after begin."""
+        self._batch = self._taught = None  # what a strategy's start looked at: the batch of step 0
         for name, value in state["position"].items():
             setattr(self.position, name, value)
         self.strategy.load_state_dict(state["strategy"])
