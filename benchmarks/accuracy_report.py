@@ -70,6 +70,7 @@ def write(results: list[Result], name: str, planned: int) -> None:
     lines += [_line(key, grouped[key]) for key in order]
     lines += ["", "| network | constraint | auto: drop | other methods, best: drop | bound | aim | published drop |", "|" + "---|" * 7]
     lines += _verdicts(grouped)
+    lines += ["", *_unprojected(results)]
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -90,6 +91,14 @@ def _line(key: tuple[str, str, str], rows: list[Result]) -> str:
     seconds, choosing = (sum(getattr(row, name) for row in rows) for name in ("seconds", "allocation_seconds"))
     share = f"{100 * choosing / seconds:.2f}" if choosing else "-"
     return "| " + " | ".join(map(str, [*cells, f"{sum(raw)} of {len(raw)}" if raw else "-", share])) + " |"
+
+
+def _unprojected(results: list[Result]) -> Iterator[str]:
+    """How often learned bits alone would have broken a budget."""
+    for method in METHODS:
+        raw = [result.raw_inside for result in results if result.method == method and result.raw_inside is not None]
+        if raw:
+            yield f"Without projection {method} broke its budget in {raw.count(False)} of {len(raw)} runs."
 
 
 def _verdicts(grouped: Mapping[tuple[str, str, str], list[Result]]) -> Iterator[str]:
