@@ -5,14 +5,13 @@
 
 It starts from ImageNet's weights (the shared folder's MobileNetV2 1.0, BatchNorm put back by the statistics of CIFAR-10, ReLU in the place of ReLU6)
 unless --scratch is given.
-Writes benchmarks/work/mobilenetv2/mobilenetv2_cifar10.onnx and, beside it, accuracy.json. The learning rate rises and falls over all epochs; the
+Writes benchmarks/work/mobilenetv2/mobilenetv2_cifar10.onnx and benchmarks/results/mobilenetv2_cifar10.md. The learning rate rises and falls over all epochs; the
 5,000 images that are held out are reported after every epoch, the test images once, at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import onnx
 import torch
 from cifar10_data import HELD_OUT, load_raw, normalised
 from onnx import numpy_helper
-from provenance import WORK, shared
+from provenance import WORK, shared, write_results
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -269,14 +268,10 @@ def main() -> None:
         print(f"epoch {training.epoch} of {given.epochs}: loss {loss:.3f}, held out {found:.2f} %, {time.monotonic() - start:.0f} s", flush=True)
     tested = accuracy(training.model, raw.test[: 500 if given.steps else None], torch.from_numpy(raw.test_labels))
     export(training.model)
-    result = {
-        "test_accuracy": tested,
-        "width": given.width,
-        "epochs": given.epochs,
-        "seed": given.seed,
-        "start": "random" if given.scratch else "ImageNet",
-    }
-    (FOLDER / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    start_from = "random" if given.scratch else "ImageNet"
+    row = {"width": given.width, "epochs": given.epochs, "seed": given.seed, "start": start_from, "test accuracy %": tested}
+    if not given.steps:
+        write_results("mobilenetv2_cifar10", "MobileNetV2 for CIFAR-10, float, 10,000 test images", [row])
     print(f"test {tested:.2f} %")
 
 
