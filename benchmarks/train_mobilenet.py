@@ -5,8 +5,8 @@
 
 It starts from ImageNet's weights (the shared folder's MobileNetV2 1.0, BatchNorm put back by the statistics of CIFAR-10, ReLU in the place of ReLU6)
 unless --scratch is given.
-Writes benchmarks/work/mobilenetv2/mobilenetv2_cifar10.onnx and benchmarks/results/mobilenetv2_cifar10.md. The learning rate rises and falls over all epochs; the
-5,000 images that are held out are reported after every epoch, the test images once, at the end.
+Writes benchmarks/work/mobilenetv2/mobilenetv2_cifar10.onnx and benchmarks/results/mobilenetv2_cifar10.md. The learning rate rises and falls over all
+epochs; the 5,000 images that are held out are reported after every epoch, the test images once, at the end.
 """
 
 from __future__ import annotations
