@@ -36,6 +36,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@twice=$$(find tests -name 'test_*.py' -exec basename {} \; | sort | uniq -d); \
+	  test -z "$$twice" || { echo "pytest cannot collect two files of one name: $$twice"; exit 1; }
 
 # The wheel must hold every module: build it, unpack it elsewhere and import all of it from an empty folder.
 wheel: $(READY)
