@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -51,14 +53,15 @@ def test_a_strided_depthwise_layer_gives_what_float32_gives(pads: list[int]) -> 
 
 def test_only_what_trains_in_bfloat16_changes_its_arithmetic() -> None:
     x, weight = _inputs(6, 6)
-    arguments = (None, (2, 2), (1, 1), (1, 1), 6)
-    exact = float32_where_faster(x.float(), weight, *arguments)
+    convolve = partial(torch.nn.functional.conv2d, stride=2, padding=1, groups=6)
+    faster = partial(float32_where_faster, convolve, bias=None, strides=(2, 2), groups=6)
+    exact = faster(x.float(), weight)
     assert exact.dtype is torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        training = float32_where_faster(x, weight, *arguments)
+        training = faster(x, weight)
         with torch.no_grad():
-            running = float32_where_faster(x, weight, *arguments)
-    assert torch.equal(training, torch.nn.functional.conv2d(x.float(), weight, *arguments).bfloat16())
+            running = faster(x, weight)
+    assert torch.equal(training, convolve(x.float(), weight).bfloat16())
     assert running.dtype is torch.bfloat16
 
 
