@@ -63,10 +63,13 @@ def model_of(network: str) -> Path:
 
 
 def budgets_of(constraint: Constraint, table: SiteTable) -> tuple[Budget, ...]:
-    """The budgets of a row; a latency halfway between all w8a8 and the fastest plan."""
+    """The budgets of a row; a latency is that of the uniform plan, or halfway between all w8a8 and the fastest plan."""
     if constraint.resource is not Resource.LATENCY:
         return constraint.budgets(table)
     cost_model = CostModel(load_target(constraint.target)).for_network(table)
+    if constraint.uniform is not None:
+        plan = evaluate(table, uniform_plan(table, constraint.target, *constraint.uniform), cost_model, ())
+        return (Budget(Resource.LATENCY, _used(plan, Resource.LATENCY)),)
     slow = _used(evaluate(table, uniform_plan(table, constraint.target, 8, 8), cost_model, ()), Resource.LATENCY)
     values = {site.name: dict.fromkeys(cost_model.choices(site), 0.0) for site in table.sites}
     try:
