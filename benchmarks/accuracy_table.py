@@ -87,7 +87,9 @@ def bit_operations(bits: int) -> Callable[[SiteTable], tuple[Budget, ...]]:
     return lambda table: (Budget(Resource.BOPS, float(sum(node.macs for node in table.nodes) * bits**2)),)
 
 
-BOTH = ("resnet20", "mobilenetv2")
+SECOND = ("mobilenetv2",)
+BOTH = ("resnet20", *SECOND)
+BY_HAND = ("auto", "uniform")
 LARGEST_8KB = given(Budget(Resource.LARGEST_ACTIVATION, 8 * KB))
 SUM_92KB = given(Budget(Resource.ACTIVATION_BITS, 92 * KB * 8 / PAPER_ACTIVATIONS))
 DQ = "DQ, 160 epochs: {}"
@@ -121,16 +123,12 @@ CONSTRAINTS = (
         drop=(1.3, 0.8),
         published=DQ.format(2.09),
     ),
-    Constraint(
-        "weights 50 kB, largest activation 8 kB", both(weights(50), LARGEST_8KB), Resource.WEIGHT_BITS, 4000, drop=(2.5, 1.5)
-    ),
+    Constraint("weights 50 kB, largest activation 8 kB", both(weights(50), LARGEST_8KB), Resource.WEIGHT_BITS, 4000, drop=(2.5, 1.5)),
     Constraint("average 4/4 bits", average(4), Resource.WEIGHT_BITS, 2000, uniform=(4, 4), networks=BOTH),
     Constraint("average 3/3 bits", average(3), Resource.WEIGHT_BITS, 2000, uniform=(3, 3)),
     Constraint("BOPs of 4 bits", bit_operations(4), Resource.BOPS, 2000, uniform=(4, 4)),
     Constraint("BOPs of 3 bits", bit_operations(3), Resource.BOPS, 2000, uniform=(3, 3)),
-    Constraint(
-        "latency halfway to the fastest plan", given(), Resource.LATENCY, 2000, target="cortex-a76", networks=("mobilenetv2",), methods=("auto", "uniform")
-    ),
+    Constraint("latency halfway to the fastest plan", given(), Resource.LATENCY, 2000, target="cortex-a76", networks=SECOND, methods=BY_HAND),
     Constraint(
         "latency of all w4a8",
         given(),
@@ -138,8 +136,8 @@ CONSTRAINTS = (
         2000,
         target="cortex-a76",
         uniform=(4, 8),
-        networks=("mobilenetv2",),
-        methods=("auto", "uniform"),
+        networks=SECOND,
+        methods=BY_HAND,
     ),
 )
 BY_NAME = {constraint.name: constraint for constraint in CONSTRAINTS}
