@@ -19,6 +19,9 @@ from mpqc.training.quantizers.steps import OnePass
 PIECE = 1 << 17
 """Values widened at once by `product_sum`"""
 
+MOST_CODES, SIGNED_CODES = 255, 127
+"""Largest codes of 8 bits, unsigned and signed: LSQ's rule for gradients is applied up to the first"""
+
 
 class TrainedState(QuantizerState):
     """A state with trained parameters. `set` starts it from calibrated qparams; widths change by `set_bits`, which keeps the range."""
@@ -122,5 +125,11 @@ def set_parameter(target: nn.Parameter, values: Any) -> None:
 
 
 def gradient_scale(elements: int, largest: int) -> float:
-    """1 / sqrt(N Q_p): what LSQ multiplies the gradient of a step with (Esser et al. 2020, section 2.2)."""
-    return 1.0 / math.sqrt(max(elements, 1) * max(largest, 1))
+    """1 / sqrt(N Q_p): what LSQ multiplies the gradient of a step with (Esser et al. 2020, section 2.2).
+
+    Types of more than 8 bits have steps so small that this rule would throw their ranges about: their range moves as one of 8 bits does, by
+    the chain rule from step to range, Q_p s, in the gradient and in the move.
+    """
+    if largest <= MOST_CODES:
+        return 1.0 / math.sqrt(max(elements, 1) * max(largest, 1))
+    return (SIGNED_CODES / largest) ** 2 / math.sqrt(max(elements, 1) * SIGNED_CODES)

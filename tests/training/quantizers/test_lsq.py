@@ -92,6 +92,25 @@ def test_gradient_scale_counts_features_or_weights() -> None:
     assert activation._slope(values(16, 2, 8)) == pytest.approx(1 / (16 * 15) ** 0.5)
 
 
+def moved_range(bits: int) -> float:
+    """The range of a state after steps that clipped values ask for, relative to its first one."""
+    state = LsqState()
+    state.set(qparams(bits, np.full(4, 1.0 / QType(bits).qmax), axis=0))
+    optimizer, x = torch.optim.SGD(state.parameters(), lr=1e-3, momentum=0.9), values(4, 200)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (state(x) - x).square().mean().backward()
+        optimizer.step()
+        state.constrain()
+    return float(state.scale.detach().mean()) * QType(bits).qmax
+
+
+def test_ranges_of_sixteen_bits_move_as_those_of_eight() -> None:
+    eight, sixteen = moved_range(8), moved_range(16)
+    assert eight > 1.1
+    assert 0.5 < (sixteen - 1) / (eight - 1) < 2
+
+
 def test_a_new_width_keeps_the_range_and_the_parameter() -> None:
     state = LsqState()
     state.set(qparams(8, [0.01, 0.02], axis=0))
