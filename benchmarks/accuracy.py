@@ -258,6 +258,8 @@ def main() -> None:
     table = chosen if given.quick or given.steps else [run for network in NETWORKS for run in runs(network)]
     name = "accuracy_quick" if given.quick else "accuracy_steps" if given.steps else "accuracy"
     known = [] if given.anew or given.quick else read_results(name)
+    for network in {run.network for run in chosen}:
+        model_of(network)  # one that is absent is named before hours of training, not after
     for run in chosen:
         steps = steps_of(run, given)
         with claimed(folder_of(run, steps, images)) as mine:

@@ -59,7 +59,9 @@ def write(results: list[Result], name: str, planned: int) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
     facts = provenance()
     lines = ["# Accuracy at a budget, CIFAR-10", "", f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}, {facts['machine']}", ""]
-    lines += [f"{len(results)} of {planned} runs finished; all inside their budgets: {all(result.inside for result in results)}.", "", NOTES, ""]
+    lines += [f"{len(results)} of {planned} runs finished; all inside their budgets: {all(result.inside for result in results)}. "]
+    lines[-1] += f"Their training phases took {sum(result.seconds for result in results) / 3600:.1f} hours."
+    lines += ["", NOTES, ""]
     head = ("network", "constraint", "steps", "method", "runs", "accuracy %", "drop, points", "spread", "average bits w/a", "raw bits inside")
     lines += ["| " + " | ".join((*head, "choosing bits, % of time")) + " |"]
     lines += ["|" + "---|" * 11]

@@ -1,10 +1,10 @@
-"""What a training step costs: float against quantized, ResNet-20, 128 images of 32x32, on one core.
+"""What a training step costs: float against quantized, 128 images of 32x32, on one core: ResNet-20, and MobileNetV2 where it was trained.
 
     python benchmarks/training_step.py
 
 Times are CPU times of one thread; the kinds take turns and the fastest step of each counts, so that what else the machine does
-weighs little. `float` is the graph with BatchNorm
-and without quantizers or teacher, trained on labels by the same optimizer.
+weighs little. `float` is the graph with BatchNorm and without quantizers or teacher, trained on labels by the same optimizer; `float, depthwise in
+bfloat16` the same without mpqc's way around PyTorch's strided depthwise convolutions, which are slow in that type.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
-from provenance import shared, write_results
+from provenance import WORK, shared, write_results
 from torch import Tensor
 
 from mpqc.calibration import calibrate
@@ -37,9 +39,15 @@ RECIPE = Recipe(steps=10_000, batch=128, held_out=0.0)
 STRATEGIES = {"LSQ w4a8 (fixed, qbitopt, auto)": "fixed", "dq": "dq", "fracbits": "fracbits"}
 
 
-def make_start() -> tuple[Start, Samples]:
-    """ResNet-20 at w4a8 with noise for pictures: time does not depend on what they show."""
-    network = load_network(shared("onnx_derived/resnet20_cifar10.onnx"))
+def models() -> dict[str, Path]:
+    """Network -> file; MobileNetV2 is there once benchmarks/train_mobilenet.py has run."""
+    found = {"resnet20": shared("onnx_derived/resnet20_cifar10.onnx"), "mobilenetv2": WORK / "mobilenetv2" / "mobilenetv2_cifar10.onnx"}
+    return {name: path for name, path in found.items() if path.exists()}
+
+
+def make_start(model: Path) -> tuple[Start, Samples]:
+    """A network at w4a8 with noise for pictures: time does not depend on what they show."""
+    network = load_network(model)
     table = find_sites(network)
     generator = np.random.default_rng(0)
     batches = open_data(generator.standard_normal((512, 3, 32, 32)).astype(np.float32), network.inputs, limit=512)
@@ -68,6 +76,16 @@ def float_step(loop: Loop) -> Callable[[], None]:
     return step
 
 
+def without_detour(step: Callable[[], None]) -> Callable[[], None]:
+    """`step` with every convolution in autocast's type."""
+
+    def slow() -> None:
+        with mock.patch("mpqc.training.depthwise._slow_in_bfloat16", return_value=False):
+            step()
+
+    return slow
+
+
 def teacher_step(loop: Loop) -> Callable[[], None]:
     """The float network on one batch."""
 
@@ -89,23 +107,28 @@ def fastest(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, floa
     return best
 
 
+def rows_of(network: str, model: Path, rounds: int, *, autocast: bool) -> list[dict[str, object]]:
+    """One row a kind of step."""
+    start, samples = make_start(model)
+    recipe = replace(RECIPE, autocast=autocast)
+    loops = {name: prepare_loop(start, strategy, recipe, samples, Group(), torch.device("cpu")) for name, strategy in STRATEGIES.items()}
+    plain = prepare_loop(start, "fixed", recipe, samples, Group(), torch.device("cpu"))
+    steps = {"float": float_step(plain), "teacher alone": teacher_step(plain), **{name: loop.step for name, loop in loops.items()}}
+    if autocast and network != "resnet20":
+        steps["float, depthwise in bfloat16"] = without_detour(steps["float"])
+    times = fastest(steps, rounds)
+    facts = {"network": network, "arithmetic": "bfloat16" if autocast else "float32"}
+    return [{**facts, "step": name, "ms": 1e3 * seconds, "times float": seconds / times["float"]} for name, seconds in times.items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=12)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    start, samples = make_start()
-    rows: list[dict[str, object]] = []
-    for autocast in (True, False):
-        recipe = replace(RECIPE, autocast=autocast)
-        loops = {name: prepare_loop(start, strategy, recipe, samples, Group(), torch.device("cpu")) for name, strategy in STRATEGIES.items()}
-        plain = prepare_loop(start, "fixed", recipe, samples, Group(), torch.device("cpu"))
-        steps: dict[str, Callable[[], None]] = {"float": float_step(plain), "teacher alone": teacher_step(plain)}
-        times = fastest(steps | {name: loop.step for name, loop in loops.items()}, arguments.rounds)
-        for name, seconds in times.items():
-            row = {"arithmetic": "bfloat16" if autocast else "float32", "step": name, "ms": 1e3 * seconds, "times float": seconds / times["float"]}
-            rows.append(row)
-            print(row, flush=True)
+    rows = [
+        row for name, model in models().items() for autocast in (True, False) for row in rows_of(name, model, arguments.rounds, autocast=autocast)
+    ]
     notes = [f"CPU time of one thread, batches of {RECIPE.batch}, fastest of {arguments.rounds} rounds. Quantized steps contain the teacher."]
     write_results("training_step", "A training step, float and quantized", rows, notes)
 
