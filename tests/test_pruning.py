@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -41,7 +38,7 @@ from mpqc.targets import load_target
 from mpqc.task import find_task
 from mpqc.training.loop import Loop
 from mpqc.training.recipe import Recipe
-from tests.cli_runs import Mpqc
+from tests.cli_runs import Mpqc, in_processes
 from tests.onnx_models import graph_model
 from tests.quant_models import images, weights
 
@@ -231,12 +228,8 @@ def test_two_processes_prune_the_same_channels(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=images(96))
     compiling = ["compile", tmp_path / "model.onnx", "--data", tmp_path / "data.npz", "--target", "abstract", "--budget-avg-bits", "1.6/-", "--quiet"]
     training = ["--samples", "48", "--qat-steps", "6", "--qat-batch", "16", "--strategy", "auto"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mpqc"]
-    for name, starting in (("one", ["-m", "mpqc"]), ("two", torchrun)):
-        command = [sys.executable, *starting, *compiling, *training, "-o", tmp_path / name]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr
+    for count, name in ((1, "one"), (2, "two")):
+        in_processes(count, *compiling, *training, "-o", tmp_path / name)
     one, two = (read_plan(tmp_path / name / "plan.json") for name in ("one", "two"))
     assert one.pruned
     assert one.pruned == two.pruned

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,7 @@ import pytest
 import mpqc as package
 from mpqc.plan import read_plan
 from mpqc.report.file import read_report
-from tests.cli_runs import Mpqc
+from tests.cli_runs import Mpqc, in_processes
 from tests.quant_models import images
 from tests.training.phases import folded_model
 
@@ -63,12 +60,8 @@ def test_the_report_shows_the_training_and_budgets_hold(alone: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_plan(place: Path, alone: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mpqc"]
     compiling = ["compile", place / "model.onnx", "--data", place / "data.npz", "--strategy", "qbitopt", *PHASE, "--json", "-o", place / "two"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([str(part) for part in (*torchrun, *compiling)], capture_output=True, text=True, env=environment, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["training"]["processes"] == 2
+    assert json.loads(in_processes(2, *compiling))["training"]["processes"] == 2
     assert bits(place / "two") == bits(alone)
     one, two = (read_report(folder / "report.json").training for folder in (alone, place / "two"))
     assert one is not None
