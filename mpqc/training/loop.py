@@ -229,14 +229,17 @@ class Loop:
 
     @torch.no_grad()
     def measure_statistics(self) -> None:
-        """The statistics of BatchNorm anew, with the weights and grids as they are."""
+        """The statistics of BatchNorm anew, with the weights and grids as they are, on pictures that are augmented as the trained ones are.
+
+        Weights of few bits have fitted the statistics of the pictures that were shown; those of plain ones are worse even for plain pictures.
+        """
         norms = self.equipment.trainable.norms
         momenta = [norm.momentum for norm in norms]
         batches = self.equipment.samples.statistics(self.equipment.device, self.group, STATISTICS)
         for index, batch in enumerate(batches if norms else ()):
             for norm in norms:
                 norm.momentum = 1 / (index + 1)
-            self.root(*batch.inputs)
+            self.root(*augmented(batch, self.recipe, self.position.steps + index).inputs)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

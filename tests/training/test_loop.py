@@ -25,6 +25,7 @@ from mpqc.progress import Progress
 from mpqc.training.folding import fold, overflowing
 from mpqc.training.phase import Trained, affordable_steps, finish_loop, train
 from mpqc.training.processes import Group
+from mpqc.training.samples import augmented
 from mpqc.workspace import open_workspace
 from tests.quant_models import images
 from tests.training.phases import RECIPE, data, facts, prepared, run
@@ -80,6 +81,22 @@ def test_other_bits_than_the_trained_ones_are_refused(tmp_path: Path) -> None:
     loop = run(prepared(replace(RECIPE, steps=1)), tmp_path)
     with pytest.raises(MpqcError, match="trained at 4 bits, planned at 3"):
         fold(loop.equipment.trainable, uniform_plan(facts().table, "abstract", 3, 5))
+
+
+def test_statistics_are_those_of_augmented_pictures(tmp_path: Path) -> None:
+    loop = run(prepared(replace(RECIPE, augment="flip_crop")), tmp_path)
+    loop.measure_statistics()
+    norms, samples = loop.equipment.trainable.norms, loop.equipment.samples
+    found, batch = norms[0].mean.clone(), samples.batch(samples.trained, torch.device("cpu"))
+    for norm in norms:
+        norm.momentum = 1.0
+    means = []
+    for shown in (augmented(batch, loop.recipe, RECIPE.steps), batch):
+        with torch.no_grad():
+            loop.root(*shown.inputs)
+        means.append(norms[0].mean.clone())
+    torch.testing.assert_close(found, means[0])
+    assert not torch.allclose(found, means[1])
 
 
 def test_half_width_arithmetic_trains_as_well(tmp_path: Path) -> None:
