@@ -1,14 +1,14 @@
 """mpqc's own method: a calibrated allocation, polished on the measured loss, then LSQ training with a few early exact re-allocations.
 
-From QBitOpt it takes that bits are re-allocated while training by an exact solver. Different are: the start (a directional second-order
-allocation moved by what the network, run with the bits, loses), the noise of a width (what grids of least squared error really leave), new grids
-for sites that change (refitted to the weights as they are instead of the old range), and re-allocation early alone, so that most of the training is
-at the final bits.
+From QBitOpt it takes that bits are re-allocated while training by an exact solver. Different are: the noise of a width (what grids of least squared
+error really leave), the start (of the plans by that noise, by the sensitivities from before training, and by those with pairs of neighbours the one
+with which the network, run with its bits, loses least; then single moves), new grids for sites that change (refitted to the weights as they are
+instead of the old range), and re-allocation early alone, so that most of the training is at the final bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,13 +28,14 @@ from mpqc.training.quantizers import TrainedState
 
 if TYPE_CHECKING:
     from mpqc.allocator import Pair
+    from mpqc.plan import Plan
     from mpqc.sensitivity_table import Sensitivities
     from mpqc.training.session import Session
 
 MOMENTS = (0.1, 0.2)
 """Parts of the phase after which bits are re-allocated"""
 MEASUREMENTS = 8
-"""Of sensitivities before each re-allocation"""
+"""Of sensitivities at the start and before each re-allocation"""
 HYSTERESIS = 0.2
 TRIALS = 40
 """Measured losses that the polish may take"""
@@ -51,7 +52,7 @@ class Auto(LsqStrategy):
         self.moments, self.trials, self.pairs = moments, trials, pairs
 
     def prepare(self, session: Session) -> None:
-        """The plan from before training, with the losses of pairs, polished; quantizers at its bits. A plan that was given stays as it is."""
+        """The best of several plans by the measured loss, polished; quantizers at its bits. A plan that was given stays as it is."""
         super().prepare(session)
         self.watch = Stopwatch()
         self.changes: list[int] = []
@@ -61,11 +62,20 @@ class Auto(LsqStrategy):
                 self._start(session, session.sensitivities)
 
     def _start(self, session: Session, sensitivities: Sensitivities) -> None:
-        pairs = _pairs(session) if self.pairs and sensitivities.method == "fit" else ()
-        plan = best_plan(session, sensitivities, self.name, hint=session.plan, pairs=pairs) if pairs else session.plan
-        polish = Polish(session, self.states, sensitivities)
+        for step in range(MEASUREMENTS):
+            self.noise.measure(session.batch_of(step))
+        noise = self.noise.sensitivities()
+        polish = Polish(session, self.states, noise)
+        plan = polish.best_of(list(self._plans(session, sensitivities, noise)))
         self.current = polish.improve(plan, self.trials, self.name)
         self.changes += [_differences(session.plan, plan), _differences(plan, self.current)]
+
+    def _plans(self, session: Session, sensitivities: Sensitivities, noise: Sensitivities) -> Iterator[Plan]:
+        """What the start chooses from."""
+        yield best_plan(session, noise, self.name)
+        yield best_plan(session, sensitivities, self.name)
+        if self.pairs and sensitivities.method == "fit" and (pairs := _pairs(session)):
+            yield best_plan(session, sensitivities, self.name, pairs=pairs)
 
     def _marks(self) -> tuple[int, ...]:
         steps = self.session.position.steps
@@ -112,7 +122,7 @@ class Auto(LsqStrategy):
     def finish(self) -> Finished:
         """The last plan, and what choosing it took."""
         changes = ", ".join(map(str, self.changes)) or "none"
-        what = "sites changed by pairs, by the polish and at each re-allocation"
+        what = "sites changed by the start, by the polish and at each re-allocation"
         return Finished(self.current, notes=(f"{what}: {changes}; {self.watch.seconds:.2f} s in all",), seconds=self.watch.seconds)
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mpqc.site import Site, SiteKind
 from mpqc.strategies.common import kept_buffers, widths_of
 
 if TYPE_CHECKING:
-    from mpqc.training.session import Session
+    from mpqc.training.session import Session, TrainingBatch
 
 DECAY = 0.9
 """Of the moving average, a measurement."""
@@ -40,9 +40,9 @@ class MovingFit:
         self.weight = 0.0
         """The same sum of ones: what the averages are divided by"""
 
-    def measure(self) -> None:
-        """Add the batch of this step. Raises DataError, naming the site, where a gradient is NaN or infinite."""
-        values = fit_terms(self.session, self.sites, self.extent, self.seen_extent)
+    def measure(self, batch: TrainingBatch | None = None) -> None:
+        """Add a batch, that of this step by default. Raises DataError, naming the site, where a gradient is NaN or infinite."""
+        values = fit_terms(self.session, self.sites, self.extent, self.seen_extent, batch)
         for name, value in values.items():
             self.average[name] = self.decay * self.average.get(name, 0.0) + (1 - self.decay) * value
         self.weight = self.decay * self.weight + (1 - self.decay)
@@ -104,13 +104,13 @@ class MovingNoise(MovingFit):
 Extent = Callable[[Tensor], Tensor]
 
 
-def fit_terms(session: Session, sites: list[Site], extent: Extent, seen_extent: Extent) -> dict[str, float]:
-    """Site -> S x extent on the batch of this step, with latent weights and float activations; the same on every process."""
+def fit_terms(session: Session, sites: list[Site], extent: Extent, seen_extent: Extent, batch: TrainingBatch | None = None) -> dict[str, float]:
+    """Site -> S x extent on a batch (of this step), with latent weights and float activations; the same on every process."""
     weights = {site.name: session.module.weight(site.name) for site in sites if site.kind is SiteKind.WEIGHT}
     watched = frozenset(site.name for site in sites if site.kind is SiteKind.ACTIVATION)
     root = session.module.root
     with kept_buffers(root), session.module.floating(), _seen(session, watched) as seen, torch.enable_grad():
-        loss = session.loss(session.batch())
+        loss = session.loss(session.batch() if batch is None else batch)
         tensors = {**weights, **seen}
         found = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
     values = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,17 @@ GAIN = 0.005
 """Of the loss: a move must lower it by more."""
 CONSIDERED = 4
 """Moves looked at for each measurement: most are outside the budgets."""
+COMPARED = 4
+"""Batches that whole plans are compared on."""
 Bits = dict[str, int | None]
 """By group"""
 
 
 class Polish:
-    """Tries moves on the batch of this step, BatchNorm on the batch's own statistics: what it normalises away, training repairs at once."""
+    """Tries moves on the batch of this step, BatchNorm on the batch's own statistics: what it normalises away, training repairs at once.
+
+    A move that pays there must pay on the batch of the next step too: the best of many on one batch fits that batch.
+    """
 
     def __init__(self, session: Session, states: Mapping[str, TrainedState], predicted: Sensitivities) -> None:
         self.session, self.states, self.predicted = session, states, predicted
@@ -33,25 +38,34 @@ class Polish:
         self.measured = 0
 
     def improve(self, plan: Plan, trials: int, strategy: str) -> Plan:
-        """`plan`, or a better one after at most `trials` measurements. The states are left at its bits."""
-        best, least = plan, self.loss(plan)
+        """`plan`, or a better one after at most `trials` measurements and a confirmation of each that paid. The states are left at its bits."""
+        step = self.session.position.step
+        best, least, confirmed = plan, self.loss(plan, step), self.loss(plan, step + 1)
         for move in islice(self._moves(plan), CONSIDERED * trials):
             if self.measured > trials:
                 break
             trial = self._moved(best, move, strategy)
-            loss = self.loss(trial) if trial is not None else least
-            if trial is not None and loss < least * (1 - GAIN):
-                best, least = trial, loss
+            loss = self.loss(trial, step) if trial is not None else least
+            if trial is None or loss >= least * (1 - GAIN):
+                continue
+            again = self.loss(trial, step + 1)
+            if again < confirmed:
+                best, least, confirmed = trial, loss, again
         self.set(best)
         return best
 
-    def loss(self, plan: Plan) -> float:
-        """The training loss at the calibrated grids of a plan; the same on every process."""
+    def best_of(self, plans: Sequence[Plan]) -> Plan:
+        """The plan of the least loss over COMPARED steps."""
+        return min(plans, key=lambda plan: sum(self.loss(plan, self.session.position.step + ahead) for ahead in range(COMPARED)))
+
+    def loss(self, plan: Plan, step: int) -> float:
+        """The training loss at the calibrated grids of a plan on the batch of `step`; the same on every process."""
         self.set(plan)
-        self.measured += 1
-        root = self.session.module.root
-        with torch.no_grad(), kept_buffers(root):
-            return float(self.session.mean(self.session.loss(self.session.batch()).detach()))
+        session = self.session
+        present = step == session.position.step
+        self.measured += present
+        with torch.no_grad(), kept_buffers(session.module.root):
+            return float(session.mean(session.loss(session.batch() if present else session.batch_of(step)).detach()))
 
     def set(self, plan: Plan) -> None:
         """Every state at the calibrated grid of its bits."""

@@ -87,13 +87,21 @@ class Loop:
     def batch(self) -> TrainingBatch:
         """This process's part of the batch of the present step."""
         if self._batch is None:
-            samples = self.equipment.samples
-            indices = step_indices(samples.trained, self.position.step, self.recipe.batch, self.recipe.seed)
-            whole = augmented(samples.batch(indices, self.equipment.device), self.recipe, self.position.step)
-            rows = share(indices, self.group)
-            self._batch = TrainingBatch(tuple(value[rows] for value in whole.inputs), None if whole.labels is None else whole.labels[rows])
-            self._weight = (rows.stop - rows.start) * self.group.size / len(indices)
+            self._batch, self._weight = self._part(self.position.step)
         return self._batch
+
+    def batch_of(self, step: int) -> TrainingBatch:
+        """This process's part of the batch of another step."""
+        return self._part(step)[0]
+
+    def _part(self, step: int) -> tuple[TrainingBatch, float]:
+        """This process's part of a batch, and what its mean loss weighs in the mean over the processes."""
+        samples = self.equipment.samples
+        indices = step_indices(samples.trained, step, self.recipe.batch, self.recipe.seed)
+        whole = augmented(samples.batch(indices, self.equipment.device), self.recipe, step)
+        rows = share(indices, self.group)
+        part = TrainingBatch(tuple(value[rows] for value in whole.inputs), None if whole.labels is None else whole.labels[rows])
+        return part, (rows.stop - rows.start) * self.group.size / len(indices)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """See Session.loss."""

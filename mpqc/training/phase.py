@@ -174,6 +174,7 @@ def _session(start: Start, recipe: Recipe, trainable: Trainable, loop: Loop, gro
         generator=torch.Generator().manual_seed(recipe.seed),
         position=loop.position,
         batch=loop.batch,
+        batch_of=loop.batch_of,
     )
 
 

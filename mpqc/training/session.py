@@ -124,6 +124,8 @@ class Session:
     position: Position
     batch: Callable[[], TrainingBatch]
     """The batch of the step that is under way"""
+    batch_of: Callable[[int], TrainingBatch]
+    """The batch of any step"""
     largest: Callable[[Tensor], Tensor] = lambda value: value
     """The elementwise maximum of a tensor over all processes"""
     notes: list[str] = field(default_factory=list)

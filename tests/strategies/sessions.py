@@ -86,6 +86,7 @@ def small_session(*budgets: Budget, recipe: Recipe | None = None, labels: bool =
     module = Module(with_quantizers(network, table), calibration)
     inputs = torch.from_numpy(images(8, seed=3))
     batch = TrainingBatch((inputs,), torch.arange(8) % 10 if labels else None)
+    other = TrainingBatch((torch.from_numpy(images(8, seed=4)),), batch.labels)
 
     def loss(given: TrainingBatch) -> Tensor:
         made = module.root(*given.inputs)
@@ -110,6 +111,7 @@ def small_session(*budgets: Budget, recipe: Recipe | None = None, labels: bool =
         generator=torch.Generator().manual_seed(0),
         position=Position(recipe.steps),
         batch=lambda: batch,
+        batch_of=lambda step: other if step % 2 else batch,
     )
 
 
