@@ -131,7 +131,7 @@ def parse_training(texts: TrainingTexts, seed: int) -> Recipe | None:
         raise UsageError("both bound the training phase", where="--qat-steps, --qat-time", hint="give one")
     given = {"steps": texts.steps, "batch": texts.batch, "learning_rate": texts.rate, "augment": texts.augment}
     known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return Recipe(**known, seconds=None if texts.time is None else parse_seconds(texts.time, "--qat-time"), seed=seed)
+    return Recipe(**known, adapt_rates=texts.rate is None, seconds=None if texts.time is None else parse_seconds(texts.time, "--qat-time"), seed=seed)
 
 
 def parse_seconds(text: str, option: str) -> float:

@@ -3,11 +3,13 @@
 From QBitOpt it takes that bits are re-allocated while training by an exact solver. Different are: the noise of a width (what grids of least squared
 error really leave), the start (of the plans by that noise, by the sensitivities from before training, and by those with pairs of neighbours the one
 with which the network, run with its bits, loses least; then single moves), new grids for sites that change (refitted to the weights as they are
-instead of the old range), and re-allocation early alone, so that most of the training is at the final bits.
+instead of the old range), re-allocation early alone, so that most of the training is at the final bits, and learning rates that follow what
+quantization costs before training.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,12 @@ PAIR_SAMPLES = 64
 """That the losses of pairs are measured on"""
 
 
+FULL_RATE_LOSS = 1.7
+"""Nats that quantization adds before training from which the recipe's rates, which were chosen there, are used in full"""
+LEAST_RATE = 0.2
+"""Of the recipe's"""
+
+
 class Auto(LsqStrategy):
     """`moments`: parts of the phase after which bits are re-allocated; `trials`: measurements of the polish, 0 for none."""
 
@@ -56,6 +64,8 @@ class Auto(LsqStrategy):
         super().prepare(session)
         self.watch = Stopwatch()
         self.changes: list[int] = []
+        self.added: float | None = None
+        """Loss that quantization adds before training, where the rates follow it"""
         self.noise = MovingNoise(session, decay=1 - 1 / MEASUREMENTS)
         if session.sensitivities is not None and session.budgets:
             with self.watch:
@@ -68,6 +78,9 @@ class Auto(LsqStrategy):
         polish = Polish(session, self.states, noise)
         plan = polish.best_of(list(self._plans(session, sensitivities, noise)))
         self.current = polish.improve(plan, self.trials, self.name)
+        if session.recipe.adapt_rates and session.in_nats:
+            self.added = polish.added_loss(self.current)
+            self.rate = rate_for(self.added)
         self.changes += [_differences(session.plan, plan), _differences(plan, self.current)]
 
     def _plans(self, session: Session, sensitivities: Sensitivities, noise: Sensitivities) -> Iterator[Plan]:
@@ -123,7 +136,8 @@ class Auto(LsqStrategy):
         """The last plan, and what choosing it took."""
         changes = ", ".join(map(str, self.changes)) or "none"
         what = "sites changed by the start, by the polish and at each re-allocation"
-        return Finished(self.current, notes=(f"{what}: {changes}; {self.watch.seconds:.2f} s in all",), seconds=self.watch.seconds)
+        rates = () if self.added is None else (f"learning rates at {self.rate:.2f} of the recipe's: quantization added {self.added:.3g} nats",)
+        return Finished(self.current, notes=(f"{what}: {changes}; {self.watch.seconds:.2f} s in all", *rates), seconds=self.watch.seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """Plan, averages, history."""
@@ -135,6 +149,12 @@ class Auto(LsqStrategy):
         self.noise.load_state_dict(state["noise"])
         self.changes = [int(count) for count in state["changes"]]
         self.watch.seconds = float(state["seconds"])
+
+
+def rate_for(added: float) -> float:
+    """Part of the recipe's learning rates for a network whose quantization adds `added` nats before training: its root, relative to
+    FULL_RATE_LOSS. Where little is to be repaired, fast steps undo more of what the float network knows than they repair."""
+    return min(1.0, max(LEAST_RATE, math.sqrt(max(added, 0.0) / FULL_RATE_LOSS)))
 
 
 def _pairs(session: Session) -> tuple[Pair, ...]:

@@ -55,8 +55,18 @@ class Polish:
         return best
 
     def best_of(self, plans: Sequence[Plan]) -> Plan:
-        """The plan of the least loss over COMPARED steps."""
-        return min(plans, key=lambda plan: sum(self.loss(plan, self.session.position.step + ahead) for ahead in range(COMPARED)))
+        """The plan of the least mean loss."""
+        return min(plans, key=self.mean_loss)
+
+    def mean_loss(self, plan: Plan) -> float:
+        """The training loss of a plan over COMPARED steps."""
+        return sum(self.loss(plan, self.session.position.step + ahead) for ahead in range(COMPARED)) / COMPARED
+
+    def added_loss(self, plan: Plan) -> float:
+        """How much of it is there because of the quantizers."""
+        with self.session.module.floating():
+            floating = self.mean_loss(plan)
+        return self.mean_loss(plan) - floating
 
     def loss(self, plan: Plan, step: int) -> float:
         """The training loss at the calibrated grids of a plan on the batch of `step`; the same on every process."""

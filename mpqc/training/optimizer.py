@@ -24,7 +24,7 @@ def make_optimizer(trainable: Trainable, strategy: Strategy, recipe: Recipe) -> 
         [group for group in groups if group["params"]], lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0
     )
     for group in made.param_groups:
-        group["peak"] = group["lr"]
+        group["peak"] = group["lr"] * strategy.rate
     return made
 
 

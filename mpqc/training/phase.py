@@ -175,6 +175,7 @@ def _session(start: Start, recipe: Recipe, trainable: Trainable, loop: Loop, gro
         position=loop.position,
         batch=loop.batch,
         batch_of=loop.batch_of,
+        in_nats=all(term.axis is not None for term in loop.equipment.objective.task.terms),
     )
 
 

@@ -128,5 +128,7 @@ class Session:
     """The batch of any step"""
     largest: Callable[[Tensor], Tensor] = lambda value: value
     """The elementwise maximum of a tensor over all processes"""
+    in_nats: bool = False
+    """Whether the loss is that of classes alone, so that a number of it means the same for every network"""
     notes: list[str] = field(default_factory=list)
     """Lines for the report"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,12 @@ import torch
 from mpqc.budget import Budget, Resource
 from mpqc.numerics import dequantize, quantize
 from mpqc.sensitivity import relative_errors
-from mpqc.strategies.auto import Auto
+from mpqc.strategies.auto import FULL_RATE_LOSS, Auto, rate_for
 from mpqc.strategies.common import LsqStrategy, bits_of
 from mpqc.strategies.fit import MovingNoise
 from mpqc.strategies.polish import Polish
 from mpqc.training.recipe import Recipe
+from mpqc.training.session import TrainingBatch
 from tests.strategies.sessions import checked, small_session, train, used
 
 WEIGHTS = Budget(Resource.WEIGHT_BITS, 3.0)
@@ -62,9 +65,39 @@ def test_the_polish_only_takes_what_measures_better_and_stays_inside() -> None:
     assert {site: item.state.qparams().qtype.bits for site, item in session.module.quantizers.items()} == bits_of(better)
 
 
-def test_fixed_sites_are_not_moved() -> None:
-    from dataclasses import replace
+def test_rates_follow_the_root_of_what_quantization_adds() -> None:
+    assert [rate_for(added) for added in (-0.1, 0.0, FULL_RATE_LOSS / 4, FULL_RATE_LOSS, 9.0)] == [0.2, 0.2, 0.5, 1.0, 1.0]
 
+
+def started(weight_bits: float, **facts: object) -> Auto:
+    session = small_session(Budget(Resource.WEIGHT_BITS, weight_bits))
+
+    def distance(batch: TrainingBatch) -> torch.Tensor:
+        with session.module.floating(), torch.no_grad():
+            floating = session.module.root(*batch.inputs)
+        return sum((ours - theirs).square().mean() for ours, theirs in zip(session.module.root(*batch.inputs), floating, strict=True))
+
+    session = replace(session, loss=distance, **facts)  # type: ignore[arg-type]
+    strategy = Auto(trials=4)
+    strategy.prepare(session)
+    return strategy
+
+
+def test_fewer_bits_are_trained_faster() -> None:
+    mild, hard = started(8.0, in_nats=True), started(2.0, in_nats=True)
+    assert mild.added is not None
+    assert hard.added is not None
+    assert mild.added < hard.added
+    assert mild.rate == rate_for(mild.added) < hard.rate == rate_for(hard.added)
+    assert any("learning rates at" in note for note in mild.finish().notes)
+
+
+def test_rates_are_the_recipes_where_they_are_given_or_losses_are_no_nats() -> None:
+    assert started(8.0).rate == 1.0
+    assert started(8.0, in_nats=True, recipe=Recipe(steps=20, batch=8, tau=4, adapt_rates=False)).rate == 1.0
+
+
+def test_fixed_sites_are_not_moved() -> None:
     session = replace(small_session(WEIGHTS), fixed={"w1": 3})
     strategy = LsqStrategy()
     strategy.prepare(session)

@@ -23,6 +23,7 @@ from mpqc.program import Float
 from mpqc.program_reader import read_qdq
 from mpqc.progress import Progress
 from mpqc.training.folding import fold, overflowing
+from mpqc.training.optimizer import make_optimizer
 from mpqc.training.phase import Trained, affordable_steps, finish_loop, train
 from mpqc.training.processes import Group
 from mpqc.training.samples import augmented
@@ -97,6 +98,14 @@ def test_statistics_are_those_of_augmented_pictures(tmp_path: Path) -> None:
         means.append(norms[0].mean.clone())
     torch.testing.assert_close(found, means[0])
     assert not torch.allclose(found, means[1])
+
+
+def test_a_strategy_scales_every_rate() -> None:
+    loop = prepared()
+    peaks = [group["peak"] for group in loop.optimizer.param_groups]
+    loop.strategy.rate = 0.5
+    slower = make_optimizer(loop.equipment.trainable, loop.strategy, loop.recipe)
+    assert [group["peak"] for group in slower.param_groups] == [0.5 * peak for peak in peaks]
 
 
 def test_half_width_arithmetic_trains_as_well(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_texts_become_a_recipe() -> None:
     assert parse_training(TrainingTexts(), 0) is None
     found = parse_training(TrainingTexts(time="1.5h", batch=64, augment="flip_crop"), 7)
     assert found == Recipe(seconds=5400.0, batch=64, augment="flip_crop", seed=7)
+    given = parse_training(TrainingTexts(steps=10, rate=0.02), 7)
+    assert given == Recipe(steps=10, learning_rate=0.02, adapt_rates=False, seed=7)
 
 
 def test_every_sample_is_seen_once_an_epoch_and_processes_share_a_batch() -> None:
