@@ -3,6 +3,7 @@
     python benchmarks/recipe.py                                        # the variants below; an hour or two
     python benchmarks/recipe.py --steps 1000 learning_rate=0.02        # one of your own: fields of mpqc.Recipe
     python benchmarks/recipe.py --unseen                               # and how near each is to the float network on pictures that it never saw
+    python benchmarks/recipe.py --rates                                # full and lowered rates on two milder rows, for auto and for qbitopt
 
 The float network has learned the held-out images too, so they favour weights that stay near its own. `--unseen` is a check on that: ImageNet
 pictures at 32x32, on which the compiled network is compared with the float one (no labels). Test images have no part in any of this.
@@ -15,6 +16,7 @@ import ast
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from mpqc.pipeline import compile_network
 from mpqc.program_reader import read_qdq
 from mpqc.progress import Progress
 from mpqc.sites import find_sites
+from mpqc.training.recipe import Recipe
 from mpqc.workspace import MARKER
 
 ROW = "weights 70 kB, largest activation 8 kB"
@@ -43,15 +46,18 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     {"learning_rate": 0.005, "step_learning_rate": 0.001},
     {"learning_rate": 0.0025, "step_learning_rate": 0.0005},
 )
+RATES = tuple((row, method, part) for row in ("average 4/4 bits", "BOPs of 3 bits") for method in ("auto", "qbitopt") for part in (1.0, 0.65, 0.38))
+"""Row, method and part of the recipe's learning rates"""
+RATE_STEPS = 1000
 BOXES = ((0, 0, 227, 227), (0, 0, 160, 160), (67, 67, 227, 227), (50, 50, 177, 177))
 """Parts of a picture of 227x227 that are scaled to 32x32"""
 
 
-def trained(steps: int, fields: dict[str, Any]) -> Path:
-    """The folder of a compile of ROW with `fields` of the recipe replaced, computed where it is not there yet."""
-    run = Run("resnet20", BY_NAME[ROW], "auto", 0)
+def trained(steps: int, fields: dict[str, Any], row: str = ROW, method: str = "auto") -> Path:
+    """The folder of a compile of `row` with `fields` of the recipe replaced, computed where it is not there yet."""
+    run = Run("resnet20", BY_NAME[row], method, 0)
     text = "_".join(f"{name}{value}" for name, value in sorted(fields.items()))
-    folder = WORK / "recipe" / f"{steps}_{text}"
+    folder = WORK / "recipe" / f"{steps}_{text}" if (row, method) == (ROW, "auto") else WORK / "recipe" / f"{run.key}_{steps}_{text}"
     if not (folder / "report.json").exists():
         options = options_of(run, find_sites(load_network(model_of(run.network))), steps, quick=False)
         assert options.training is not None
@@ -70,6 +76,17 @@ def measured(steps: int, fields: dict[str, Any], folder: Path) -> dict[str, obje
     facts = {"steps": steps, "learning rate": fields.get("learning_rate"), "of steps": fields.get("step_learning_rate")}
     others = {name: value for name, value in fields.items() if name not in ("learning_rate", "step_learning_rate")}
     return {**facts, "other": str(others or "-"), "held out %": best["accuracy"], "held-out loss": best["loss"]}
+
+
+def rate_rows(pictures: np.ndarray, logits: np.ndarray) -> Iterator[dict[str, object]]:
+    """What RATES give, with nobody but the command choosing rates."""
+    usual = Recipe()
+    for row, method, part in RATES:
+        rates = {"learning_rate": part * usual.learning_rate, "step_learning_rate": part * usual.step_learning_rate, "adapt_rates": False}
+        folder = trained(RATE_STEPS, rates, row, method)
+        found = measured(RATE_STEPS, rates, folder)
+        shown = {name: found[name] for name in ("steps", "held out %", "held-out loss")}
+        yield {"constraint": row, "method": method, "of the recipe's rates": part, **shown, **nearness(folder, pictures, logits)}
 
 
 def unseen() -> np.ndarray:
@@ -123,10 +140,17 @@ def main() -> None:
     parser.add_argument("fields", nargs="*", help="name=value of mpqc.Recipe, in place of the variants")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--unseen", action="store_true")
+    parser.add_argument("--rates", action="store_true", help=f"{len(RATES)} phases of {RATE_STEPS} steps")
     given = parser.parse_args()
-    pictures = unseen() if given.unseen else None
+    pictures = unseen() if given.unseen or given.rates else None
     logits = taught(pictures) if pictures is not None else None
     rows: list[dict[str, object]] = []
+    if given.rates and pictures is not None and logits is not None:
+        for row in rate_rows(pictures, logits):
+            rows.append(row)
+            print(row, flush=True)
+            write_results("rates", "Learning rates where bits are less scarce, by held-out images, one seed", rows, [NOTE])
+        return
     for fields in (parsed(given.fields),) if given.fields else VARIANTS:
         folder = trained(given.steps, fields)
         near = nearness(folder, pictures, logits) if pictures is not None and logits is not None else {}
