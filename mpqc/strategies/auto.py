@@ -9,7 +9,6 @@ quantization costs before training.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +44,8 @@ PAIR_SAMPLES = 64
 """That the losses of pairs are measured on"""
 
 
-FULL_RATE_LOSS = 1.7
-"""Nats that quantization adds before training from which the recipe's rates, which were chosen there, are used in full"""
+FULL_RATE_LOSS = 0.7
+"""Nats that quantization adds before training from which the recipe's rates are used in full (benchmarks/results/rates.md)"""
 LEAST_RATE = 0.2
 """Of the recipe's"""
 
@@ -152,9 +151,9 @@ class Auto(LsqStrategy):
 
 
 def rate_for(added: float) -> float:
-    """Part of the recipe's learning rates for a network whose quantization adds `added` nats before training: its root, relative to
+    """Part of the recipe's learning rates for a network whose quantization adds `added` nats before training: in proportion, up to all of it at
     FULL_RATE_LOSS. Where little is to be repaired, fast steps undo more of what the float network knows than they repair."""
-    return min(1.0, max(LEAST_RATE, math.sqrt(max(added, 0.0) / FULL_RATE_LOSS)))
+    return min(1.0, max(LEAST_RATE, added / FULL_RATE_LOSS))
 
 
 def _pairs(session: Session) -> tuple[Pair, ...]:

@@ -65,8 +65,8 @@ def test_the_polish_only_takes_what_measures_better_and_stays_inside() -> None:
     assert {site: item.state.qparams().qtype.bits for site, item in session.module.quantizers.items()} == bits_of(better)
 
 
-def test_rates_follow_the_root_of_what_quantization_adds() -> None:
-    assert [rate_for(added) for added in (-0.1, 0.0, FULL_RATE_LOSS / 4, FULL_RATE_LOSS, 9.0)] == [0.2, 0.2, 0.5, 1.0, 1.0]
+def test_rates_are_in_proportion_to_what_quantization_adds() -> None:
+    assert [rate_for(added) for added in (-0.1, 0.0, FULL_RATE_LOSS / 2, FULL_RATE_LOSS, 9.0)] == [0.2, 0.2, 0.5, 1.0, 1.0]
 
 
 def started(weight_bits: float, **facts: object) -> Auto:
