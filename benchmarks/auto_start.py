@@ -29,7 +29,7 @@ from mpqc.sensitivity import measure
 from mpqc.site import SiteKind
 from mpqc.sites import find_sites
 from mpqc.strategies.auto import MEASUREMENTS, Auto
-from mpqc.strategies.polish import Polish
+from mpqc.strategies.measured_loss import MeasuredLoss
 from mpqc.targets import load_target
 from mpqc.training.phase import Start, prepare_loop
 from mpqc.training.processes import Group
@@ -70,17 +70,16 @@ class Watched(Auto):
 
 
 def losses(row: str) -> Iterator[tuple[str, float]]:
-    """Each plan's name and loss; the last is the one that `auto` starts with."""
+    """Each plan's name and loss; the last is that of the one that `auto` starts with."""
     session, strategy = session_of(row), Watched()
     strategy.prepare(session)
-    polish = Polish(session, strategy.states, strategy.noise.sensitivities())
+    measured = MeasuredLoss(session, strategy.states)
 
     def loss(plan: Plan) -> float:
-        return float(np.mean([polish.loss(plan, step) for step in range(BATCHES)]))
+        return float(np.mean([measured.on(plan, step) for step in range(BATCHES)]))
 
     yield from ((name, loss(plan)) for name, plan in zip(PLANS, strategy.found, strict=False))
-    polish.measured = 0
-    yield "chosen and polished", loss(polish.improve(polish.best_of(strategy.found), strategy.trials, "auto"))
+    yield "chosen", loss(measured.best_of(strategy.found))
 
 
 def main() -> None:

@@ -1,10 +1,9 @@
-"""mpqc's own method: a calibrated allocation, polished on the measured loss, then LSQ training with a few early exact re-allocations.
+"""mpqc's own method: the start that measures best, then LSQ training with two early exact re-allocations, at rates that suit the damage.
 
 From QBitOpt it takes that bits are re-allocated while training by an exact solver. Different are: the noise of a width (what grids of least squared
-error really leave), the start (of the plans by that noise, by the sensitivities from before training, and by those with pairs of neighbours the one
-with which the network, run with its bits, loses least; then single moves), new grids for sites that change (refitted to the weights as they are
-instead of the old range), re-allocation early alone, so that most of the training is at the final bits, and learning rates that follow what
-quantization costs before training.
+error really leave); the start (of the plans by that noise, by the sensitivities from before training, and by those with pairs of neighbours, the one
+with which the network, run with its bits, loses least); new grids for sites that change (refitted to the weights as they are instead of the old
+range); re-allocation early alone, so that most of the training is at the final bits; and learning rates in proportion to what quantization costs.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from mpqc.site import SiteKind
 from mpqc.strategies.base import Finished
 from mpqc.strategies.common import LsqStrategy, Stopwatch, best_plan, bits_of, widths_of
 from mpqc.strategies.fit import MovingNoise
-from mpqc.strategies.polish import Polish
+from mpqc.strategies.measured_loss import MeasuredLoss
 from mpqc.strategies.qbitopt import sticky
 from mpqc.training.quantizers import TrainedState
 
@@ -38,8 +37,6 @@ MOMENTS = (0.1, 0.2)
 MEASUREMENTS = 8
 """Of sensitivities at the start and before each re-allocation"""
 HYSTERESIS = 0.2
-TRIALS = 40
-"""Measured losses that the polish may take"""
 PAIR_SAMPLES = 64
 """That the losses of pairs are measured on"""
 
@@ -51,15 +48,15 @@ LEAST_RATE = 0.2
 
 
 class Auto(LsqStrategy):
-    """`moments`: parts of the phase after which bits are re-allocated; `trials`: measurements of the polish, 0 for none."""
+    """`moments`: parts of the phase after which bits are re-allocated; `pairs`: whether plans with pairs of sites may be the start."""
 
     name = "auto"
 
-    def __init__(self, *, moments: tuple[float, ...] = MOMENTS, trials: int = TRIALS, pairs: bool = True) -> None:
-        self.moments, self.trials, self.pairs = moments, trials, pairs
+    def __init__(self, *, moments: tuple[float, ...] = MOMENTS, pairs: bool = True) -> None:
+        self.moments, self.pairs = moments, pairs
 
     def prepare(self, session: Session) -> None:
-        """The best of several plans by the measured loss, polished; quantizers at its bits. A plan that was given stays as it is."""
+        """The best of several plans by the measured loss; quantizers at its bits. A plan that was given stays as it is."""
         super().prepare(session)
         self.watch = Stopwatch()
         self.changes: list[int] = []
@@ -73,14 +70,12 @@ class Auto(LsqStrategy):
     def _start(self, session: Session, sensitivities: Sensitivities) -> None:
         for step in range(MEASUREMENTS):
             self.noise.measure(session.batch_of(step))
-        noise = self.noise.sensitivities()
-        polish = Polish(session, self.states, noise)
-        plan = polish.best_of(list(self._plans(session, sensitivities, noise)))
-        self.current = polish.improve(plan, self.trials, self.name)
+        measured = MeasuredLoss(session, self.states)
+        self.current = measured.best_of(list(self._plans(session, sensitivities, self.noise.sensitivities())))
+        self.changes.append(_differences(session.plan, self.current))
         if session.recipe.adapt_rates and session.in_nats:
-            self.added = polish.added_loss(self.current)
+            self.added = measured.added(self.current)
             self.rate = rate_for(self.added)
-        self.changes += [_differences(session.plan, plan), _differences(plan, self.current)]
 
     def _plans(self, session: Session, sensitivities: Sensitivities, noise: Sensitivities) -> Iterator[Plan]:
         """What the start chooses from."""
@@ -134,7 +129,7 @@ class Auto(LsqStrategy):
     def finish(self) -> Finished:
         """The last plan, and what choosing it took."""
         changes = ", ".join(map(str, self.changes)) or "none"
-        what = "sites changed by the start, by the polish and at each re-allocation"
+        what = "sites changed at the start and at each re-allocation"
         rates = () if self.added is None else (f"learning rates at {self.rate:.2f} of the recipe's: quantization added {self.added:.3g} nats",)
         return Finished(self.current, notes=(f"{what}: {changes}; {self.watch.seconds:.2f} s in all", *rates), seconds=self.watch.seconds)
 

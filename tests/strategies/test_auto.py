@@ -14,7 +14,7 @@ from mpqc.sensitivity import relative_errors
 from mpqc.strategies.auto import FULL_RATE_LOSS, Auto, rate_for
 from mpqc.strategies.common import LsqStrategy, bits_of
 from mpqc.strategies.fit import MovingNoise
-from mpqc.strategies.polish import Polish
+from mpqc.strategies.measured_loss import MeasuredLoss
 from mpqc.training.recipe import Recipe
 from mpqc.training.session import TrainingBatch
 from tests.strategies.sessions import checked, small_session, train, used
@@ -24,7 +24,7 @@ WEIGHTS = Budget(Resource.WEIGHT_BITS, 3.0)
 
 def test_it_learns_and_ends_inside_its_budgets() -> None:
     session = small_session(WEIGHTS, Budget(Resource.ACTIVATION_BITS, 4.0), recipe=Recipe(steps=30, batch=8))
-    strategy = Auto(trials=6)
+    strategy = Auto()
     strategy.prepare(session)
     losses = train(strategy, session, 30)
     finished = strategy.finish()
@@ -32,7 +32,7 @@ def test_it_learns_and_ends_inside_its_budgets() -> None:
     assert sum(losses[-4:]) < sum(losses[:4])
     assert used(plan, "weight_bits") <= 3.0
     assert used(plan, "activation_bits") <= 4.0
-    assert len(strategy.changes) == 4
+    assert len(strategy.changes) == 3
     found = {site: item.state.qparams().qtype.bits for site, item in session.module.quantizers.items()}
     assert found == bits_of(finished.plan)
 
@@ -40,11 +40,11 @@ def test_it_learns_and_ends_inside_its_budgets() -> None:
 def test_a_phase_goes_on_from_what_was_saved() -> None:
     recipe = Recipe(steps=30, batch=8)
     session = small_session(WEIGHTS, recipe=recipe)
-    strategy = Auto(trials=4)
+    strategy = Auto()
     strategy.prepare(session)
     train(strategy, session, 5)
     again = small_session(WEIGHTS, recipe=recipe)
-    other = Auto(trials=4)
+    other = Auto()
     other.prepare(again)
     other.load_state_dict(strategy.state_dict())
     again.module.root.load_state_dict(session.module.root.state_dict())
@@ -53,16 +53,23 @@ def test_a_phase_goes_on_from_what_was_saved() -> None:
     assert bits_of(strategy.finish().plan) == bits_of(other.finish().plan)
 
 
-def test_the_polish_only_takes_what_measures_better_and_stays_inside() -> None:
+def test_the_start_is_the_plan_that_measures_best() -> None:
     session = small_session(WEIGHTS)
-    strategy = LsqStrategy()
+    strategy = Auto()
     strategy.prepare(session)
-    polish = Polish(session, strategy.states, session.sensitivities)
-    before = polish.loss(session.plan, 0)
-    better = polish.improve(session.plan, 15, "auto")
-    assert polish.loss(better, 0) <= before
-    assert used(checked(session, better), "weight_bits") <= 3.0
-    assert {site: item.state.qparams().qtype.bits for site, item in session.module.quantizers.items()} == bits_of(better)
+    plans = list(strategy._plans(session, session.sensitivities, strategy.noise.sensitivities()))
+    measured = MeasuredLoss(session, strategy.states)
+    losses = [measured.mean(plan) for plan in plans]
+    assert measured.mean(strategy.current) == min(losses)
+    assert measured.best_of(plans) is plans[losses.index(min(losses))]
+    assert {site: item.state.qparams().qtype.bits for site, item in session.module.quantizers.items()} == bits_of(strategy.current)
+    assert all(used(checked(session, plan), "weight_bits") <= 3.0 for plan in plans)
+
+
+def test_fixed_sites_are_not_changed() -> None:
+    strategy = Auto()
+    strategy.prepare(replace(small_session(WEIGHTS), fixed={"w1": 3}))
+    assert strategy.current.bits("w1") == 3
 
 
 def test_rates_are_in_proportion_to_what_quantization_adds() -> None:
@@ -78,7 +85,7 @@ def started(weight_bits: float, **facts: object) -> Auto:
         return sum((ours - theirs).square().mean() for ours, theirs in zip(session.module.root(*batch.inputs), floating, strict=True))
 
     session = replace(session, loss=distance, **facts)  # type: ignore[arg-type]
-    strategy = Auto(trials=4)
+    strategy = Auto()
     strategy.prepare(session)
     return strategy
 
@@ -97,18 +104,9 @@ def test_rates_are_the_recipes_where_they_are_given_or_losses_are_no_nats() -> N
     assert started(8.0, in_nats=True, recipe=Recipe(steps=20, batch=8, tau=4, adapt_rates=False)).rate == 1.0
 
 
-def test_fixed_sites_are_not_moved() -> None:
-    session = replace(small_session(WEIGHTS), fixed={"w1": 3})
-    strategy = LsqStrategy()
-    strategy.prepare(session)
-    moves = list(Polish(session, strategy.states, session.sensitivities)._moves(session.plan))
-    assert moves
-    assert all("w1" not in move for move in moves)
-
-
 def test_a_changed_weight_gets_the_grid_of_least_error() -> None:
     session = small_session()
-    strategy = Auto(trials=0, pairs=False)
+    strategy = Auto(pairs=False)
     strategy.prepare(session)
     weight = session.module.weight("w1").detach().numpy()
     strategy.change("w1", strategy.states["w1"], 2)
