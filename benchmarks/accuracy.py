@@ -27,7 +27,7 @@ from accuracy_ptq import post_training
 from accuracy_report import Result, read_results, result_of, write
 from accuracy_table import METHODS, UNTRAINED, Constraint, Run, runs
 from cifar10_data import MEAN, STD, load_raw, normalised
-from provenance import WORK, shared
+from provenance import WORK, provenance, shared
 
 from mpqc.allocator import allocate, evaluate
 from mpqc.budget import Budget, Resource
@@ -50,6 +50,8 @@ NETWORKS = {"resnet20": "onnx_derived/resnet20_cifar10.onnx", "mobilenetv2": ""}
 QUICK_STEPS = 20
 QUICK_IMAGES = 1000
 HAND_WIDTHS = (4, 2)
+COMMIT = provenance()["commit"]
+"""When this process started: what it has loaded"""
 
 
 def model_of(network: str) -> Path:
@@ -228,6 +230,7 @@ def _result(
         (uses[Resource.WEIGHT_BITS.value], uses[Resource.ACTIVATION_BITS.value]),
         summary.seconds if summary is not None else 0.0,
         summary.allocation_seconds if summary is not None else 0.0,
+        COMMIT,
     )
 
 

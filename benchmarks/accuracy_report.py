@@ -35,6 +35,8 @@ class Result:
     seconds: float
     allocation_seconds: float = 0.0
     """Part of `seconds` spent on measuring sensitivities and solving again"""
+    commit: str = ""
+    """That it was made with; empty for runs from before it was written down (2026-11-21, up to 79cc7b0)"""
 
     @property
     def key(self) -> tuple[str, str, str, int, int, int]:
