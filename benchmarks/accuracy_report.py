@@ -82,8 +82,7 @@ NOTES = """Accuracy is that of the integer program on the test images (in float 
 at their bits, 1 kB = 1024 bytes. DQ's 92 kB are an average of 4.0 bits over the 188,426 values that it counts; here the same average
 holds over all activations that are quantized, the inputs of residual additions among them. `raw bits inside`: in how many runs the bits
 that the method learned kept the budgets before the allocator projected them. QBitOpt and MixQuant follow what could be read of them
-(their bodies were not available); no row claims to be their authors' implementation. `auto` lowers the recipe's learning rates where
-quantization costs little at the start; the others use them as they are (recipe.py --rates has what that does for QBitOpt)."""
+(their bodies were not available); no row claims to be their authors' implementation."""
 
 
 def _line(key: tuple[str, str, str], rows: list[Result]) -> str:

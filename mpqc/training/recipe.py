@@ -24,7 +24,7 @@ class Recipe:
     step_learning_rate: float = 0.001
     """Peak, of quantizer steps (strategies may scale it for parameters of their own)"""
     adapt_rates: bool = True
-    """Whether a strategy may lower both where little is to be repaired (`auto` does)"""
+    """Whether a strategy may lower both where little is to be repaired (`auto` does, without labels)"""
     momentum: float = 0.9
     weight_decay: float = 5e-5
     """Of weights alone"""

@@ -76,8 +76,8 @@ def test_rates_are_in_proportion_to_what_quantization_adds() -> None:
     assert [rate_for(added) for added in (-0.1, 0.0, FULL_RATE_LOSS / 2, FULL_RATE_LOSS, 9.0)] == [0.2, 0.2, 0.5, 1.0, 1.0]
 
 
-def started(weight_bits: float, **facts: object) -> Auto:
-    session = small_session(Budget(Resource.WEIGHT_BITS, weight_bits))
+def started(weight_bits: float, *, labels: bool = False, **facts: object) -> Auto:
+    session = small_session(Budget(Resource.WEIGHT_BITS, weight_bits), labels=labels)
 
     def distance(batch: TrainingBatch) -> torch.Tensor:
         with session.module.floating(), torch.no_grad():
@@ -99,7 +99,8 @@ def test_fewer_bits_are_trained_faster() -> None:
     assert any("learning rates at" in note for note in mild.finish().notes)
 
 
-def test_rates_are_the_recipes_where_they_are_given_or_losses_are_no_nats() -> None:
+def test_rates_are_the_recipes_where_they_are_given_or_labels_are_or_losses_are_no_nats() -> None:
+    assert started(8.0, labels=True, in_nats=True).rate == 1.0
     assert started(8.0).rate == 1.0
     assert started(8.0, in_nats=True, recipe=Recipe(steps=20, batch=8, tau=4, adapt_rates=False)).rate == 1.0
 
