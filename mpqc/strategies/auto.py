@@ -44,7 +44,7 @@ PAIR_SAMPLES = 64
 
 
 FULL_RATE_LOSS = 0.7
-"""Nats that quantization adds before training from which the recipe's rates are used in full (benchmarks/results/rates.md)"""
+"""Nats that quantization adds before training from which the recipe's rates are used in full (benchmarks/recipe.py --rates)"""
 LEAST_RATE = 0.2
 """Of the recipe's"""
 
