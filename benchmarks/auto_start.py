@@ -76,7 +76,7 @@ def losses(row: str) -> Iterator[tuple[str, float]]:
     measured = MeasuredLoss(session, strategy.states)
 
     def loss(plan: Plan) -> float:
-        return float(np.mean([measured.on(plan, step) for step in range(BATCHES)]))
+        return float(np.mean([measured.on(plan, session.batch_of(step)) for step in range(BATCHES)]))
 
     yield from ((name, loss(plan)) for name, plan in zip(PLANS, strategy.found, strict=False))
     yield "chosen", loss(measured.best_of(strategy.found))

@@ -41,8 +41,6 @@ MEASUREMENTS = 8
 HYSTERESIS = 0.2
 PAIR_SAMPLES = 64
 """That the losses of pairs are measured on"""
-
-
 FULL_RATE_LOSS = 0.7
 """Nats that quantization adds before training from which the recipe's rates are used in full (benchmarks/recipe.py --rates)"""
 LEAST_RATE = 0.2

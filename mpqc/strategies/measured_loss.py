@@ -12,7 +12,7 @@ from mpqc.strategies.common import kept_buffers
 
 if TYPE_CHECKING:
     from mpqc.training.quantizers import TrainedState
-    from mpqc.training.session import Session
+    from mpqc.training.session import Session, TrainingBatch
 
 COMPARED = 4
 """Batches that plans are compared on."""
@@ -29,27 +29,31 @@ class MeasuredLoss:
 
     def best_of(self, plans: Sequence[Plan]) -> Plan:
         """The plan of the least mean loss. The states are left at its bits."""
-        best = min(plans, key=self.mean)
+        losses = self.means(plans)
+        best = plans[losses.index(min(losses))]
         self.set(best)
         return best
 
-    def mean(self, plan: Plan) -> float:
-        """The loss of a plan over the batches of COMPARED steps from the present one on."""
-        return sum(self.on(plan, self.session.position.step + ahead) for ahead in range(COMPARED)) / COMPARED
+    def means(self, plans: Sequence[Plan]) -> list[float]:
+        """The loss of each plan over the batches of COMPARED steps from the present one on. The float network runs once on each batch."""
+        totals = [0.0] * len(plans)
+        for ahead in range(COMPARED):
+            batch = self.session.batch_of(self.session.position.step + ahead)
+            totals = [total + self.on(plan, batch) for total, plan in zip(totals, plans, strict=True)]
+        return [total / COMPARED for total in totals]
 
     def added(self, plan: Plan) -> float:
         """How much of it is there because of the quantizers."""
         with self.session.module.floating():
-            floating = self.mean(plan)
-        return self.mean(plan) - floating
+            (floating,) = self.means([plan])
+        (quantized,) = self.means([plan])
+        return quantized - floating
 
-    def on(self, plan: Plan, step: int) -> float:
-        """The loss of a plan on the batch of `step`; the same on every process."""
+    def on(self, plan: Plan, batch: TrainingBatch) -> float:
+        """The loss of a plan on a batch; the same on every process."""
         self.set(plan)
-        session = self.session
-        batch = session.batch() if step == session.position.step else session.batch_of(step)
-        with torch.no_grad(), kept_buffers(session.module.root):
-            return float(session.mean(session.loss(batch).detach()))
+        with torch.no_grad(), kept_buffers(self.session.module.root):
+            return float(self.session.mean(self.session.loss(batch).detach()))
 
     def set(self, plan: Plan) -> None:
         """Every state at the calibrated grid of its bits."""

@@ -59,8 +59,8 @@ def test_the_start_is_the_plan_that_measures_best() -> None:
     strategy.prepare(session)
     plans = list(strategy._plans(session, session.sensitivities, strategy.noise.sensitivities()))
     measured = MeasuredLoss(session, strategy.states)
-    losses = [measured.mean(plan) for plan in plans]
-    assert measured.mean(strategy.current) == min(losses)
+    losses = measured.means(plans)
+    assert measured.means([strategy.current]) == [min(losses)]
     assert measured.best_of(plans) is plans[losses.index(min(losses))]
     assert {site: item.state.qparams().qtype.bits for site, item in session.module.quantizers.items()} == bits_of(strategy.current)
     assert all(used(checked(session, plan), "weight_bits") <= 3.0 for plan in plans)
