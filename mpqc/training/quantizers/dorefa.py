@@ -6,25 +6,68 @@ so the same steps are shifted by half of one; and they are multiplied by max|tan
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
+class _Levels(torch.autograd.Function):
+    """(1 - fraction) Q_below(t) + fraction Q_above(t), straight through for t; rows of 0 bits give 0 and take no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, fraction: Tensor, below: _Grid, above: _Grid) -> Tensor:
+        lower, upper = below.rounded(t), above.rounded(t)
+        ctx.save_for_backward(upper - lower)
+        ctx.through = (1 - fraction) * below.some + fraction * above.some
+        ctx.fraction = fraction
+        return fraction * upper + (1 - fraction) * lower
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (difference,) = ctx.saved_tensors
+        return gradients[0] * ctx.through, (gradients[0] * difference).sum_to_size(ctx.fraction.shape), None, None
+
+
 class _Round(torch.autograd.Function):
-    """clamp(rne(t / step), low, high) step, straight through for t."""
+    """Q(t), straight through for t."""
 
     @staticmethod
-    def forward(ctx: object, t: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        return torch.clamp(torch.round(t / step), low, high) * step
+    def forward(ctx: Any, t: Tensor, grid: _Grid) -> Tensor:
+        ctx.some = grid.some
+        return grid.rounded(t)
 
     @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients[0], None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0] * ctx.some, None
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """The levels of whole widths, shaped to broadcast with the weight."""
+
+    step: Tensor
+    low: Tensor
+    high: Tensor
+    some: Tensor
+    """1 where there are bits, else 0"""
+
+    @classmethod
+    def of(cls, size: Tensor, bits: Tensor) -> _Grid:
+        """Of `bits`, for weights of magnitude `size`."""
+        half = torch.exp2((bits - 1).clamp(min=0))
+        some = (bits > 0).to(bits.dtype)
+        return cls(steps(size, bits), -half * some, (half - 1) * some, some)
+
+    def rounded(self, t: Tensor) -> Tensor:
+        """clamp(rne(t / step), low, high) step."""
+        return torch.round(t / self.step).clamp_(self.low, self.high).mul_(self.step)
 
 
 def magnitude(weight: Tensor) -> Tensor:
     """max|tanh(w)|, without gradient."""
-    return torch.tanh(weight.detach()).abs().max().clamp(min=1e-12)
+    return _largest(torch.tanh(weight))
 
 
 def steps(size: Tensor, bits: Tensor) -> Tensor:
@@ -34,10 +77,9 @@ def steps(size: Tensor, bits: Tensor) -> Tensor:
 
 def dorefa(weight: Tensor, bits: Tensor, *, axis: int = 0) -> Tensor:
     """`weight` at `bits` ([] or one an index of `axis`); 0 at 0 bits. Gradients: 1 - tanh(w)^2, none to `bits`."""
-    width = along(bits.detach().to(weight.dtype), axis, weight.ndim)
-    half = torch.exp2((width - 1).clamp(min=0))
-    made = _Round.apply(torch.tanh(weight), steps(magnitude(weight), width), -half, half - 1)  # type: ignore[no-untyped-call]
-    return torch.where(width > 0, made, torch.zeros_like(made))  # type: ignore[no-any-return]
+    t = torch.tanh(weight)
+    grid = _Grid.of(_largest(t), along(bits.detach().to(weight.dtype), axis, weight.ndim))
+    return _Round.apply(t, grid)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def fractional_dorefa(weight: Tensor, width: Tensor, *, axis: int = 0) -> Tensor:
@@ -47,11 +89,16 @@ def fractional_dorefa(weight: Tensor, width: Tensor, *, axis: int = 0) -> Tensor
     """
     below = torch.floor(width.detach())
     above = torch.ceil(width.detach())
-    fraction = along(width - below, axis, weight.ndim)
-    lower = dorefa(weight, below, axis=axis)
     if bool((above == below).all()):
-        return lower
-    return fraction * dorefa(weight, above, axis=axis) + (1 - fraction) * lower
+        return dorefa(weight, below, axis=axis)
+    t = torch.tanh(weight)
+    size, rank = _largest(t), weight.ndim
+    grids = (_Grid.of(size, along(bits.to(weight.dtype), axis, rank)) for bits in (below, above))
+    return _Levels.apply(t, along(width - below, axis, rank), *grids)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _largest(t: Tensor) -> Tensor:
+    return t.detach().abs().max().clamp(min=1e-12)
 
 
 def along(values: Tensor, axis: int, rank: int) -> Tensor:
