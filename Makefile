@@ -35,6 +35,7 @@ test: setup lint
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python benchmarks/accuracy_readme.py --check
 	$(BIN)/mypy
 	@twice=$$(find tests -name 'test_*.py' -exec basename {} \; | sort | uniq -d); \
 	  test -z "$$twice" || { echo "pytest cannot collect two files of one name: $$twice"; exit 1; }
@@ -56,6 +57,7 @@ MOBILENET := benchmarks/work/mobilenetv2/mobilenetv2_cifar10.onnx
 bench-accuracy: setup
 	test "$(BENCH)" = --quick || test -f $(MOBILENET) || $(BIN)/python benchmarks/train_mobilenet.py
 	$(BIN)/python benchmarks/accuracy.py $(BENCH)
+	$(BIN)/python benchmarks/accuracy_readme.py
 
 # MobileNetV1/V2 and ResNet-18/50 on a modelled Cortex-A76: benchmarks/results/a76.json and a76.md. About ten minutes.
 bench-a76: setup
