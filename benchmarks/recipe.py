@@ -3,7 +3,7 @@
     python benchmarks/recipe.py                                        # the variants below; an hour or two
     python benchmarks/recipe.py --steps 1000 learning_rate=0.02        # one of your own: fields of mpqc.Recipe
     python benchmarks/recipe.py --unseen                               # and how near each is to the float network on pictures that it never saw
-    python benchmarks/recipe.py --rates                                # full and lowered rates on two milder rows, for auto and for qbitopt
+    python benchmarks/recipe.py --rates                                # without labels, on two milder rows: full and lowered rates
 
 The float network has learned the held-out images too, so they favour weights that stay near its own. `--unseen` is a check on that: ImageNet
 pictures at 32x32, on which the compiled network is compared with the float one (no labels). Test images have no part in any of this.
@@ -46,25 +46,27 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     {"learning_rate": 0.005, "step_learning_rate": 0.001},
     {"learning_rate": 0.0025, "step_learning_rate": 0.0005},
 )
-RATES = tuple((row, method, part) for row in ("average 4/4 bits", "BOPs of 3 bits") for method in ("auto", "qbitopt") for part in (1.0, 0.65, 0.38))
-"""Row, method and part of the recipe's learning rates"""
+RATES = tuple((row, part) for row in ("average 4/4 bits", "BOPs of 3 bits") for part in (1.0, 0.65, 0.38))
+"""Row, and part of the recipe's learning rates"""
 RATE_STEPS = 1000
 BOXES = ((0, 0, 227, 227), (0, 0, 160, 160), (67, 67, 227, 227), (50, 50, 177, 177))
 """Parts of a picture of 227x227 that are scaled to 32x32"""
 
 
-def trained(steps: int, fields: dict[str, Any], row: str = ROW, method: str = "auto") -> Path:
+def trained(steps: int, fields: dict[str, Any], row: str = ROW, *, labelled: bool = True) -> Path:
     """The folder of a compile of `row` with `fields` of the recipe replaced, computed where it is not there yet."""
-    run = Run("resnet20", BY_NAME[row], method, 0)
+    run = Run("resnet20", BY_NAME[row], "auto", 0)
     text = "_".join(f"{name}{value}" for name, value in sorted(fields.items()))
-    folder = WORK / "recipe" / f"{steps}_{text}" if (row, method) == (ROW, "auto") else WORK / "recipe" / f"{run.key}_{steps}_{text}"
+    text += "" if labelled else "_unlabelled"
+    folder = WORK / "recipe" / (f"{steps}_{text}" if row == ROW else f"{run.key}_{steps}_{text}")
     if not (folder / "report.json").exists():
         options = options_of(run, find_sites(load_network(model_of(run.network))), steps, quick=False)
         assert options.training is not None
         raw, measured = load_raw(), WORK / "accuracy" / "measured"
         copy_measured(measured, folder / MARKER)
         options = replace(options, training=replace(options.training, **fields))
-        compile_network(model_of(run.network), options, raw.train, output=folder, labels=raw.train_labels, progress=Progress())
+        labels = raw.train_labels if labelled else None
+        compile_network(model_of(run.network), options, raw.train, output=folder, labels=labels, progress=Progress())
         copy_measured(folder / MARKER, measured)
     return folder
 
@@ -79,14 +81,14 @@ def measured(steps: int, fields: dict[str, Any], folder: Path) -> dict[str, obje
 
 
 def rate_rows(pictures: np.ndarray, logits: np.ndarray) -> Iterator[dict[str, object]]:
-    """What RATES give, with nobody but the command choosing rates."""
+    """What RATES give where the float network alone teaches, with nobody but the command choosing rates."""
     usual = Recipe()
-    for row, method, part in RATES:
+    for row, part in RATES:
         rates = {"learning_rate": part * usual.learning_rate, "step_learning_rate": part * usual.step_learning_rate, "adapt_rates": False}
-        folder = trained(RATE_STEPS, rates, row, method)
-        found = measured(RATE_STEPS, rates, folder)
-        shown = {name: found[name] for name in ("steps", "held out %", "held-out loss")}
-        yield {"constraint": row, "method": method, "of the recipe's rates": part, **shown, **nearness(folder, pictures, logits)}
+        folder = trained(RATE_STEPS, rates, row, labelled=False)
+        training = json.loads((folder / "report.json").read_text(encoding="utf-8"))["training"]
+        loss = min(item["loss"] for item in training["evaluations"])
+        yield {"constraint": row, "steps": RATE_STEPS, "of the recipe's rates": part, "held-out loss": loss, **nearness(folder, pictures, logits)}
 
 
 def unseen() -> np.ndarray:
@@ -149,7 +151,7 @@ def main() -> None:
         for row in rate_rows(pictures, logits):
             rows.append(row)
             print(row, flush=True)
-            write_results("rates", "Learning rates where bits are less scarce, by held-out images, one seed", rows, [NOTE])
+            write_results("rates", "Learning rates without labels where bits are less scarce, auto, one seed", rows, [NOTE])
         return
     for fields in (parsed(given.fields),) if given.fields else VARIANTS:
         folder = trained(given.steps, fields)
