@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,6 +28,14 @@ class Evaluation:
     def rank(self) -> tuple[float, float]:
         """Larger is better: accuracy where there are labels, then loss."""
         return (self.accuracy or 0.0, -self.loss)
+
+    def clearly_better(self, later: Evaluation, samples: int) -> bool:
+        """Whether it is better than a `later` one by more than chance explains: the standard error of the difference of two accuracies on so many
+        samples. Losses, where there are no labels, are compared as they are."""
+        if self.accuracy is None or later.accuracy is None:
+            return self.rank > later.rank
+        share = self.accuracy / 100
+        return self.accuracy - later.accuracy > 100 * math.sqrt(2 * share * (1 - share) / samples)
 
 
 @dataclass(frozen=True)

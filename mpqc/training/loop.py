@@ -217,8 +217,11 @@ class Loop:
         found = self.measured()
         self.history.evaluations.append(found)
         if found.inside and (self.best is None or found.rank >= self.best.evaluation.rank):
-            self.best = Best(found, _copied(self.root.state_dict()), copy.deepcopy(self.strategy.state_dict()), self.position.frozen)
+            self.best = self._state(found)
         return found
+
+    def _state(self, evaluation: Evaluation) -> Best:
+        return Best(evaluation, _copied(self.root.state_dict()), copy.deepcopy(self.strategy.state_dict()), self.position.frozen)
 
     @torch.no_grad()
     def measured(self) -> Evaluation:
@@ -252,12 +255,19 @@ class Loop:
             norm.momentum = momentum
 
     def settle(self) -> Evaluation:
-        """Load the best state, with statistics measured anew where that is better; returns its evaluation."""
+        """Load the best state, with statistics measured anew where that is better; returns its evaluation.
+
+        The last state counts as the best unless an earlier one is clearly better: chance moves the accuracies of late states by more than they
+        differ, and learning rates end low for the sake of the last one.
+        """
         if not self.history.evaluations or self.history.evaluations[-1].step != self.position.step:
             self.evaluate()
         if self.best is None:
             self.evaluate()
         assert self.best is not None, "a strategy without a plan after freeze"
+        last = self.history.evaluations[-1]
+        if last.inside and not self.best.evaluation.clearly_better(last, len(self.equipment.samples.held_out)):
+            self.best = self._state(last)
         self._load(self.best)
         self.measure_statistics()
         again = self.measured()

@@ -23,6 +23,7 @@ from mpqc.program import Float
 from mpqc.program_reader import read_qdq
 from mpqc.progress import Progress
 from mpqc.training.folding import fold, overflowing
+from mpqc.training.history import Evaluation
 from mpqc.training.optimizer import make_optimizer
 from mpqc.training.phase import Trained, affordable_steps, finish_loop, train
 from mpqc.training.processes import Group
@@ -48,9 +49,38 @@ def test_training_lowers_the_loss_and_keeps_the_best_state(tmp_path: Path) -> No
     run(loop, tmp_path)
     best = loop.settle()
     assert best.loss < 0.7 * before
-    assert best.rank >= max(item.rank for item in loop.history.evaluations)
+    assert not any(item.clearly_better(best, len(loop.equipment.samples.held_out)) for item in loop.history.evaluations)
     assert len(loop.history.losses) == 40
     assert loop.history.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("earlier", "last", "samples", "better"),
+    [
+        ((96.28, 0.27), (96.00, 0.28), 5000, False),  # one standard error of a difference is 0.38 points
+        ((96.28, 0.27), (95.80, 0.28), 5000, True),
+        ((96.28, 0.27), (95.80, 0.28), 1000, False),
+        ((96.00, 0.20), (96.00, 0.28), 5000, False),
+        ((None, 0.20), (None, 0.28), 5000, True),
+        ((None, 0.28), (None, 0.20), 5000, False),
+    ],
+)
+def test_an_earlier_state_is_better_where_chance_does_not_explain_it(
+    earlier: tuple[float | None, float], last: tuple[float | None, float], samples: int, better: bool
+) -> None:
+    one, other = (Evaluation(step, loss, accuracy, True) for step, (accuracy, loss) in enumerate((earlier, last)))
+    assert one.clearly_better(other, samples) is better
+
+
+@pytest.mark.parametrize(("points", "step"), [(1.0, 40), (60.0, 20)])
+def test_the_last_state_is_kept_unless_an_earlier_one_is_clearly_better(tmp_path: Path, points: float, step: int) -> None:
+    loop = run(prepared(LONGER), tmp_path)
+    last = loop.history.evaluations[-1]
+    loop.best = replace(loop._state(replace(last, step=20, accuracy=90.0)), root={name: 0 * value for name, value in loop.root.state_dict().items()})
+    loop.history.evaluations[-1] = replace(last, accuracy=90.0 - points)
+    loop.settle()
+    assert loop.best.evaluation.step == step
+    assert any(bool(value.any()) for value in loop.best.root.values()) is (step == 40)
 
 
 @pytest.mark.parametrize("strategy", ["fixed", "dq", "fracbits"])
