@@ -63,7 +63,7 @@ class Auto(LsqStrategy):
         self.added: float | None = None
         """Loss that quantization adds before training, where the rates follow it"""
         self.noise = MovingNoise(session, decay=1 - 1 / MEASUREMENTS)
-        if session.sensitivities is not None and session.budgets:
+        if session.sensitivities is not None and session.budgets and not session.resumes:
             with self.watch:
                 self._start(session, session.sensitivities)
 
@@ -135,13 +135,15 @@ class Auto(LsqStrategy):
 
     def state_dict(self) -> dict[str, Any]:
         """Plan, averages, history."""
-        return {**super().state_dict(), "noise": self.noise.state_dict(), "changes": list(self.changes), "seconds": self.watch.seconds}
+        own = {"noise": self.noise.state_dict(), "changes": list(self.changes), "start": (self.added, self.rate), "seconds": self.watch.seconds}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`. The start that `prepare` found is replaced by what was saved."""
+        """Go on from `state`."""
         super().load_state_dict(state)
         self.noise.load_state_dict(state["noise"])
         self.changes = [int(count) for count in state["changes"]]
+        self.added, self.rate = state.get("start", (None, 1.0))  # older checkpoints have none
         self.watch.seconds = float(state["seconds"])
 
 

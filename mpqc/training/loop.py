@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from mpqc.plan import Plan
 from mpqc.progress import Progress
 from mpqc.strategies.base import Strategy
-from mpqc.training.checkpoint import read_checkpoint, write_checkpoint
+from mpqc.training.checkpoint import write_checkpoint
 from mpqc.training.faults import check_gradients, check_loss
 from mpqc.training.history import Evaluation, History
 from mpqc.training.interrupt import Interrupts
@@ -300,7 +300,7 @@ class Loop:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`, after begin."""
-        self._batch = self._taught = None  # what a strategy's start looked at: the batch of step 0
+        self._batch = self._taught = None  # what the strategy looked at: the batch of step 0
         for name, value in state["position"].items():
             setattr(self.position, name, value)
         self.strategy.load_state_dict(state["strategy"])
@@ -312,13 +312,6 @@ class Loop:
         best = state["best"]
         self.best = None if best is None else Best(**{**best, "evaluation": Evaluation(**best["evaluation"])})
         self._plan = self.strategy.plan()
-
-    def resume(self, path: Path) -> bool:
-        """Go on from the checkpoint at `path`, where there is one."""
-        state = read_checkpoint(path, self.group, self.equipment.device)
-        if state is not None:
-            self.load_state_dict(state)
-        return state is not None
 
 
 class _Saver:

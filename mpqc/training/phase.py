@@ -20,6 +20,7 @@ from mpqc.strategies import make_strategy
 from mpqc.strategies.base import Finished
 from mpqc.task import Task, find_task
 from mpqc.training.batch_free import batch_size
+from mpqc.training.checkpoint import read_checkpoint
 from mpqc.training.faults import refuse_untrainable
 from mpqc.training.folding import TrainedParameters, fold, overflowing
 from mpqc.training.history import TrainingSummary
@@ -98,9 +99,10 @@ def train(
     join(group, device)
     try:
         start = replace(start, plan=_of_the_first(start.plan, group))
-        loop = prepare_loop(start, strategy, recipe, samples, group, device)
-        resumed = loop.resume(path)
-        if resumed:
+        saved = read_checkpoint(path, group, device)
+        loop = prepare_loop(start, strategy, recipe, samples, group, device, resumes=saved is not None)
+        if saved is not None:
+            loop.load_state_dict(saved)
             progress.say(f"training goes on after step {loop.position.step} of {loop.position.steps}")
         elif recipe.seconds is not None:
             loop.position.steps = affordable_steps(loop, recipe.seconds)
@@ -123,8 +125,8 @@ def paced(recipe: Recipe) -> Recipe:
     return replace(recipe, tau=min(recipe.tau, max(int(recipe.steps * recipe.freeze) // ALLOCATIONS, 1)))
 
 
-def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, group: Group, device: torch.device) -> Loop:
-    """A loop that is about to take its first step. Raises what `train` does but for TrainingError."""
+def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, group: Group, device: torch.device, *, resumes: bool = False) -> Loop:
+    """A loop that is about to take its first step; or, where it `resumes`, to be given its state. Raises what `train` does but for TrainingError."""
     task = _task(start, samples, device)
     trainable = make_trainable(start.network, start.table, start.calibration, task, batch_norm=recipe.batch_norm, group=group)
     teacher = make_teacher(start.teacher, task)
@@ -138,7 +140,7 @@ def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, 
     targets = Targets(teacher, start.teacher_cache, _targets_key(start, recipe, device, group))
     equipment = Equipment(trainable, teacher, targets, Objective(task, recipe, samples.labels is not None), samples, recipe, group, device)
     loop = Loop(equipment, Position(recipe.steps))
-    loop.begin(make_strategy(strategy), _session(start, recipe, trainable, loop, group))
+    loop.begin(make_strategy(strategy), replace(_session(start, recipe, trainable, loop, group), resumes=resumes))
     return loop
 
 

@@ -130,5 +130,7 @@ class Session:
     """The elementwise maximum of a tensor over all processes"""
     in_nats: bool = False
     """Whether the loss is that of classes alone, so that a number of it means the same for every network"""
+    resumes: bool = False
+    """Whether a checkpoint is about to be loaded: what `prepare` would measure and decide is in there"""
     notes: list[str] = field(default_factory=list)
     """Lines for the report"""

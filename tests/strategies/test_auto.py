@@ -37,19 +37,21 @@ def test_it_learns_and_ends_inside_its_budgets() -> None:
     assert found == bits_of(finished.plan)
 
 
-def test_a_phase_goes_on_from_what_was_saved() -> None:
+def test_a_phase_goes_on_from_what_was_saved_without_measuring_its_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(steps=30, batch=8)
     session = small_session(WEIGHTS, recipe=recipe)
     strategy = Auto()
     strategy.prepare(session)
     train(strategy, session, 5)
-    again = small_session(WEIGHTS, recipe=recipe)
+    monkeypatch.setattr(Auto, "_start", lambda *_: pytest.fail("measured again"))
+    again = replace(small_session(WEIGHTS, recipe=recipe), resumes=True)
     other = Auto()
     other.prepare(again)
     other.load_state_dict(strategy.state_dict())
     again.module.root.load_state_dict(session.module.root.state_dict())
     train(strategy, session, 1, first=5)
     train(other, again, 1, first=5)
+    assert strategy.changes == other.changes
     assert bits_of(strategy.finish().plan) == bits_of(other.finish().plan)
 
 

@@ -64,10 +64,12 @@ def data(recipe: Recipe = RECIPE, count: int = 96, labels: np.ndarray | None = N
     return collect(open_data(images(count), facts().network.inputs, limit=count), labels, recipe)
 
 
-def prepared(recipe: Recipe = RECIPE, *, strategy: str = "fixed", plan: Plan | None = None, samples: Samples | None = None) -> Loop:
-    """A loop that is about to take its first step."""
+def prepared(
+    recipe: Recipe = RECIPE, *, strategy: str = "fixed", plan: Plan | None = None, samples: Samples | None = None, resumes: bool = False
+) -> Loop:
+    """A loop that is about to take its first step, or to be given its state."""
     start = facts() if plan is None else replace(facts(), plan=plan)
-    return prepare_loop(start, strategy, recipe, samples or data(recipe), Group(), torch.device("cpu"))
+    return prepare_loop(start, strategy, recipe, samples or data(recipe), Group(), torch.device("cpu"), resumes=resumes)
 
 
 def run(loop: Loop, folder: Path) -> Loop:

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from mpqc.plan import uniform_plan
 from mpqc.program import Float
 from mpqc.program_reader import read_qdq
 from mpqc.progress import Progress
+from mpqc.training.checkpoint import read_checkpoint
 from mpqc.training.folding import fold, overflowing
 from mpqc.training.history import Evaluation
 from mpqc.training.optimizer import make_optimizer
@@ -33,6 +35,12 @@ from tests.quant_models import images
 from tests.training.phases import RECIPE, data, facts, prepared, run
 
 LONGER = replace(RECIPE, steps=40, evaluations=2)
+
+
+def saved(path: Path) -> dict[str, Any]:
+    state = read_checkpoint(path, Group(), torch.device("cpu"))
+    assert state is not None
+    return state
 
 
 def exported(trained: Trained) -> Interpreter:
@@ -162,8 +170,9 @@ def test_a_checkpoint_goes_on_to_the_same_weights(tmp_path: Path, strategy: str)
         half.step()
     state = half.state_dict()
     torch.save(state, tmp_path / "state.pt")
-    resumed = prepared(recipe, strategy=strategy)
+    resumed = prepared(recipe, strategy=strategy, resumes=True)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert resumed.strategy.rate == half.strategy.rate
     run(resumed, tmp_path / "resumed")
     assert_same(whole.root.state_dict(), resumed.root.state_dict())
     assert whole.history.losses == resumed.history.losses
@@ -201,8 +210,8 @@ def test_a_killed_phase_resumes_to_the_same_result(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     recipe = replace(RECIPE, steps=30)
     torch.set_num_threads(1)
-    resumed, whole = prepared(recipe), run(prepared(recipe), tmp_path / "whole")
-    assert resumed.resume(tmp_path / "killed" / ".mpqc" / "training.pt")
+    resumed, whole = prepared(recipe, resumes=True), run(prepared(recipe), tmp_path / "whole")
+    resumed.load_state_dict(saved(tmp_path / "killed" / ".mpqc" / "training.pt"))
     assert 8 <= resumed.position.step < 30
     run(resumed, tmp_path / "killed")
     assert_same(whole.root.state_dict(), resumed.root.state_dict())
@@ -220,8 +229,8 @@ def test_ctrl_c_keeps_the_work(tmp_path: Path) -> None:
     loop.step = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         run(loop, tmp_path)
-    resumed = prepared()
-    assert resumed.resume(tmp_path / ".mpqc" / "training.pt")
+    resumed = prepared(resumes=True)
+    resumed.load_state_dict(saved(tmp_path / ".mpqc" / "training.pt"))
     assert resumed.position.step == 6
 
 
@@ -229,7 +238,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     path = tmp_path / "training.pt"
     path.write_bytes(b"no checkpoint")
     with pytest.raises(MpqcError, match=r"training\.pt"):
-        prepared().resume(path)
+        saved(path)
 
 
 def test_a_loss_that_is_not_finite_names_the_layer(tmp_path: Path) -> None:
