@@ -1,8 +1,7 @@
 """MixQuant: each weight gets the fewest bits whose round-off error stays below a multiple of its 8-bit error (Kloberdanz and Le, 2023).
 
 The paper's body was not available: the rule err(b) <= QEM err(8) with asymmetric min-max round trips follows its abstract and second-hand notes. Not
-published: the bisection on QEM to a budget, and the absolute rule. Activations, which the paper keeps wider, get the widest bits that the budgets
-leave.
+published: the bisection on QEM to a budget, the absolute rule, and bits for activations, which the paper keeps wider.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from mpqc.plan import Plan
 from mpqc.sensitivity_table import Sensitivities
 from mpqc.site import SiteKind
 from mpqc.strategies.base import Finished
-from mpqc.strategies.common import SOLVER_SECONDS, LsqStrategy, bits_of
+from mpqc.strategies.common import SOLVER_SECONDS, Bits, LsqStrategy, best_plan, bits_of
 
 if TYPE_CHECKING:
     from mpqc.training.session import Session
@@ -101,22 +101,35 @@ class MixQuant(LsqStrategy):
 def mixquant_plan(session: Session, rule: str = "relative") -> tuple[float, Plan]:
     """QEM and plan for the budgets of `session`: the same search with every weight's calibrated values.
 
-    Raises BudgetInfeasibleError where even the fewest bits of WIDTHS do not fit; 1 bit is tried where 2 do not.
+    Activations, of which MixQuant says nothing, get the bits that the allocator gives them beside its own weights; where no searched weights fit
+    beside those, what these leave. (Bit operations count both: were activations always free, the search would give all bits to the weights.)
+    1 bit is tried where 2 do not fit; where nothing does, the session's plan is kept.
     """
     weights = {site.name: session.calibration.weights[site.name] for site in session.table.sites if site.kind is SiteKind.WEIGHT}
     powers = {name: float(np.mean(weight.astype(np.float64) ** 2)) for name, weight in weights.items()} if rule == "absolute" else None
     errors = round_off_table(weights, (1, *WIDTHS))
-    for least in (2, 1):
+    chosen = _activation_bits(session)
+    for least, activations in ((2, chosen), (2, {}), (1, chosen), (1, {})):
         rows = {name: {bits: error for bits, error in row.items() if bits >= least} for name, row in errors.items()}
-        qem, plan = search_within(lambda qem, rows=rows: search(rows, qem, powers), lambda bits: _completed(session, bits))  # type: ignore[misc]
+        qem, plan = search_within(lambda qem, rows=rows: search(rows, qem, powers), partial(_completed, session, activations))  # type: ignore[misc]
         if plan is not None:
             return qem, replace(plan, strategy=MixQuant.name)
     session.notes.append("no bits of the round-off search fit the budgets beside the fixed ones: the allocator's plan is used")
     return LARGEST_QEM, session.plan
 
 
-def _completed(session: Session, weights: Mapping[str, int]) -> Plan | None:
-    """The plan with these bits for weights (the next wider that the target has) and the best for activations; None where none fits."""
+def _activation_bits(session: Session) -> dict[str, int | None]:
+    """Those of the allocator's plan; none where no plan fits."""
+    activations = {site.name for site in session.table.sites if site.kind is SiteKind.ACTIVATION}
+    try:
+        return {name: bits for name, bits in bits_of(best_plan(session, _measured(session), MixQuant.name)).items() if name in activations}
+    except BudgetInfeasibleError:
+        return {}
+
+
+def _completed(session: Session, activations: Bits, weights: Mapping[str, int]) -> Plan | None:
+    """The plan with these bits for `weights` (the next wider that the target has) and `activations`, the best ones for the other sites; None where
+    none fits."""
     from mpqc.allocator import allocate
 
     names = {site.name: session.cost_model.choices(site) for site in session.table.sites}
@@ -125,19 +138,19 @@ def _completed(session: Session, weights: Mapping[str, int]) -> Plan | None:
     try:
         return allocate(
             session.table,
-            _activations(session),
+            _measured(session),
             session.cost_model,
             session.budgets,
             seconds=SOLVER_SECONDS,
             seed=session.recipe.seed,
-            fixed={**fixed, **kept, **session.fixed},
+            fixed={**fixed, **activations, **kept, **session.fixed},
             candidates={site.name: [bits for bits in names[site.name] if bits <= max(WIDTHS)] for site in session.table.sites},
         )
     except BudgetInfeasibleError:
         return None
 
 
-def _activations(session: Session) -> Sensitivities:
+def _measured(session: Session) -> Sensitivities:
     """The sensitivities from before training; without them what 4^-b says."""
     if session.sensitivities is not None:
         return session.sensitivities

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpqc.budget import Budget, Resource
-from mpqc.strategies.common import bits_of
+from mpqc.strategies.common import best_plan, bits_of
 from mpqc.strategies.mixquant import MixQuant, asymmetric, mixquant_plan, round_off, round_off_table, search, search_within
 from tests.strategies.sessions import small_session, used
 
@@ -68,3 +68,15 @@ def test_the_strategy_trains_at_the_searched_bits() -> None:
     found = {site: item.state.qparams().qtype.bits for site, item in session.module.quantizers.items()}
     assert found == bits_of(strategy.finish().plan)
     assert "QEM" in strategy.finish().notes[0]
+
+
+def test_a_budget_for_both_leaves_activations_what_the_allocator_gives_them() -> None:
+    whole = small_session()
+    four = float(sum(node.macs for node in whole.table.nodes) * 16)
+    session = small_session(Budget(Resource.BOPS, four))
+    _, plan = mixquant_plan(session)
+    best = bits_of(best_plan(session, session.sensitivities, "best"))
+    assert used(plan, "bops") <= four
+    assert {site: bits for site, bits in bits_of(plan).items() if not site.startswith("w")} == {
+        site: bits for site, bits in best.items() if not site.startswith("w")
+    }
