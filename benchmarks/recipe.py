@@ -45,7 +45,7 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     {"learning_rate": 0.005, "step_learning_rate": 0.001},
     {"learning_rate": 0.0025, "step_learning_rate": 0.0005},
 )
-RATES = tuple((row, adapt) for row in ("average 4/4 bits", "BOPs of 3 bits") for adapt in (False, True))
+RATES = tuple((row, adapt) for row in ("average 4/4 bits", "BOPs of 4 bits") for adapt in (False, True))
 """Row, and whether `auto` may lower the recipe's rates"""
 RATE_STEPS = 1000
 LOWERED = "learning rates at "
