@@ -4,8 +4,7 @@ From QBitOpt it takes that bits are re-allocated while training by an exact solv
 error really leave); the start (of the plans by that noise, by the sensitivities from before training, and by those with pairs of neighbours, the one
 with which the network, run with its bits, loses least); new grids for sites that change (refitted to the weights as they are instead of the old
 range); re-allocation early alone, so that most of the training is at the final bits; and, where the float network alone teaches, learning rates in
-proportion to what quantization costs. (With labels, lower rates looked better on held-out images, which the float network had learned, and were
-not on test images.)
+proportion to what quantization costs. (With labels, half the rates were no better: benchmarks/results/recipe.md.)
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ HYSTERESIS = 0.2
 PAIR_SAMPLES = 64
 """That the losses of pairs are measured on"""
 FULL_RATE_LOSS = 0.7
-"""Nats that quantization adds before training from which the recipe's rates are used in full (benchmarks/recipe.py --rates)"""
+"""Nats that quantization adds before training from which the recipe's rates are used in full. A choice; benchmarks/recipe.py --rates compares what
+comes of it with the full rates"""
 LEAST_RATE = 0.2
 """Of the recipe's"""
 
