@@ -1,4 +1,4 @@
-"""MixQuant as published, without training: searched weight bits, then block reconstruction or plain asymmetric quantization."""
+"""MixQuant's bits without training, as its abstract has them: searched for weights, then block reconstruction or plain asymmetric quantization."""
 
 from __future__ import annotations
 

@@ -11,17 +11,16 @@ import sys
 from statistics import mean, stdev
 
 from accuracy_report import Result, read_results
-from accuracy_table import CONSTRAINTS, METHODS, UNTRAINED, Constraint
+from accuracy_table import CONSTRAINTS, METHODS, Constraint
 from provenance import REPO
 
 README = REPO / "README.md"
 BEGIN, END = "<!-- accuracy: written by benchmarks/accuracy_readme.py -->\n", "<!-- end of accuracy -->\n"
-COLUMNS = [method for method in METHODS if method not in UNTRAINED]
 
 
 def table(results: list[Result]) -> str:
-    """Markdown: a line for each network and budget that has a result, a column for each method that trains."""
-    head = ["network", "budget", "steps", *(f"`{method}`" if method == "auto" else method for method in COLUMNS), "bound (aim), published"]
+    """Markdown: a line for each network and budget that has a result, a column for each method."""
+    head = ["network", "budget", "steps", *(f"`{method}`" if method == "auto" else method for method in METHODS), "bound (aim), published"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for network in sorted({result.network for result in results}, reverse=True):
         for constraint in CONSTRAINTS:
@@ -31,7 +30,7 @@ def table(results: list[Result]) -> str:
 
 
 def _line(network: str, constraint: Constraint, rows: list[Result]) -> str:
-    accuracies = {method: [row.accuracy for row in rows if row.method == method] for method in COLUMNS}
+    accuracies = {method: [row.accuracy for row in rows if row.method == method] for method in METHODS}
     goals = [f"drop {constraint.drop[0]} ({constraint.drop[1]})"] if constraint.drop else []
     goals += [f"{constraint.published} below float"] if constraint.published else []
     cells = [network, constraint.name, f"{constraint.steps:,}", *(_cell(found) for found in accuracies.values()), "; ".join(goals)]

@@ -11,7 +11,7 @@ from mpqc.site import SiteKind, SiteTable
 KB = 1024.0
 METHODS = ("auto", "qbitopt", "dq", "fracbits", "mixquant", "uniform", "mixquant + brecq", "mixquant + asymmetric")
 UNTRAINED = METHODS[-2:]
-"""Post-training, as MixQuant is published: one seed, on rows of the weights' size"""
+"""Post-training, as MixQuant's abstract has it: one seed, on rows of the weights' size"""
 PAPER_ACTIVATIONS = 188_426
 """Values that DQ counts in ResNet-20: one tensor a layer"""
 
