@@ -63,6 +63,7 @@ def write(results: list[Result], name: str, planned: int) -> None:
     lines = ["# Accuracy at a budget, CIFAR-10", "", f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}, {facts['machine']}", ""]
     lines += [f"{len(results)} of {planned} runs finished; all inside their budgets: {all(result.inside for result in results)}. "]
     lines[-1] += f"Their training phases took {sum(result.seconds for result in results) / 3600:.1f} hours."
+    lines += ["", _origins(results)]
     lines += ["", NOTES, ""]
     head = ("network", "constraint", "steps", "method", "runs", "accuracy %", "drop, points", "spread", "average bits w/a", "raw bits inside")
     lines += ["| " + " | ".join((*head, "choosing bits, % of time")) + " |"]
@@ -83,6 +84,15 @@ at their bits, 1 kB = 1024 bytes. DQ's 92 kB are an average of 4.0 bits over the
 holds over all activations that are quantized, the inputs of residual additions among them. `raw bits inside`: in how many runs the bits
 that the method learned kept the budgets before the allocator projected them. QBitOpt and MixQuant follow what could be read of them
 (their bodies were not available); no row claims to be their authors' implementation."""
+
+
+def _origins(results: list[Result]) -> str:
+    """With what the runs were made: the table grows run by run, and the command on top is the last of many."""
+    commits = sorted({result.commit for result in results if result.commit})
+    counts = [f"{commit} ({sum(result.commit == commit for result in results)})" for commit in commits]
+    nameless = sum(not result.commit for result in results)
+    older = [f"before commits were written down, up to 79cc7b0 ({nameless})"] if nameless else []
+    return "`make bench-accuracy` makes all of it; the command above is the last of its parts. Runs by commit: " + ", ".join([*counts, *older]) + "."
 
 
 def _line(key: tuple[str, str, str], rows: list[Result]) -> str:
