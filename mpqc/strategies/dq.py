@@ -2,8 +2,8 @@
 
 As published: penalties lambda max(0, g)^2 on weight memory, summed and largest activation memory with lambda = 0.1 at the sizes of the authors'
 CIFAR-10 runs (and scaled by the square of the size ratio elsewhere, as they do), steps at powers of two, clamps, gradients within [-d, d], bits
-counted from the snapped range. Not published: a penalty for bit operations; and the projection: at the freeze, bits outside the budgets are brought
-inside by the exact allocator. Latency, energy and live memory have no penalty and are kept by the projection alone.
+counted from the snapped range. Not published: a penalty for bit operations; and the freeze: bits outside the budgets are brought inside by the exact
+allocator, and grids stay as they are from then on. Latency, energy and live memory have no penalty and are kept by the projection alone.
 """
 
 from __future__ import annotations
@@ -130,7 +130,16 @@ class DQ(Strategy):
         if inside is None and self.project:
             values = near(self.session, {name: state.learned_bits() for name, state in self.states.items()})
             inside = best_plan(self.session, Sensitivities("learned widths", "elements x 4^(learned - bits)", values), self.name)
+        self._clamp_weights()
         self._adopt(inside or self.raw)
+
+    @torch.no_grad()
+    def _clamp_weights(self) -> None:
+        """Every weight into the learned range, which the network sees it clamped to: an integer type has a code below it, two bits at twice qmax."""
+        for name, state in self.states.items():
+            for site in self.session.table.groups[name]:
+                if site.kind is SiteKind.WEIGHT:
+                    self.session.module.weight(site.name).clamp_(-state.range, state.range)
 
     def _adopt(self, plan: Plan) -> None:
         self.frozen = plan
@@ -162,6 +171,9 @@ class DQ(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
+        for item in self.states.values():
+            item.thaw()
+        self.frozen = self.raw = None
         if state["plan"]:
             self.raw = plan_from(str(state["raw"]))
             self._adopt(plan_from(str(state["plan"])))

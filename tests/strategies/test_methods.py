@@ -158,6 +158,29 @@ def test_dq_without_projection_may_end_outside_and_says_so() -> None:
     assert projected.finish().raw is not None
 
 
+def test_dq_brings_weights_into_their_learned_range_before_it_uses_the_code_below_it() -> None:
+    session = small_session(Budget(Resource.WEIGHT_BITS, 2.0))
+    strategy = DQ()
+    strategy.prepare(session)
+    with torch.no_grad():
+        strategy.states["w1"].largest.mul_(0.4)
+    reach = strategy.states["w1"].range
+    assert float(session.module.weight("w1").abs().max()) > 2 * reach
+    strategy.freeze()
+    assert float(session.module.weight("w1").detach().abs().max()) == pytest.approx(reach)
+
+
+def test_dq_that_is_given_a_state_from_before_the_freeze_learns_again() -> None:
+    session = small_session(Budget(Resource.WEIGHT_BITS, 2.0))
+    strategy = DQ()
+    strategy.prepare(session)
+    before = strategy.state_dict()
+    strategy.freeze()
+    strategy.load_state_dict(before)
+    assert strategy.frozen is None
+    assert all(state.fixed_bits is None and state.smallest.requires_grad for state in strategy.states.values())
+
+
 def test_fracbits_starts_half_a_bit_up_and_rounds_by_one_offset() -> None:
     session = small_session(Budget(Resource.WEIGHT_BITS, 3.0))
     strategy = FracBits()

@@ -100,7 +100,7 @@ class _DqState(TrainedState):
         self.weight = weight
         self.unsigned = False
         self.fixed_bits: int | None = None
-        """Set by `freeze`: from then on the grid has this width and d alone is trained, by the gradients of LSQ."""
+        """Set by `freeze`: from then on the grid is that of this width, all its codes in use, and nothing of it is trained."""
         self.smallest = parameter(1.0)
         self.largest = parameter(1.0)
 
@@ -157,13 +157,32 @@ class DqUniformState(_DqState):
         self._publish()
 
     def freeze(self, bits: int, step: float | None = None) -> None:
-        """Fix the width: keep d where the width is the learned one; where it is another, take `step` for d, or keep the range."""
-        if bits != self.bits and step is None:
-            self.set_bits(bits)
-        elif bits != self.bits:
-            set_parameter(self.smallest, step)
+        """Fix the grid: that in use where the width is the learned one; where it is another, `step` for d, or the same range in its levels.
+
+        Of a fixed width, a step that went on learning would take the range with it: a power of two later it is half or twice as wide.
+        """
+        if bits != self.bits:
+            set_parameter(self.smallest, self.largest.detach() / self._levels(bits) if step is None else step)
+        set_parameter(self.smallest, self._step().detach())
+        set_parameter(self.largest, self.smallest.detach() * self._levels(bits))
         self.fixed_bits = bits
+        self._learns(learns=False)
         self._publish()
+
+    def thaw(self) -> None:
+        """The inverse of `freeze`, but for d and qmax."""
+        self.fixed_bits = None
+        self._learns(learns=True)
+
+    def _learns(self, *, learns: bool) -> None:
+        for item in (self.smallest, self.largest):
+            item.requires_grad_(learns)
+            item.grad = None
+
+    @property
+    def range(self) -> float:
+        """Values beyond it, on both sides, are clamped to it: qmax as a multiple of d."""
+        return float(self._top() * self._step().detach())
 
     def learned_bits(self) -> float:
         """log2(qmax / d + 1) + 1 (without the sign bit for unsigned types), not rounded up."""

@@ -118,6 +118,33 @@ def test_export_writes_what_uniform_training_saw(frozen: bool) -> None:
     np.testing.assert_array_equal(dequantize(quantize(used, found), found), used)
 
 
+@pytest.mark.parametrize("bits", [2, 3])
+def test_freezing_at_the_learned_width_leaves_weights_in_range_as_they_are(bits: int) -> None:
+    state = DqUniformState(weight=True)
+    state.set(qparams(bits, 0.3))
+    with torch.no_grad():
+        state.smallest.mul_(1.2)
+    weight = values(400)
+    used = state.grid(weight)
+    assert used.abs().max() == pytest.approx(state.range)
+    within = weight.clamp(-state.range, state.range)
+    state.freeze(bits)
+    torch.testing.assert_close(state.grid(within), used, rtol=0, atol=0)
+    assert float(state.grid(weight).min()) < -state.range  # the code that the learned range does not have
+
+
+def test_a_frozen_grid_does_not_learn_and_a_thawed_one_does() -> None:
+    state = DqUniformState(weight=True)
+    state.set(qparams(3, 0.3))
+    for learns, change in ((False, lambda: state.freeze(4)), (True, state.thaw)):
+        change()
+        weight = values(50).requires_grad_(True)
+        state(weight).sum().backward()
+        assert weight.grad is not None
+        assert (state.smallest.grad is not None) == learns
+    assert state.bits == 4
+
+
 def test_export_writes_what_power_of_two_training_saw() -> None:
     state = DqPowerOfTwoState(weight=True)
     state.set(qparams(4, 0.3))
