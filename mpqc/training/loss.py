@@ -13,6 +13,9 @@ from mpqc.errors import DataError
 from mpqc.task import Task, Term
 from mpqc.training.recipe import Recipe
 
+NO_LABEL = -100
+"""In place of the label of a sample that has none"""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -24,12 +27,17 @@ class Objective:
 
     def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         """A float32 scalar, the mean over samples: T^2 KL at temperature T for logits (Hinton et al., 2015), squared error over variance for
-        values; with labels both are weighed by the recipe."""
+        values; with labels both are weighed by the recipe, and samples without one have the float network's part alone."""
         pairs = zip(self.task.terms, student, teacher, strict=True)
         distance = torch.stack([_distance(term, ours.float(), theirs.float(), self.recipe.temperature) for term, ours, theirs in pairs]).sum()
         if labels is None:
             return distance
-        return self.recipe.distillation_weight * distance + self.recipe.label_weight * F.cross_entropy(self.logits(student), labels)
+        return self.recipe.distillation_weight * distance + self.recipe.label_weight * self._cross_entropy(student, labels)
+
+    def _cross_entropy(self, student: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The mean over samples with a label; 0 without any."""
+        total = F.cross_entropy(self.logits(student), labels, ignore_index=NO_LABEL, reduction="sum")
+        return total / (labels != NO_LABEL).sum().clamp(min=1)
 
     def logits(self, student: Sequence[Tensor]) -> Tensor:
         """float32 [n, classes]."""

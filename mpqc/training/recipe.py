@@ -46,6 +46,8 @@ class Recipe:
     """Whether BatchNorm is put back behind convolutions while training"""
     augment: str = "none"
     """none | flip_crop: mirrored at random and cropped from a zero-padded (1/8 a side) picture"""
+    mix: float | None = None
+    """Fraction of the pictures of a step that get a box of another one (mixing.py), where `augment` is not none; None: what the strategy asks for"""
     autocast: bool | None = None
     """bfloat16 arithmetic; None: where the processor has it"""
     device: str = "auto"
@@ -68,6 +70,8 @@ class Recipe:
         for name in ("warm_up", "freeze", "held_out"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{getattr(self, name)} is outside 0..1", where=name)
+        if self.mix is not None and not 0 <= self.mix <= 1:
+            raise UsageError(f"{self.mix} is outside 0..1", where="mix")
         _one_of("augment", self.augment, AUGMENTATIONS)
         _one_of("oscillation", self.oscillation, ("none", "freeze"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))

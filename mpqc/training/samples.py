@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mpqc.data import Batches
 from mpqc.errors import DataError
+from mpqc.training.mixing import mixed
 from mpqc.training.processes import Group
 from mpqc.training.recipe import Recipe
 from mpqc.training.session import TrainingBatch
@@ -123,15 +124,17 @@ def share(indices: np.ndarray, group: Group) -> slice:
     return slice(*ends)
 
 
-def augmented(batch: TrainingBatch, recipe: Recipe, step: int) -> TrainingBatch:
-    """The batch with its pictures mirrored at random and cropped from zero-padded ones: a pure function of its arguments.
+def augmented(batch: TrainingBatch, recipe: Recipe, step: int, mix: float = 0.0) -> TrainingBatch:
+    """The batch with its pictures mirrored at random and cropped from zero-padded ones, and boxes of others in `mix` of them: a pure function of its
+    arguments.
 
     Only inputs of shape [n, c, h, w] change. To be called with the batch of all processes, so that each sees its part of one draw.
     """
     if recipe.augment == "none":
         return batch
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    return TrainingBatch(tuple(_flip_crop(value, generator) if value.ndim == 4 else value for value in batch.inputs), batch.labels)
+    moved = TrainingBatch(tuple(_flip_crop(value, generator) if value.ndim == 4 else value for value in batch.inputs), batch.labels)
+    return mixed(moved, mix, generator)
 
 
 def _flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,113 @@
+"""Boxes of other pictures: where they come from, what becomes of labels, which networks and strategies get them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mpqc.errors import UsageError
+from mpqc.strategies import make_strategy
+from mpqc.task import Task, Term
+from mpqc.training.loss import NO_LABEL, Objective
+from mpqc.training.mixing import mixed
+from mpqc.training.phase import finish_loop, mix_of
+from mpqc.training.recipe import Recipe
+from mpqc.training.samples import augmented
+from mpqc.training.session import TrainingBatch
+from tests.training.phases import RECIPE, data, facts, prepared, run
+
+PICTURES = 40
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def numbered(count: int = PICTURES, size: int = 16) -> TrainingBatch:
+    """Picture i has the value i everywhere."""
+    images = torch.arange(count, dtype=torch.float32)[:, None, None, None].expand(count, 3, size, size)
+    return TrainingBatch((images.contiguous(memory_format=torch.channels_last),), torch.arange(count))
+
+
+def test_half_of_the_pictures_hold_one_box_of_one_other() -> None:
+    before = numbered()
+    after = mixed(before, 0.5, generator())
+    images, labels = after.inputs[0], after.labels
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels is not None
+    shares = []
+    for index, picture in enumerate(images):
+        assert bool((picture == picture[0]).all())  # all channels alike
+        if index % 2 == 0:
+            assert bool((picture == index).all())
+            assert int(labels[index]) == index
+            continue
+        assert int(labels[index]) == NO_LABEL
+        box = picture[0] != index
+        assert len(picture.unique()) <= 2
+        rows, columns = box.any(1), box.any(0)
+        assert int(box.sum()) == int(rows.sum()) * int(columns.sum())  # a rectangle
+        shares.append(float(box.float().mean()))
+    assert 0.1 < np.mean(shares) < 0.6
+    assert max(shares) > 0.5 > min(shares)
+
+
+@pytest.mark.parametrize(("fraction", "chosen"), [(0.0, 0), (0.25, 10), (1.0, 40)])
+def test_as_many_pictures_are_mixed_as_asked(fraction: float, chosen: int) -> None:
+    labels = mixed(numbered(), fraction, generator()).labels
+    assert labels is not None
+    assert int((labels == NO_LABEL).sum()) == chosen
+
+
+def test_each_of_two_processes_has_its_part_of_the_mixed_pictures() -> None:
+    labels = mixed(numbered(), 0.5, generator()).labels
+    assert labels is not None
+    assert [int((part == NO_LABEL).sum()) for part in labels.chunk(2)] == [10, 10]
+
+
+def test_inputs_that_are_no_pictures_are_left_alone() -> None:
+    batch = TrainingBatch((torch.ones(4, 3, 8, 8), torch.ones(4, 5)), None)
+    assert mixed(batch, 1.0, generator()) is batch
+
+
+def test_what_is_mixed_is_a_function_of_seed_and_step() -> None:
+    recipe = Recipe(augment="flip_crop", seed=4)
+    first, again, other = (augmented(numbered(), recipe, step, 0.5).inputs[0] for step in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_pictures_are_mixed_by_auto_alone_unless_the_recipe_says_so_and_never_without_augmentation() -> None:
+    augmenting = Recipe(augment="flip_crop")
+    found = {name: mix_of(make_strategy(name), augmenting) for name in ("auto", "qbitopt", "dq", "fracbits", "mixquant", "fixed")}
+    assert found == {"auto": 0.5, "qbitopt": 0.0, "dq": 0.0, "fracbits": 0.0, "mixquant": 0.0, "fixed": 0.0}
+    assert mix_of(make_strategy("qbitopt"), replace(augmenting, mix=0.25)) == 0.25
+    assert mix_of(make_strategy("auto"), replace(augmenting, mix=0.0)) == 0.0
+    assert mix_of(make_strategy("auto"), Recipe(mix=0.5)) == 0.0
+    with pytest.raises(UsageError):
+        Recipe(mix=1.5)
+
+
+def test_pictures_without_a_label_are_taught_by_the_float_network_alone() -> None:
+    objective = Objective(Task((Term("logits", 1, 1.0),)), Recipe(), labelled=True)
+    student, teacher = (torch.randn(6, 10, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    labels = torch.arange(6)
+    distance = 0.7 * Objective(objective.task, Recipe(), labelled=False)([student], [teacher], None)
+    half = labels.clone()
+    half[::2] = NO_LABEL
+    expected = distance + 0.3 * torch.nn.functional.cross_entropy(student[1::2], labels[1::2])
+    torch.testing.assert_close(objective([student], [teacher], half), expected)
+    torch.testing.assert_close(objective([student], [teacher], torch.full_like(labels, NO_LABEL)), distance)
+
+
+def test_batches_of_a_phase_are_mixed_and_its_summary_says_so(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, augment="flip_crop", mix=0.5)
+    loop = run(prepared(recipe, samples=data(recipe, labels=np.arange(96) % 4)), tmp_path)
+    labels = loop.batch_of(0).labels
+    assert labels is not None
+    assert int((labels == NO_LABEL).sum()) == len(labels) // 2
+    assert any("box of another" in note for note in finish_loop(loop, facts(), "fixed").summary.notes)
