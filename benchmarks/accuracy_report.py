@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from accuracy_table import BY_NAME, METHODS
+from accuracy_table import BY_NAME, METHODS, UNMIXED
 from provenance import RESULTS, provenance
 
 
@@ -55,13 +55,13 @@ def read_results(name: str) -> list[Result]:
     return [result_of(row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
 
 
-def write(results: list[Result], name: str, planned: int) -> None:
+def write(results: list[Result], name: str, missing: int) -> None:
     """accuracy.json: the list; accuracy.md: mean and spread of each row and method."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
     facts = provenance()
     lines = ["# Accuracy at a budget, CIFAR-10", "", f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}, {facts['machine']}", ""]
-    lines += [f"{len(results)} of {planned} runs finished; all inside their budgets: {all(result.inside for result in results)}. "]
+    lines += [f"{len(results)} runs; {missing} more are planned. All inside their budgets: {all(result.inside for result in results)}. "]
     lines[-1] += f"Their training phases took {sum(result.seconds for result in results) / 3600:.1f} hours."
     lines += ["", _origins(results)]
     lines += ["", NOTES, ""]
@@ -121,7 +121,7 @@ def _verdicts(grouped: Mapping[tuple[str, str, str], list[Result]]) -> Iterator[
     for (network, name, method), drop in drops.items():
         if method != "auto":
             continue
-        others = {key[2]: value for key, value in drops.items() if key[:2] == (network, name) and key[2] != "auto"}
+        others = {key[2]: value for key, value in drops.items() if key[:2] == (network, name) and key[2] not in ("auto", UNMIXED)}
         best = min(others, key=others.__getitem__, default="")
         bounds = BY_NAME[name].drop or ("-", "-")
         cells = [network, name, f"{drop:.2f}", f"{best} {others[best]:.2f}" if best else "-", *bounds, BY_NAME[name].published or "-"]

@@ -4,6 +4,7 @@
     python benchmarks/recipe.py --steps 1000 learning_rate=0.02        # one of your own: fields of mpqc.Recipe
     python benchmarks/recipe.py --unseen                               # and how near each is to the float network on pictures that it never saw
     python benchmarks/recipe.py --rates                                # without labels, on two milder rows: the recipe's rates and lowered ones
+    python benchmarks/recipe.py --mix                                  # half of the pictures with boxes of others, and none
 
 The float network has learned the held-out images too, so they favour weights that stay near its own. `--unseen` is a check on that: ImageNet
 pictures at 32x32, on which the compiled network is compared with the float one (no labels). Test images have no part in any of this.
@@ -50,6 +51,7 @@ RATES = tuple((row, adapt) for row in ("average 4/4 bits", "BOPs of 4 bits") for
 RATE_STEPS = 1000
 LOWERED = "learning rates at "
 """How `auto`'s note about them begins"""
+MIX: tuple[dict[str, Any], ...] = ({"mix": 0.0}, {"mix": 0.5})
 BOXES = ((0, 0, 227, 227), (0, 0, 160, 160), (67, 67, 227, 227), (50, 50, 177, 177))
 """Parts of a picture of 227x227 that are scaled to 32x32"""
 
@@ -143,9 +145,10 @@ def main() -> None:
     parser.add_argument("fields", nargs="*", help="name=value of mpqc.Recipe, in place of the variants")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--unseen", action="store_true")
+    parser.add_argument("--mix", action="store_true", help="two phases of --steps")
     parser.add_argument("--rates", action="store_true", help=f"{len(RATES)} phases of {RATE_STEPS} steps")
     given = parser.parse_args()
-    pictures = unseen() if given.unseen or given.rates else None
+    pictures = unseen() if given.unseen or given.rates or given.mix else None
     logits = taught(pictures) if pictures is not None else None
     rows: list[dict[str, object]] = []
     if given.rates and pictures is not None and logits is not None:
@@ -154,16 +157,18 @@ def main() -> None:
             print(row, flush=True)
             write_results("rates", "Learning rates without labels where bits are less scarce, auto, one seed", rows, [NOTE])
         return
-    for fields in (parsed(given.fields),) if given.fields else VARIANTS:
+    for fields in (parsed(given.fields),) if given.fields else MIX if given.mix else VARIANTS:
         folder = trained(given.steps, fields)
         near = nearness(folder, pictures, logits) if pictures is not None and logits is not None else {}
         rows.append({**measured(given.steps, fields, folder), **near})
         print(rows[-1], flush=True)
     if not given.fields:
-        write_results("recipe", f"The training recipe, by held-out images: {ROW}, auto, one seed", rows, [NOTE])
-        print(f"written to {RESULTS / 'recipe.md'}")
+        name = "mix" if given.mix else "recipe"
+        write_results(name, f"{TITLES[name]}: {ROW}, auto, one seed", rows, [NOTE])
+        print(f"written to {RESULTS / f'{name}.md'}")
 
 
+TITLES = {"recipe": "The training recipe, by held-out images", "mix": "Pictures with boxes of others, by held-out images"}
 NOTE = """Held-out images are 5,000 of the training images; the float network has learned them too. `unseen`: 3,200 parts of ImageNet pictures at
 32x32, on which the compiled network is compared with the float one. Fields not named are the recipe's defaults (oscillation: none)."""
 
