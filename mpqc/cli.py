@@ -59,7 +59,9 @@ QatSteps = Annotated[int | None, typer.Option(min=1, help="optimizer steps of a 
 QatTime = Annotated[str | None, typer.Option(help="time that the training phase may take instead, for example 10m")]
 QatBatch = Annotated[int | None, typer.Option(min=1, help="samples a training step, over all processes (128)")]
 QatRate = Annotated[float | None, typer.Option(help="peak learning rate of the weights (0.005)")]
-Augment = Annotated[str | None, typer.Option(help="none, or flip_crop: training pictures mirrored and shifted at random")]
+Augment = Annotated[
+    str | None, typer.Option(help="none, or flip_crop: training pictures mirrored and shifted at random; auto also mixes half of them")
+]
 TeacherCache = Annotated[
     Path | None, typer.Option(help="folder that keeps the float network's outputs while training: a second training on the same data is faster")
 ]
