@@ -8,8 +8,7 @@ Started several times, the processes share the runs; the table shows all that ar
 benchmarks/results/accuracy.json are not computed again (--anew does).
 
 A run is one `mpqc compile` of the float network with a training phase on the training images; the best state is chosen on 5,000 of them that are held
-out. Test images are run once, at the end, through the integer program. Equal steps, data, recipe and quantizer start for all methods of a row, but
-that `auto` mixes half of the pictures (mpqc/training/mixing.py); "auto, unmixed" does not.
+out. Test images are run once, at the end, through the integer program. Equal steps, data, recipe and quantizer start for all methods of a row.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from accuracy_ptq import post_training
 from accuracy_report import Result, read_results, result_of, write
-from accuracy_table import METHODS, UNMIXED, UNTRAINED, Constraint, Run, runs
+from accuracy_table import METHODS, MIXED, UNTRAINED, Constraint, Run, runs
 from cifar10_data import MEAN, STD, load_raw, normalised
 from provenance import WORK, provenance, shared
 
@@ -122,8 +121,8 @@ def options_of(run: Run, table: SiteTable, steps: int, *, quick: bool) -> Option
     if run.method == "uniform":
         return replace(options, plan=by_hand(constraint, table, budgets))
     assert options.training is not None
-    if run.method == UNMIXED:
-        return replace(options, strategy="auto", fixed=floats, training=replace(options.training, mix=0.0))
+    if run.method == MIXED:
+        return replace(options, strategy="auto", fixed=floats, training=replace(options.training, augment="flip_crop_mix"))
     return replace(options, strategy=run.method, fixed=floats)
 
 
@@ -288,7 +287,7 @@ def _is_quick(run: Run) -> bool:
     """Every method on the row with two budgets, and mpqc's own on the rows of every other kind of budget."""
     both = run.constraint.name == "weights 70 kB, largest activation 8 kB"
     kinds = ("BOPs of 4 bits", "average 4/4 bits", "weights 50 kB, largest activation 8 kB")
-    return run.network == "resnet20" and run.seed == 0 and run.method != UNMIXED and (both or (run.method == "auto" and run.constraint.name in kinds))
+    return run.network == "resnet20" and run.seed == 0 and run.method != MIXED and (both or (run.method == "auto" and run.constraint.name in kinds))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from accuracy_table import BY_NAME, METHODS, UNMIXED
+from accuracy_table import BY_NAME, METHODS, MIXED
 from provenance import RESULTS, provenance
 
 
@@ -121,7 +121,7 @@ def _verdicts(grouped: Mapping[tuple[str, str, str], list[Result]]) -> Iterator[
     for (network, name, method), drop in drops.items():
         if method != "auto":
             continue
-        others = {key[2]: value for key, value in drops.items() if key[:2] == (network, name) and key[2] not in ("auto", UNMIXED)}
+        others = {key[2]: value for key, value in drops.items() if key[:2] == (network, name) and key[2] not in ("auto", MIXED)}
         best = min(others, key=others.__getitem__, default="")
         bounds = BY_NAME[name].drop or ("-", "-")
         cells = [network, name, f"{drop:.2f}", f"{best} {others[best]:.2f}" if best else "-", *bounds, BY_NAME[name].published or "-"]

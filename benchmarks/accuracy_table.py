@@ -9,9 +9,9 @@ from mpqc.budget import Budget, Resource
 from mpqc.site import SiteKind, SiteTable
 
 KB = 1024.0
-UNMIXED = "auto, unmixed"
-"""`auto` with the pictures that the other methods see: what its mixed ones are worth"""
-METHODS = ("auto", UNMIXED, "qbitopt", "dq", "fracbits", "mixquant", "uniform", "mixquant + brecq", "mixquant + asymmetric")
+MIXED = "auto, mixed"
+"""`auto` with boxes of other pictures in half of those of a step (mpqc/training/mixing.py): one seed, on the rows that are trained longest"""
+METHODS = ("auto", MIXED, "qbitopt", "dq", "fracbits", "mixquant", "uniform", "mixquant + brecq", "mixquant + asymmetric")
 UNTRAINED = METHODS[-2:]
 """Post-training, as MixQuant's abstract has it: one seed, on rows of the weights' size"""
 PAPER_ACTIVATIONS = 188_426
@@ -91,7 +91,7 @@ def bit_operations(bits: int) -> Callable[[SiteTable], tuple[Budget, ...]]:
 
 SECOND = ("mobilenetv2",)
 BOTH = ("resnet20", *SECOND)
-BY_HAND = ("auto", UNMIXED, "uniform")
+BY_HAND = ("auto", "uniform")
 LARGEST_8KB = given(Budget(Resource.LARGEST_ACTIVATION, 8 * KB))
 SUM_92KB = given(Budget(Resource.ACTIVATION_BITS, 92 * KB * 8 / PAPER_ACTIVATIONS))
 DQ = "DQ, 160 epochs: {}"
@@ -151,6 +151,8 @@ def runs(network: str, seeds: int = 3) -> Iterator[Run]:
         for constraint in (row for row in CONSTRAINTS if network in row.networks):
             for method in constraint.methods:
                 if method == "uniform" and constraint.uniform is None and constraint.target == "abstract":
+                    continue
+                if method == MIXED and (seed or constraint.drop is None):
                     continue
                 if method in UNTRAINED and (seed or not constraint.name.startswith("weights")):
                     continue

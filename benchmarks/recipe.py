@@ -51,7 +51,7 @@ RATES = tuple((row, adapt) for row in ("average 4/4 bits", "BOPs of 4 bits") for
 RATE_STEPS = 1000
 LOWERED = "learning rates at "
 """How `auto`'s note about them begins"""
-MIX: tuple[dict[str, Any], ...] = ({"mix": 0.0}, {"mix": 0.5})
+MIX: tuple[dict[str, Any], ...] = ({"augment": "flip_crop"}, {"augment": "flip_crop_mix"})
 BOXES = ((0, 0, 227, 227), (0, 0, 160, 160), (67, 67, 227, 227), (50, 50, 177, 177))
 """Parts of a picture of 227x227 that are scaled to 32x32"""
 

@@ -60,7 +60,7 @@ QatTime = Annotated[str | None, typer.Option(help="time that the training phase 
 QatBatch = Annotated[int | None, typer.Option(min=1, help="samples a training step, over all processes (128)")]
 QatRate = Annotated[float | None, typer.Option(help="peak learning rate of the weights (0.005)")]
 Augment = Annotated[
-    str | None, typer.Option(help="none, or flip_crop: training pictures mirrored and shifted at random; auto also mixes half of them")
+    str | None, typer.Option(help="none | flip_crop: pictures mirrored and shifted at random | flip_crop_mix: and half of them with a box of another")
 ]
 TeacherCache = Annotated[
     Path | None, typer.Option(help="folder that keeps the float network's outputs while training: a second training on the same data is faster")

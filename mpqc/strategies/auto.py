@@ -3,9 +3,8 @@
 From QBitOpt it takes that bits are re-allocated while training by an exact solver. Different are: the noise of a width (what grids of least squared
 error really leave); the start (of the plans by that noise, by the sensitivities from before training, and by those with pairs of neighbours, the one
 with which the network, run with its bits, loses least); new grids for sites that change (refitted to the weights as they are instead of the old
-range); re-allocation early alone, so that most of the training is at the final bits; boxes of other pictures in half of the augmented ones
-(benchmarks/results/mix.md); and, where the float network alone teaches, learning rates in proportion to what quantization costs. (With labels, half
-the rates were no better: benchmarks/results/recipe.md.)
+range); re-allocation early alone, so that most of the training is at the final bits; and, where the float network alone teaches, learning rates in
+proportion to what quantization costs. (With labels, half the rates were no better: benchmarks/results/recipe.md.)
 """
 
 from __future__ import annotations
@@ -52,7 +51,6 @@ class Auto(LsqStrategy):
     """`moments`: parts of the phase after which bits are re-allocated; `pairs`: whether plans with pairs of sites may be the start."""
 
     name = "auto"
-    mix = 0.5
 
     def __init__(self, *, moments: tuple[float, ...] = MOMENTS, pairs: bool = True) -> None:
         self.moments, self.pairs = moments, pairs

@@ -41,8 +41,6 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     """As in --strategy and in Plan.strategy"""
-    mix: ClassVar[float] = 0.0
-    """Fraction of the augmented pictures of a step that get a box of another one, unless the recipe says how many"""
     rate: float = 1.0
     """What every learning rate of the recipe is multiplied with; final once `prepare` has run"""
 

@@ -59,8 +59,6 @@ class Equipment:
     recipe: Recipe
     group: Group
     device: torch.device
-    mix: float = 0.0
-    """Fraction of the augmented pictures that get a box of another one"""
 
 
 class Loop:
@@ -100,7 +98,7 @@ class Loop:
         """This process's part of a batch, and what its mean loss weighs in the mean over the processes."""
         samples = self.equipment.samples
         indices = step_indices(samples.trained, step, self.recipe.batch, self.recipe.seed)
-        whole = augmented(samples.batch(indices, self.equipment.device), self.recipe, step, self.equipment.mix)
+        whole = augmented(samples.batch(indices, self.equipment.device), self.recipe, step)
         rows = share(indices, self.group)
         part = TrainingBatch(tuple(value[rows] for value in whole.inputs), None if whole.labels is None else whole.labels[rows])
         return part, (rows.stop - rows.start) * self.group.size / len(indices)
@@ -252,7 +250,7 @@ class Loop:
         for index, batch in enumerate(batches if norms else ()):
             for norm in norms:
                 norm.momentum = 1 / (index + 1)
-            self.root(*augmented(batch, self.recipe, self.position.steps + index, self.equipment.mix).inputs)
+            self.root(*augmented(batch, self.recipe, self.position.steps + index).inputs)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

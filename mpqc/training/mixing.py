@@ -1,7 +1,8 @@
 """Boxes of other pictures in the pictures of a step: CutMix (Yun et al., ICCV 2019), of which the float network alone says what they show.
 
 A trained float network is sure of the pictures that it has learned, and teaches little there beyond their labels. Of pictures that it never saw it
-says more, and any number of them can be made this way. benchmarks/results/mix.md has what that gives.
+says more, and any number of them can be made this way. benchmarks/results/mix.md: the trained network is nearer to it on pictures of another kind; on
+test pictures of the same kind nothing was gained.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mpqc.plan import Plan, parse_plan
 from mpqc.progress import Progress
 from mpqc.sensitivity_table import Sensitivities
 from mpqc.strategies import make_strategy
-from mpqc.strategies.base import Finished, Strategy
+from mpqc.strategies.base import Finished
 from mpqc.task import Task, find_task
 from mpqc.training.batch_free import batch_size
 from mpqc.training.checkpoint import read_checkpoint
@@ -137,26 +137,17 @@ def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, 
     if samples.labels is not None:
         check_classes(samples.labels, _classes(task, teacher, samples, device))
     start_batch_norm(trainable, (batch.inputs for batch in samples.statistics(device, group, STATISTICS)))
-    made = make_strategy(strategy)
-    mix = mix_of(made, recipe)
-    targets = Targets(teacher, start.teacher_cache, _targets_key(start, recipe, mix, device, group))
-    equipment = Equipment(trainable, teacher, targets, Objective(task, recipe, samples.labels is not None), samples, recipe, group, device, mix)
+    targets = Targets(teacher, start.teacher_cache, _targets_key(start, recipe, device, group))
+    equipment = Equipment(trainable, teacher, targets, Objective(task, recipe, samples.labels is not None), samples, recipe, group, device)
     loop = Loop(equipment, Position(recipe.steps))
-    loop.begin(made, replace(_session(start, recipe, trainable, loop, group), resumes=resumes))
+    loop.begin(make_strategy(strategy), replace(_session(start, recipe, trainable, loop, group), resumes=resumes))
     return loop
 
 
-def mix_of(strategy: Strategy, recipe: Recipe) -> float:
-    """Fraction of the pictures that get a box of another one: none where pictures are taken as they are."""
-    if recipe.augment == "none":
-        return 0.0
-    return strategy.mix if recipe.mix is None else recipe.mix
-
-
-def _targets_key(start: Start, recipe: Recipe, mix: float, device: torch.device, group: Group) -> tuple[str, ...]:
+def _targets_key(start: Start, recipe: Recipe, device: torch.device, group: Group) -> tuple[str, ...]:
     half = isinstance(arithmetic(recipe, device), torch.autocast)
     facts = (recipe.seed, recipe.batch, recipe.augment, recipe.held_out, half, device.type, group.rank, group.size)
-    return (start.teacher.digest, *start.samples_key, repr(facts if not mix else (*facts, mix)))
+    return (start.teacher.digest, *start.samples_key, repr(facts))
 
 
 def _session(start: Start, recipe: Recipe, trainable: Trainable, loop: Loop, group: Group) -> Session:
@@ -261,7 +252,6 @@ def _summary(loop: Loop, finished: Finished, strategy: str, best: int) -> Traini
     half = isinstance(arithmetic(recipe, equipment.device), torch.autocast)
     raw = {} if finished.raw is None else {choice.site: choice.bits for choice in finished.raw.choices}
     share = loop.oscillations.frozen_share()
-    mixed = (f"{100 * equipment.mix:.0f} % of the pictures of a step had a box of another one in them",) if equipment.mix else ()
     frozen = (f"{100 * share:.2f} % of the weights oscillated and were frozen",) if share else ()
     return TrainingSummary(
         strategy=strategy,
@@ -278,6 +268,6 @@ def _summary(loop: Loop, finished: Finished, strategy: str, best: int) -> Traini
         changes=tuple(loop.history.changes),
         best_step=best,
         raw_bits=raw,
-        notes=(*loop.session.notes, *finished.notes, *mixed, *frozen),
+        notes=(*loop.session.notes, *finished.notes, *frozen),
         allocation_seconds=finished.seconds,
     )

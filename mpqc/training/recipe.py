@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mpqc.errors import UsageError
 
-AUGMENTATIONS = ("none", "flip_crop")
+AUGMENTATIONS = ("none", "flip_crop", "flip_crop_mix")
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ class Recipe:
     batch_norm: bool = True
     """Whether BatchNorm is put back behind convolutions while training"""
     augment: str = "none"
-    """none | flip_crop: mirrored at random and cropped from a zero-padded (1/8 a side) picture"""
-    mix: float | None = None
-    """Fraction of the pictures of a step that get a box of another one (mixing.py), where `augment` is not none; None: what the strategy asks for"""
+    """none | flip_crop: mirrored at random and cropped from a zero-padded (1/8 a side) picture | flip_crop_mix: and half with a box of another
+    one (mixing)"""
     autocast: bool | None = None
     """bfloat16 arithmetic; None: where the processor has it"""
     device: str = "auto"
@@ -70,8 +69,6 @@ class Recipe:
         for name in ("warm_up", "freeze", "held_out"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{getattr(self, name)} is outside 0..1", where=name)
-        if self.mix is not None and not 0 <= self.mix <= 1:
-            raise UsageError(f"{self.mix} is outside 0..1", where="mix")
         _one_of("augment", self.augment, AUGMENTATIONS)
         _one_of("oscillation", self.oscillation, ("none", "freeze"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))

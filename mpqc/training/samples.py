@@ -22,6 +22,8 @@ MOST_HELD_OUT = 5000
 LEAST = 2
 """Samples that statistics of a batch need"""
 EVALUATION_BATCH = 250
+MIXED = 0.5
+"""Of the pictures of a step"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +126,8 @@ def share(indices: np.ndarray, group: Group) -> slice:
     return slice(*ends)
 
 
-def augmented(batch: TrainingBatch, recipe: Recipe, step: int, mix: float = 0.0) -> TrainingBatch:
-    """The batch with its pictures mirrored at random and cropped from zero-padded ones, and boxes of others in `mix` of them: a pure function of its
+def augmented(batch: TrainingBatch, recipe: Recipe, step: int) -> TrainingBatch:
+    """The batch with its pictures mirrored at random and cropped from zero-padded ones, where asked for with boxes of others: a pure function of its
     arguments.
 
     Only inputs of shape [n, c, h, w] change. To be called with the batch of all processes, so that each sees its part of one draw.
@@ -134,7 +136,7 @@ def augmented(batch: TrainingBatch, recipe: Recipe, step: int, mix: float = 0.0)
         return batch
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     moved = TrainingBatch(tuple(_flip_crop(value, generator) if value.ndim == 4 else value for value in batch.inputs), batch.labels)
-    return mixed(moved, mix, generator)
+    return mixed(moved, MIXED, generator) if recipe.augment == "flip_crop_mix" else moved
 
 
 def _flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -66,7 +66,7 @@ def test_a_longer_phase_computes_what_is_missing(tmp_path: Path) -> None:
     assert calls.count(SHORT.batch) == SHORT.steps - 4
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"batch": 8}, {"augment": "flip_crop"}, {"augment": "flip_crop", "mix": 0.5}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"batch": 8}, {"augment": "flip_crop"}, {"augment": "flip_crop_mix"}])
 def test_other_batches_have_other_outputs(tmp_path: Path, change: dict[str, object]) -> None:
     run(phase(tmp_path / "cache"), tmp_path / "one")
     recipe = replace(SHORT, **change)  # type: ignore[arg-type]
