@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -51,13 +51,19 @@ def test_importing_loads_nothing_heavy(statement: str) -> None:
 
 
 def test_help_answers_at_once() -> None:
-    """The best of several: the machine may be busy."""
+    """The best of several, in processor time: the machine may be busy."""
     took = []
     for _ in range(5):
-        start = time.monotonic()
+        before = _processor_seconds()
         subprocess.run([sys.executable, "-m", "mpqc", "--help"], capture_output=True, check=True)
-        took.append(time.monotonic() - start)
-    assert min(took) < SECONDS
+        took.append(_processor_seconds() - before)
+    assert 0 < min(took) < SECONDS
+
+
+def _processor_seconds() -> float:
+    """Of all processes that this one has waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 @pytest.mark.parametrize(
