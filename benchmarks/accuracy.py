@@ -273,9 +273,7 @@ def main() -> None:
                 continue
             result = finished(run, steps, images, known) or performed(run, steps, images, float_accuracy(run.network, images))
         print(f"{run.key}: {result.accuracy:.2f} (float {result.float_accuracy:.2f}), inside {result.inside}", flush=True)
-        done = [found for item in table if (found := finished(item, steps_of(item, given), images, known))]
-        keys = {row.key for row in done}
-        write(done + [row for row in known if row.key not in keys], name, len(table) - len(done))
+        write([found for item in table if (found := finished(item, steps_of(item, given), images, known))], name, len(table))
 
 
 def steps_of(run: Run, given: argparse.Namespace) -> int:

@@ -55,13 +55,13 @@ def read_results(name: str) -> list[Result]:
     return [result_of(row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
 
 
-def write(results: list[Result], name: str, missing: int) -> None:
+def write(results: list[Result], name: str, planned: int) -> None:
     """accuracy.json: the list; accuracy.md: mean and spread of each row and method."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
     facts = provenance()
     lines = ["# Accuracy at a budget, CIFAR-10", "", f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}, {facts['machine']}", ""]
-    lines += [f"{len(results)} runs; {missing} more are planned. All inside their budgets: {all(result.inside for result in results)}. "]
+    lines += [f"{len(results)} of {planned} runs finished; all inside their budgets: {all(result.inside for result in results)}. "]
     lines[-1] += f"Their training phases took {sum(result.seconds for result in results) / 3600:.1f} hours."
     lines += ["", _origins(results)]
     lines += ["", NOTES, ""]

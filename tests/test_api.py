@@ -19,7 +19,7 @@ from mpqc.errors import BudgetInfeasibleError, UsageError
 from tests.cli_runs import Place, samples, small_model
 
 HEAVY = ["torch", "onnx", "onnxruntime", "onnx_graphsurgeon", "tvm", "ortools", "scipy", "sklearn", "matplotlib", "networkx", "pydantic", "PIL"]
-SECONDS = 0.3
+SECONDS = 0.25
 
 
 def documented() -> set[str]:

@@ -45,8 +45,8 @@ class Recipe:
     batch_norm: bool = True
     """Whether BatchNorm is put back behind convolutions while training"""
     augment: str = "none"
-    """none | flip_crop: mirrored at random and cropped from a zero-padded (1/8 a side) picture | flip_crop_mix: and half with a box of another
-    one (mixing)"""
+    """none | flip_crop: mirrored at random and cropped from a zero-padded (1/8 a side) picture | flip_crop_mix: and half of
+    them with a box of another one (mixing.py)"""
     autocast: bool | None = None
     """bfloat16 arithmetic; None: where the processor has it"""
     device: str = "auto"

@@ -161,8 +161,10 @@ class DqUniformState(_DqState):
 
         Of a fixed width, a step that went on learning would take the range with it: a power of two later it is half or twice as wide.
         """
-        if bits != self.bits:
-            set_parameter(self.smallest, self.largest.detach() / self._levels(bits) if step is None else step)
+        if bits != self.bits and step is None:
+            self.set_bits(bits)
+        elif bits != self.bits:
+            set_parameter(self.smallest, step)
         set_parameter(self.smallest, self._step().detach())
         set_parameter(self.largest, self.smallest.detach() * self._levels(bits))
         self.fixed_bits = bits
