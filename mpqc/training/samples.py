@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpqc.data import Batches
-from mpqc.errors import DataError
+from mpqc.errors import DataError, UsageError
 from mpqc.training.mixing import mixed
 from mpqc.training.processes import Group
 from mpqc.training.recipe import Recipe
@@ -22,6 +22,9 @@ MOST_HELD_OUT = 5000
 LEAST = 2
 """Samples that statistics of a batch need"""
 EVALUATION_BATCH = 250
+PICTURE_RANK = 4
+LEAST_SIDE = 8
+"""Of a picture to augment: crops move by an eighth of a side; a shorter last one is that of channels in most cases"""
 MIXED = 0.5
 """Of the pictures of a step"""
 
@@ -59,8 +62,10 @@ class Samples:
 def collect(batches: Batches, labels: np.ndarray | None, recipe: Recipe) -> Samples:
     """Reads all of `batches`. `labels` (class indices, one a sample) win over those of the source.
 
-    Raises DataError: no data but noise, fewer than two samples, labels that are not one whole number a sample.
+    Raises DataError: no data but noise, fewer than two samples, labels that are not one whole number a sample. UsageError: pictures are to be
+    augmented and there are none.
     """
+    _check_pictures(batches, recipe)
     if batches.origin == "noise":
         raise DataError("training needs data", where="--qat-steps", hint="add --data, with all samples that may be trained on")
     items = list(batches.raw())
@@ -72,6 +77,19 @@ def collect(batches: Batches, labels: np.ndarray | None, recipe: Recipe) -> Samp
     own = None if any(item is None for item in found) else np.concatenate([item for item in found if item is not None])
     known = _checked(labels if labels is not None else own, count)
     return Samples(arrays, known, batches, *_split(count, recipe))
+
+
+def _check_pictures(batches: Batches, recipe: Recipe) -> None:
+    pictures = [_is_picture(spec.shape) for spec in batches.inputs]
+    if recipe.augment == "none" or all(pictures) or (recipe.augment == "flip_crop" and any(pictures)):
+        return
+    found = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in batches.inputs)
+    needed = "inputs that are pictures [n, channels, height, width]" + (" alone" if recipe.augment == "flip_crop_mix" else "")
+    raise UsageError(f"{recipe.augment} needs {needed}; the network has {found}", where="--augment", hint="leave it out; augment the data itself")
+
+
+def _is_picture(shape: Sequence[int]) -> bool:
+    return len(shape) == PICTURE_RANK and min(shape[2:]) >= LEAST_SIDE
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
@@ -130,12 +148,12 @@ def augmented(batch: TrainingBatch, recipe: Recipe, step: int) -> TrainingBatch:
     """The batch with its pictures mirrored at random and cropped from zero-padded ones, where asked for with boxes of others: a pure function of its
     arguments.
 
-    Only inputs of shape [n, c, h, w] change. To be called with the batch of all processes, so that each sees its part of one draw.
+    Only inputs that are pictures [n, c, h, w] change. To be called with the batch of all processes, so that each sees its part of one draw.
     """
     if recipe.augment == "none":
         return batch
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    moved = TrainingBatch(tuple(_flip_crop(value, generator) if value.ndim == 4 else value for value in batch.inputs), batch.labels)
+    moved = TrainingBatch(tuple(_flip_crop(value, generator) if _is_picture(value.shape) else value for value in batch.inputs), batch.labels)
     return mixed(moved, MIXED, generator) if recipe.augment == "flip_crop_mix" else moved
 
 
@@ -161,4 +179,4 @@ def _parts(indices: np.ndarray) -> list[np.ndarray]:
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
     made = torch.from_numpy(np.ascontiguousarray(array)).to(device)
-    return made.contiguous(memory_format=torch.channels_last) if made.ndim == 4 else made
+    return made.contiguous(memory_format=torch.channels_last) if made.ndim == PICTURE_RANK else made

@@ -12,6 +12,7 @@ from mpqc.cli_options import TrainingTexts, parse_training
 from mpqc.data import open_data
 from mpqc.errors import DataError, ModelError, UsageError
 from mpqc.frontend import load_network
+from mpqc.graph import TensorSpec
 from mpqc.pipeline import Options
 from mpqc.sites import find_sites
 from mpqc.training.faults import refuse_untrainable
@@ -39,6 +40,24 @@ def test_noise_and_single_samples_are_no_training_data() -> None:
 def test_labels_that_do_not_fit_are_named(labels: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         prepared(samples=data(labels=labels))
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (1, 32, 32, 3), (1, 4, 4, 16)])
+@pytest.mark.parametrize("augment", ["flip_crop", "flip_crop_mix"])
+def test_augmentation_without_pictures_is_refused_by_name(shape: tuple[int, ...], augment: str) -> None:
+    inputs = (TensorSpec("features", shape, "float32"),)
+    source = np.zeros((8, *shape[1:]), np.float32)
+    with pytest.raises(UsageError, match=rf"{augment} needs .*features \["):
+        collect(open_data(source, inputs, limit=8), None, replace(RECIPE, augment=augment))
+    assert len(collect(open_data(source, inputs, limit=8), None, RECIPE).trained) == 8
+
+
+def test_boxes_of_others_need_pictures_in_every_input() -> None:
+    inputs = (TensorSpec("picture", (1, 3, 8, 8), "float32"), TensorSpec("speed", (1, 2), "float32"))
+    source = [{"picture": np.zeros((1, 3, 8, 8), np.float32), "speed": np.zeros((1, 2), np.float32)}] * 4
+    assert len(collect(open_data(source, inputs, limit=4), None, replace(RECIPE, augment="flip_crop")).trained) == 4
+    with pytest.raises(UsageError, match=r"flip_crop_mix needs .* alone"):
+        collect(open_data(source, inputs, limit=4), None, replace(RECIPE, augment="flip_crop_mix"))
 
 
 def test_a_stretch_without_gradients_between_weights_is_refused_by_name() -> None:
