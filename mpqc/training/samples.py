@@ -80,11 +80,12 @@ def collect(batches: Batches, labels: np.ndarray | None, recipe: Recipe) -> Samp
 
 
 def _check_pictures(batches: Batches, recipe: Recipe) -> None:
-    pictures = [_is_picture(spec.shape) for spec in batches.inputs]
-    if recipe.augment == "none" or all(pictures) or (recipe.augment == "flip_crop" and any(pictures)):
+    alone = recipe.augment == "flip_crop_mix"
+    enough = all if alone else any
+    if recipe.augment == "none" or enough(_is_picture(spec.shape) for spec in batches.inputs):
         return
+    needed = "inputs that are pictures [n, channels, height, width]" + (" alone" if alone else "")
     found = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in batches.inputs)
-    needed = "inputs that are pictures [n, channels, height, width]" + (" alone" if recipe.augment == "flip_crop_mix" else "")
     raise UsageError(f"{recipe.augment} needs {needed}; the network has {found}", where="--augment", hint="leave it out; augment the data itself")
 
 
