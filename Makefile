@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 APT_PACKAGES := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
 
-.PHONY: setup demo test lint wheel emulator bench bench-accuracy cost-rows clean
+.PHONY: setup demo test lint wheel emulator pricer bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
 
@@ -25,6 +25,13 @@ emulator:
 	$(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
 	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(APT_PACKAGES) || \
 	echo "mpqc: no emulator, so nothing can run as AArch64 here. Install qemu-aarch64 and the arm64 cross C library: apt-get install $(APT_PACKAGES)"
+
+# The pricing tool, where there is one beside the checkout, models the core with LLVM 19. Without that nothing is priced, and tests of prices skip by name.
+pricer:
+	@if [ ! -x "$${MPQC_PRICER:-../shared/tools/a76/a76time}" ] || command -v llvm-mca-19 >/dev/null; then exit 0; fi; \
+	$(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
+	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends llvm-19 || \
+	echo "mpqc: no LLVM 19, so the pricing tool cannot price: apt-get install llvm-19"
 
 demo: setup
 	$(BIN)/mpqc demo
@@ -47,7 +54,7 @@ wheel: $(READY)
 	$(BIN)/python tests/check_wheel.py dist
 
 # All figures of benchmarks/results but the cost rows; needs the shared folder beside the checkout (or $$MPQC_SHARED). About an hour on two cores.
-bench: setup
+bench: setup pricer
 	for script in import_models allocator_scaling kernels_a76 depthwise_a76 ops_a76 activations_a76 activations_networks no_dotprod requantization disassembly compile_224 cost_check cifar10 sensitivity_rank imagenet zoo ort_qdq; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
@@ -60,10 +67,10 @@ bench-accuracy: setup
 	$(BIN)/python benchmarks/accuracy_readme.py
 
 # MobileNetV1/V2 and ResNet-18/50 on a modelled Cortex-A76: benchmarks/results/a76.json and a76.md. About ten minutes.
-bench-a76: setup
+bench-a76: setup pricer
 	$(BIN)/python benchmarks/bench_a76.py
 
-cost-rows: setup
+cost-rows: setup pricer
 	$(BIN)/mpqc calibrate-target cortex-a76 --emulator -o build/calibration && cp build/calibration/cortex-a76.csv targets/
 
 clean:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from mpqc.budget import Budget, Resource
-from mpqc.errors import BudgetInfeasibleError, GuardError
+from mpqc.errors import BudgetInfeasibleError, GuardError, ToolMissingError
 from mpqc.pipeline import Compiled, Options, compile_network
 from mpqc.plan import Plan, Proof, Use, read_plan
 from mpqc.report.file import read_report
+from mpqc.runtime.pricer import find_pricer
 from mpqc.verification import ROUNDS, guard, verified
 from tests.cli_runs import BUDGET, Mpqc, Place
 
@@ -30,8 +31,8 @@ CYCLES = 2400
 
 
 def pricing(folder: Path, *microseconds: float) -> Path:
-    """A pricing tool that says these times, in this order, and then fails."""
-    (folder / "prices").write_text(" ".join(str(CYCLES * spent) for spent in microseconds))
+    """A pricing tool that prices what it is tried on, says these times, in this order, and then fails."""
+    (folder / "prices").write_text(" ".join(str(CYCLES * spent) for spent in (1.0, *microseconds)))
     tool = folder / "tool"
     tool.write_text(TOOL.format(prices=str(folder / "prices")))
     tool.chmod(0o755)
@@ -168,10 +169,21 @@ def test_a_program_without_a_latency_budget_is_priced_all_the_same() -> None:
     assert found.plan.proof.modelled_us == found.modelled_us == 180.0
 
 
+@pytest.fixture
+def tool(shared: Callable[[str], Path]) -> Path:
+    """The pricing tool of the shared folder; skips with its own words where it cannot price anything (it wants LLVM 19)."""
+    path = shared("tools/a76/a76time")
+    try:
+        find_pricer(path).try_out("aarch64-linux-gnu")
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+    return path
+
+
 @pytest.mark.emulator
-def test_a_real_program_is_inside_its_budget(shared: Callable[[str], Path], mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+def test_a_real_program_is_inside_its_budget(tool: Path, mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
     """The least budget of predicted time, for which the program itself must hold when it is priced."""
-    tool, limit = shared("tools/a76/a76time"), int8_microseconds(place)
+    limit = int8_microseconds(place)
     done = mpqc(*place.compiling, "--budget-latency", f"{limit}us", "--price", "--pricer", tool, "-o", tmp_path / "out", "--json")
     if done.code == 3:
         assert "when priced" in done.err
@@ -195,3 +207,13 @@ def test_what_cannot_be_priced_is_refused_before_anything_runs(
 ) -> None:
     done = mpqc(*place.compiling, *options, "-o", tmp_path / "out")
     assert message in done.complaint(1 if "none" in options else 2)
+
+
+def test_a_tool_that_cannot_price_is_refused_before_anything_runs(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+    """What it lacks, it would else say after the training phase and the kernels."""
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\necho no model of the core here >&2\nexit 1\n")
+    tool.chmod(0o755)
+    done = mpqc(*place.compiling, "--price", "--pricer", tool, "-o", tmp_path / "out")
+    assert "the pricing tool prices nothing: no model of the core here" in done.complaint(1)
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["log.txt"]

@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from mpqc.errors import RunError, ToolMissingError, UsageError
+from mpqc.lowering.toolchain import zig
 from mpqc.targets import Target
 
 VARIABLE = "MPQC_PRICER"
@@ -23,6 +25,7 @@ BESIDE = Path(__file__).resolve().parents[3] / "shared" / "tools" / "a76" / "a76
 """Where the tool lies that models a Cortex-A76: in the folder beside the checkout"""
 CORES = {"a76time": "cortex-a76"}
 """The core that a tool of this name models; a tool of another name is taken at its user's word."""
+TRIAL = Path(__file__).with_name("trial.c")
 METHOD = "emulator's block counts priced by a model of core and caches; warm caches; one core"
 
 
@@ -48,11 +51,26 @@ class Pricer:
         return f"{self.tool.name} {hashlib.sha256(self.tool.read_bytes()).hexdigest()[:8]}: {METHOD}"
 
     def require(self, target: Target) -> None:
-        """Raises UsageError where the tool models another core than `target`'s."""
+        """Raises UsageError where the tool models another core than `target`'s, ToolMissingError where it cannot price a small program.
+
+        Prices come last, after training and kernels: a tool that lacks something must say so before them.
+        """
         core, wanted = CORES.get(self.tool.name), target.llvm.mcpu if target.llvm else None
         if core and core != wanted:
             why = f"{self.tool.name} models a {core}"
             raise UsageError("cannot be priced by this tool", where=target.name, why=why, hint="give a tool of its own: --pricer PATH")
+        if target.llvm:
+            self.try_out(target.llvm.mtriple)
+
+    def try_out(self, triple: str) -> None:
+        """Prices a small program for `triple`, in about a second. Raises ToolMissingError with the tool's own words where it cannot."""
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / TRIAL.stem
+            zig("cc", triple, [TRIAL, "-O1", "-o", program])
+            try:
+                self.cycles([program, "{n}"], (1, 2))
+            except RunError as error:
+                raise ToolMissingError("the pricing tool prices nothing", where=str(self.tool), why=error.why) from error
 
     def kernel(self, program: Path, index: int) -> float:
         """Cycles of one warm run of kernel `index` of a program that mpqc.runtime.cost_program wrote."""

@@ -29,7 +29,7 @@ command = sys.argv[sys.argv.index("--") + 1:]
 print("counting", file=sys.stderr)
 if command[0].endswith("driver") and command[1] == "1" and {fails}:
     sys.exit("cannot price this")
-print(json.dumps({{"modelled_cycles": {cycles}}}))
+print(json.dumps({{"modelled_cycles": {cycles} if command[0].endswith("driver") else 1}}))
 """
 
 
