@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 APT_PACKAGES := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
+# Fails where there is no apt or no root; `$(call apt_install,PACKAGES)`
+apt_install = $(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
+	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(1)
 
 .PHONY: setup demo test lint wheel emulator pricer bench bench-accuracy cost-rows clean
 
@@ -22,15 +25,13 @@ $(READY): pyproject.toml constraints.txt
 # The emulator runs the compiled AArch64 programs; without apt the user is told what to install.
 emulator:
 	@if command -v qemu-aarch64 >/dev/null && [ -e /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1 ] && [ -e /usr/aarch64-linux-gnu/lib/libstdc++.so.6 ]; then exit 0; fi; \
-	$(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
-	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(APT_PACKAGES) || \
+	$(call apt_install,$(APT_PACKAGES)) || \
 	echo "mpqc: no emulator, so nothing can run as AArch64 here. Install qemu-aarch64 and the arm64 cross C library: apt-get install $(APT_PACKAGES)"
 
 # The pricing tool, where there is one beside the checkout, models the core with LLVM 19. Without that nothing is priced, and tests of prices skip by name.
 pricer:
 	@if [ ! -x "$${MPQC_PRICER:-../shared/tools/a76/a76time}" ] || command -v llvm-mca-19 >/dev/null; then exit 0; fi; \
-	$(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
-	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends llvm-19 || \
+	$(call apt_install,llvm-19) || \
 	echo "mpqc: no LLVM 19, so the pricing tool cannot price: apt-get install llvm-19"
 
 demo: setup

@@ -26,6 +26,7 @@ BESIDE = Path(__file__).resolve().parents[3] / "shared" / "tools" / "a76" / "a76
 CORES = {"a76time": "cortex-a76"}
 """The core that a tool of this name models; a tool of another name is taken at its user's word."""
 TRIAL = Path(__file__).with_name("trial.c")
+"""A small program that every pricing tool must be able to price"""
 METHOD = "emulator's block counts priced by a model of core and caches; warm caches; one core"
 
 
