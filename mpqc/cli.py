@@ -330,5 +330,7 @@ def options(version: Annotated[bool, typer.Option("--version", callback=_version
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits with the documented code."""
     from mpqc.cli_errors import guarded
+    from mpqc.threads import bound_spinning
 
+    bound_spinning()
     sys.exit(guarded(lambda: app(args=arguments, prog_name="mpqc", standalone_mode=False)))
