@@ -6,8 +6,8 @@ import os
 
 SPINS = "GOMP_SPINCOUNT"
 BOUND = 10_000
-"""Looks at a flag before a thread sleeps, a fraction of a millisecond: longer than the gap between two layers, so that nothing is lost where every
-thread has a core, and short where it has none (`benchmarks/busy_threads.py`). GNU OpenMP's own bound is thirty times as long."""
+"""Looks at a flag before a thread sleeps: enough to bridge the gap between two layers, so that nothing is lost where every thread has a core, and few
+where it has none (`benchmarks/busy_threads.py`)."""
 
 
 def bound_spinning() -> None:
