@@ -37,8 +37,9 @@ pricer:
 demo: setup
 	$(BIN)/mpqc demo
 
+# Files in the order they are collected: by number of tests, the slowest files (few tests) came last and one core waited.
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
