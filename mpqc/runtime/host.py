@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -42,7 +43,7 @@ class HostModule:
             memory = _Memory.of(description, list(machine["constants"]()))
         except (RuntimeError, OSError, AttributeError, ValueError) as error:
             raise RunError("is not an mpqc module for this machine", where=str(path), why=str(error).splitlines()[-1]) from error
-        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+        _configure_threads(threads)
         arguments = [tuple(memory.tensor(argument) for argument in launch.arguments) for launch in description.launches]
         results = tuple(memory.array(argument) for argument in description.results)
         return cls(description, memory.inputs, results, tuple(zip(kernels, arguments, strict=True)))
@@ -54,6 +55,16 @@ class HostModule:
         for kernel, arguments in self.calls:
             kernel(*arguments)
         return [result.copy() for result in self.results]
+
+
+def _configure_threads(threads: int) -> None:
+    """Lets kernels of this process run on `threads` threads, on any core.
+
+    By itself TVM binds its threads, and for good the one that calls it: what that does afterwards, and every process that it starts, would share one
+    core. TVM reads the variable whenever it makes threads; what the user set stays.
+    """
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    tvm.get_global_func("runtime.config_threadpool")(1, threads)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,15 @@ from mpqc.runtime.description import Description
 from mpqc.runtime.run import SYSROOT, emulator
 from mpqc.targets import load_target
 
+RUN_HOST = """
+import os, sys
+import numpy as np
+from mpqc.runtime import run_host
+cores = lambda: {frozenset(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")}
+before = cores()
+run_host(sys.argv[1], np.load(sys.argv[2]), threads=int(sys.argv[3]))
+assert cores() == before, cores()
+"""
 QEMU = ["qemu-aarch64", "-cpu", "cortex-a76", "-L", str(SYSROOT)]
 
 
@@ -178,6 +187,22 @@ def test_host_run_checks_inputs_and_files(program: Program, tmp_path: Path) -> N
     (tmp_path / "text.so").write_text("text")
     with pytest.raises(RunError, match="not an mpqc module"):
         run_host(tmp_path / "text.so", inputs)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_host_run_binds_nobody_to_a_core(program: Program, tmp_path: Path, threads: int) -> None:
+    """In a process of its own: what ran before here may have made TVM's threads."""
+    module = build(lower(program, load_target("host")), tmp_path / "model.so")
+    np.savez(tmp_path / "inputs.npz", **noise(program))
+    free = {name: value for name, value in os.environ.items() if name != "TVM_BIND_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_HOST, str(module), str(tmp_path / "inputs.npz"), str(threads)],
+        env=free,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_module_for_another_machine_is_refused(program: Program, bundle: Path, tmp_path: Path) -> None:
