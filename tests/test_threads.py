@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from mpqc.threads import BOUND, SPINS, bound_spinning
+from mpqc.threads import BOUND, SPINS
 
+FREE = {name: value for name, value in os.environ.items() if name not in (SPINS, "OMP_WAIT_POLICY")}
+"""An environment in which the user set neither"""
 SHOW = "import atexit, os; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT'))); from mpqc.cli import run; run(['--version'])"
-
 LOADED = """
 import sys
 import mpqc.threads as threads
@@ -27,8 +28,7 @@ run(["--version"])
     [({}, str(BOUND)), ({SPINS: "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
 def test_the_command_line_bounds_it_before_torch(given: dict[str, str], left: str) -> None:
-    free = {name: value for name, value in os.environ.items() if name not in (SPINS, "OMP_WAIT_POLICY")}
-    done = subprocess.run([sys.executable, "-c", SHOW], env=free | given, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", SHOW], env=FREE | given, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == left
 
 
@@ -38,11 +38,8 @@ def test_no_torch_is_loaded_before() -> None:
     assert done.stdout.splitlines()[0] == "False"
 
 
-def test_openmp_takes_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openmp_takes_the_bound() -> None:
     """GNU OpenMP shows what it read; the wheel of PyTorch brings it along on Linux."""
-    monkeypatch.delenv(SPINS, raising=False)
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    bound_spinning()
-    code = "import torch; torch.ones(1 << 20).sum()"
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True, check=True)
+    code = "from mpqc.threads import bound_spinning; bound_spinning(); import torch; torch.ones(1 << 20).sum()"
+    done = subprocess.run([sys.executable, "-c", code], env=FREE | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True, check=True)
     assert f"GOMP_SPINCOUNT = '{BOUND}'" in done.stderr
