@@ -55,7 +55,7 @@ wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(BIN)/python tests/check_wheel.py dist
 
-# All figures of benchmarks/results but the cost rows; needs the shared folder beside the checkout (or $$MPQC_SHARED). About an hour on two cores.
+# Most figures of benchmarks/results (a file of the others has its own command on top); needs the shared folder beside the checkout (or $$MPQC_SHARED). About an hour on two cores.
 bench: setup pricer
 	for script in import_models allocator_scaling kernels_a76 depthwise_a76 ops_a76 activations_a76 activations_networks no_dotprod requantization disassembly compile_224 cost_check cifar10 sensitivity_rank imagenet zoo ort_qdq; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
