@@ -187,7 +187,8 @@ def pareto_command(
         _print_json([asdict(trade) for trade in trades])
         return
     for trade in trades:
-        print(f"{over} {format_amount(resource, trade.used):>12}  loss +{trade.loss:<12.4g} {trade.status}")
+        limit, used = format_amount(resource, trade.limit), format_amount(resource, trade.used)
+        print(f"{over} within {limit:>12}: {used:>12}  loss +{trade.loss:<12.4g} {trade.status}")
     print(f"written to {folder / FILE}")
 
 
