@@ -156,5 +156,10 @@ def runs(network: str, seeds: int = 3) -> Iterator[Run]:
                     continue
                 if method in UNTRAINED and (seed or not constraint.name.startswith("weights")):
                     continue
-                if seed == 0 or method == "auto" or (constraint.long and method != "uniform"):
+                if seed == 0 or _is_repeated(constraint, method):
                     yield Run(network, constraint, method, seed)
+
+
+def _is_repeated(constraint: Constraint, method: str) -> bool:
+    """Whether seeds follow the first: of mpqc's own, of all that learn bits in the long rows, and of a plan by hand where it is the one rival."""
+    return method == "auto" or constraint.methods == BY_HAND or (constraint.long and method != "uniform")
