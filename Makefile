@@ -61,7 +61,7 @@ bench: setup pricer
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 
-# As mpqc/threads.py does for the command line: neither this nor OMP_WAIT_POLICY is overridden
+# As mpqc/cli/threads.py does for the command line: neither this nor OMP_WAIT_POLICY is overridden
 BOUND_SPINNING = $(if $(OMP_WAIT_POLICY),,GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-10000})
 MOBILENET := benchmarks/work/mobilenetv2/mobilenetv2_cifar10.onnx
 # Hours: many training runs (the second network's first). Stopped at any time it goes on where it was; BENCH=--quick shows in ten minutes that all of it works.

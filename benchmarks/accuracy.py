@@ -30,21 +30,21 @@ from cifar10_data import MEAN, STD, load_raw, normalised
 from provenance import WORK, provenance, shared
 
 from mpqc.allocator import allocate, evaluate
-from mpqc.budget import Budget, Resource
-from mpqc.cost import CostModel
+from mpqc.cost.model import CostModel
 from mpqc.errors import BudgetInfeasibleError
+from mpqc.flow.pipeline import Options, compile_network
 from mpqc.frontend import load_network
 from mpqc.frontend.reference import Reference
-from mpqc.pipeline import Options, compile_network
-from mpqc.plan import Plan, uniform_plan
-from mpqc.progress import Progress
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import SiteKind, SiteTable
-from mpqc.sites import find_sites
+from mpqc.quantize.sites import find_sites
 from mpqc.targets import load_target
-from mpqc.training.history import TrainingSummary
 from mpqc.training.recipe import Recipe
-from mpqc.workspace import MARKER
+from mpqc.values.budget import Budget, Resource
+from mpqc.values.history import TrainingSummary
+from mpqc.values.plan import Plan, uniform_plan
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.values.site import SiteKind, SiteTable
+from mpqc.workspace.folder import MARKER
+from mpqc.workspace.progress import Progress
 
 NETWORKS = {"resnet20": "onnx_derived/resnet20_cifar10.onnx", "mobilenetv2": ""}
 QUICK_STEPS = 20

@@ -15,23 +15,23 @@ from accuracy_table import Run
 from cifar10_data import normalised, training_images
 from onnx import numpy_helper
 
-from mpqc.budget import Budget
-from mpqc.calibration import calibrate
-from mpqc.cost import CostModel
-from mpqc.data import open_data
-from mpqc.export import export_qdq
+from mpqc.cost.model import CostModel
+from mpqc.data.batches import open_data
 from mpqc.frontend import load_network
 from mpqc.frontend.reference import Reference
-from mpqc.interpreter import Interpreter
-from mpqc.plan import Plan, uniform_plan
-from mpqc.program_reader import read_qdq
-from mpqc.sensitivity import measure
-from mpqc.site import SiteKind
-from mpqc.sites import find_sites
+from mpqc.numerics.interpreter import Interpreter
+from mpqc.qdq.read.program import read_qdq
+from mpqc.qdq.write.export import export_qdq
+from mpqc.quantize.calibration import calibrate
+from mpqc.quantize.sites import find_sites
+from mpqc.sensitivity.measure import measure
+from mpqc.sensitivity.task import find_task
 from mpqc.strategies.mixquant import asymmetric, mixquant_plan
 from mpqc.strategies.reconstruction import Effort, reconstruct
 from mpqc.targets import load_target
-from mpqc.task import find_task
+from mpqc.values.budget import Budget
+from mpqc.values.plan import Plan, uniform_plan
+from mpqc.values.site import SiteKind
 
 CALIBRATION = 1024
 """Images, as BRECQ takes"""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mpqc.budget import Budget, Resource
-from mpqc.site import SiteKind, SiteTable
+from mpqc.values.budget import Budget, Resource
+from mpqc.values.site import SiteKind, SiteTable
 
 KB = 1024.0
 MIXED = "auto, mixed"

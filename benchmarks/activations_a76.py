@@ -21,9 +21,9 @@ from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.depthwise import depthwise
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
-from mpqc.program import Conv, Tensor
-from mpqc.qtype import QParams, QType
-from mpqc.runtime.cost_program import write_program
+from mpqc.timing.program import write_program
+from mpqc.values.program import Conv, Tensor
+from mpqc.values.qtype import QParams, QType
 
 CONVOLUTIONS = (
     Layer(56, 64, 64, 3), Layer(14, 256, 256, 3), Layer(56, 128, 128, 1), Layer(14, 512, 512, 1), Layer(7, 1024, 1024, 1), Layer(112, 32, 64, 1),

@@ -14,8 +14,8 @@ from networks import write_onnx
 from price import price
 from provenance import WORK, shared, write_results
 
-from mpqc.pipeline import Options, compile_network
-from mpqc.progress import Progress
+from mpqc.flow.pipeline import Options, compile_network
+from mpqc.workspace.progress import Progress
 
 BITS = ((8, 8), (8, 4), (4, 4))
 FOLDER = WORK / "activations"

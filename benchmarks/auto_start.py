@@ -20,14 +20,12 @@ from cifar10_data import load_raw, normalised
 from provenance import write_results
 
 from mpqc.allocator import allocate
-from mpqc.calibration import calibrate
-from mpqc.cost import CostModel
-from mpqc.data import open_data
+from mpqc.cost.model import CostModel
+from mpqc.data.batches import open_data
 from mpqc.frontend import load_network
-from mpqc.plan import Plan
-from mpqc.sensitivity import measure
-from mpqc.site import SiteKind
-from mpqc.sites import find_sites
+from mpqc.quantize.calibration import calibrate
+from mpqc.quantize.sites import find_sites
+from mpqc.sensitivity.measure import measure
 from mpqc.strategies.auto import MEASUREMENTS, Auto
 from mpqc.strategies.measured_loss import MeasuredLoss
 from mpqc.targets import load_target
@@ -36,6 +34,8 @@ from mpqc.training.processes import Group
 from mpqc.training.recipe import Recipe
 from mpqc.training.samples import collect
 from mpqc.training.session import Session
+from mpqc.values.plan import Plan
+from mpqc.values.site import SiteKind
 
 IMAGES = 12_800
 BATCHES = 16

@@ -84,8 +84,8 @@ class Result:
 
 def compile_one(name: str, setting: str) -> None:
     """Compiles a network in this process."""
-    from mpqc.pipeline import Options, compile_network
-    from mpqc.progress import Progress
+    from mpqc.flow.pipeline import Options, compile_network
+    from mpqc.workspace.progress import Progress
 
     model, bits = write_onnx(name, FOLDER), SETTINGS[setting]
     data = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
@@ -96,11 +96,11 @@ def compile_one(name: str, setting: str) -> None:
 def predicted_us(folder: Path, target: str = "cortex-a76") -> float:
     """What the cost model says today of the plan of a finished compile."""
     from mpqc.allocator import evaluate
-    from mpqc.cost import CostModel
-    from mpqc.plan import read_plan
-    from mpqc.site_file import read_sites
+    from mpqc.cost.model import CostModel
+    from mpqc.flow.verification import predicted
     from mpqc.targets import load_target
-    from mpqc.verification import predicted
+    from mpqc.values.plan import read_plan
+    from mpqc.values.site_file import read_sites
 
     table = read_sites(folder / "sites.json")
     return predicted(evaluate(table, read_plan(folder / "plan.json"), CostModel(load_target(target)).for_network(table), ()))

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 
 from provenance import write_results
 
-from mpqc.threads import BOUND, SPINS
+from mpqc.cli.threads import BOUND, SPINS
 
 WAYS: dict[str, dict[str, str]] = {
     "OpenMP's own": {},

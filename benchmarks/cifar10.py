@@ -14,11 +14,11 @@ import importlib.util
 import numpy as np
 from provenance import WORK, shared, write_results
 
-from mpqc.budget import parse_average_bits
+from mpqc.flow.pipeline import Compiled, Options, compile_network
 from mpqc.frontend.reference import Reference
-from mpqc.pipeline import Compiled, Options, compile_network
-from mpqc.progress import Progress
 from mpqc.runtime import run_emulated
+from mpqc.values.budget import parse_average_bits
+from mpqc.workspace.progress import Progress
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]

@@ -25,8 +25,8 @@ FOLDER = WORK / "224"
 
 def compile_one(name: str) -> dict[str, object]:
     """Compiles one network in this process; seconds, peak memory and sizes."""
-    from mpqc.pipeline import Options, compile_network
-    from mpqc.progress import Progress
+    from mpqc.flow.pipeline import Options, compile_network
+    from mpqc.workspace.progress import Progress
 
     model = write_onnx(name, FOLDER)
     data = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)

@@ -19,9 +19,9 @@ from bench_a76 import predicted_us
 from cost_pricing import pricer
 from provenance import RESULTS, WORK, shared, write_results
 
-from mpqc.pipeline import Options, compile_network
-from mpqc.progress import Progress
+from mpqc.flow.pipeline import Options, compile_network
 from mpqc.targets import load_target
+from mpqc.workspace.progress import Progress
 
 NETWORKS = {
     name: f"{folder}/{name}.onnx"

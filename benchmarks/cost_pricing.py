@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mpqc.errors import MpqcError
-from mpqc.runtime.pricer import Pricer, find_pricer
+from mpqc.timing.pricer import Pricer, find_pricer
 
 
 def pricer() -> Pricer:

@@ -15,9 +15,9 @@ from cifar10_data import load_raw, normalised
 from price import price
 from provenance import WORK, write_results
 
-from mpqc.artifacts import lower_file
-from mpqc.interpreter import Interpreter
-from mpqc.program_reader import read_qdq
+from mpqc.flow.artifacts import lower_file
+from mpqc.numerics.interpreter import Interpreter
+from mpqc.qdq.read.program import read_qdq
 from mpqc.runtime import run_emulated
 
 

@@ -21,9 +21,9 @@ from provenance import write_results
 
 from mpqc.lowering.kernels.depthwise import depthwise
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
-from mpqc.program import Conv, Tensor
-from mpqc.qtype import QParams, QType
-from mpqc.runtime.cost_program import write_program
+from mpqc.timing.program import write_program
+from mpqc.values.program import Conv, Tensor
+from mpqc.values.qtype import QParams, QType
 
 
 @dataclass(frozen=True)

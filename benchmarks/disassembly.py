@@ -26,8 +26,8 @@ from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.depthwise import depthwise
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.residual import residual
-from mpqc.program import Binary, Conv, Tensor
-from mpqc.qtype import QParams, QType
+from mpqc.values.program import Binary, Conv, Tensor
+from mpqc.values.qtype import QParams, QType
 
 DISASSEMBLERS = (*(f"llvm-objdump-{version}" for version in range(23, 17, -1)), "llvm-objdump", "aarch64-linux-gnu-objdump")
 LAYERS = tuple(

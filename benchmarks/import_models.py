@@ -16,7 +16,7 @@ from provenance import shared, write_results
 
 from mpqc.errors import MpqcError
 from mpqc.frontend import load_network
-from mpqc.graph import Network, TensorSpec
+from mpqc.values.network import Network, TensorSpec
 
 MEANING = (
     "The difference is max |ours - ONNX Runtime's| over max(|ONNX Runtime's|, 1e-3), the worst of all outputs, once for the canonical ONNX in "

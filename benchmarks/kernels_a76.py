@@ -24,8 +24,8 @@ from provenance import write_results
 from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.gemm import gemm
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
-from mpqc.program import Conv, Gemm
-from mpqc.runtime.cost_program import write_program
+from mpqc.timing.program import write_program
+from mpqc.values.program import Conv, Gemm
 
 PEAK = 32.0
 LLVM_TARGET = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}

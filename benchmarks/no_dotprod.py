@@ -21,8 +21,8 @@ import numpy as np
 import tvm
 from provenance import write_results
 
-from mpqc.lowering.cost_grid import _conv, _gemm
 from mpqc.lowering.kernels.kernel import Isa, Kernel, KernelTarget
+from mpqc.timing.grid import _conv, _gemm
 
 MCA = "llvm-mca-19"
 REPEATS = 100

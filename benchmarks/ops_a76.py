@@ -31,9 +31,9 @@ from mpqc.lowering.kernels.move import concat, move, pad
 from mpqc.lowering.kernels.pool import pool
 from mpqc.lowering.kernels.quantize import dequantize, quantize
 from mpqc.lowering.kernels.resize import resize
-from mpqc.program import Binary, Concat, Float, MatMul, Move, Pad, Pool, Resize, Table, Tensor
-from mpqc.qtype import QParams, QType
-from mpqc.runtime.cost_program import write_program
+from mpqc.timing.program import write_program
+from mpqc.values.program import Binary, Concat, Float, MatMul, Move, Pad, Pool, Resize, Table, Tensor
+from mpqc.values.qtype import QParams, QType
 
 LLVM_TARGET = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}
 A76 = KernelTarget()

@@ -17,9 +17,9 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from provenance import REPO, WORK, shared, write_results
 
-from mpqc.artifacts import lower_file
-from mpqc.interpreter import Interpreter
-from mpqc.program_reader import read_qdq
+from mpqc.flow.artifacts import lower_file
+from mpqc.numerics.interpreter import Interpreter
+from mpqc.qdq.read.program import read_qdq
 from mpqc.runtime import run_emulated
 
 sys.path[:0] = [str(REPO / "tests"), str(REPO / "benchmarks")]

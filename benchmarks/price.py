@@ -19,7 +19,7 @@ from typing import Any
 from code_map import CodeMap
 from cost_pricing import pricer
 
-from mpqc.runtime.pricer import runner_command
+from mpqc.timing.pricer import runner_command
 
 OTHER = "between kernels"
 """The runner, TVM's library and the C library"""
@@ -131,7 +131,7 @@ def _share(name: str, cycles: float, ghz: float, ops: list[dict[str, Any]]) -> S
 def make_bundle(model: Path, target: str, folder: Path) -> Path:
     """Compiles the QDQ file `model` into a bundle."""
     from mpqc.lowering import build, lower
-    from mpqc.program_reader import read_qdq
+    from mpqc.qdq.read.program import read_qdq
     from mpqc.runtime import write_bundle
     from mpqc.targets import load_target
 

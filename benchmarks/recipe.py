@@ -30,14 +30,14 @@ from cifar10_data import load_raw, normalised
 from PIL import Image
 from provenance import RESULTS, WORK, shared, write_results
 
+from mpqc.flow.pipeline import compile_network
 from mpqc.frontend import load_network
 from mpqc.frontend.reference import Reference
-from mpqc.interpreter import Interpreter
-from mpqc.pipeline import compile_network
-from mpqc.program_reader import read_qdq
-from mpqc.progress import Progress
-from mpqc.sites import find_sites
-from mpqc.workspace import MARKER
+from mpqc.numerics.interpreter import Interpreter
+from mpqc.qdq.read.program import read_qdq
+from mpqc.quantize.sites import find_sites
+from mpqc.workspace.folder import MARKER
+from mpqc.workspace.progress import Progress
 
 ROW = "weights 70 kB, largest activation 8 kB"
 VARIANTS: tuple[dict[str, Any], ...] = (

@@ -23,9 +23,9 @@ from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.elementwise import binary
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.residual import residual
-from mpqc.program import Binary, Tensor
-from mpqc.qtype import QParams, QType
-from mpqc.runtime.cost_program import write_program
+from mpqc.timing.program import write_program
+from mpqc.values.program import Binary, Tensor
+from mpqc.values.qtype import QParams, QType
 
 LAYER = Layer(28, 16, 64, 1)
 SHAPE = (1, 28, 28, 16)

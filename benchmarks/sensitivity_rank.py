@@ -17,20 +17,20 @@ from provenance import shared, write_results
 from scipy.stats import spearmanr
 
 from mpqc.allocator.pairs import pair_loss
-from mpqc.calibration import Calibration, calibrate
-from mpqc.data import Batches, open_data
-from mpqc.fisher import _forward, _gradients
+from mpqc.data.batches import Batches, open_data
 from mpqc.frontend import load_network
-from mpqc.graph import Network
-from mpqc.pair_sensitivity import measure_pairs
 from mpqc.passes.apply_plan import ApplyPlan
 from mpqc.passes.prepare_quantizers import with_quantizers
-from mpqc.plan import Choice, Plan, Proof
-from mpqc.replay import Replay, arguments
-from mpqc.sensitivity import measure
-from mpqc.site import SiteKind, SiteTable
-from mpqc.sites import find_sites
-from mpqc.task import find_task
+from mpqc.quantize.calibration import Calibration, calibrate
+from mpqc.quantize.replay import Replay, arguments
+from mpqc.quantize.sites import find_sites
+from mpqc.sensitivity.fisher import _forward, _gradients
+from mpqc.sensitivity.measure import measure
+from mpqc.sensitivity.pairs import measure_pairs
+from mpqc.sensitivity.task import find_task
+from mpqc.values.network import Network
+from mpqc.values.plan import Choice, Plan, Proof
+from mpqc.values.site import SiteKind, SiteTable
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 BATCH = 32

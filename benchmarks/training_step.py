@@ -21,12 +21,11 @@ import torch
 from provenance import WORK, shared, write_results
 from torch import Tensor
 
-from mpqc.calibration import calibrate
-from mpqc.cost import CostModel
-from mpqc.data import open_data
+from mpqc.cost.model import CostModel
+from mpqc.data.batches import open_data
 from mpqc.frontend import load_network
-from mpqc.plan import uniform_plan
-from mpqc.sites import find_sites
+from mpqc.quantize.calibration import calibrate
+from mpqc.quantize.sites import find_sites
 from mpqc.targets import load_target
 from mpqc.training.loop import Loop
 from mpqc.training.phase import Start, prepare_loop
@@ -34,6 +33,7 @@ from mpqc.training.precision import arithmetic
 from mpqc.training.processes import Group
 from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, collect
+from mpqc.values.plan import uniform_plan
 
 RECIPE = Recipe(steps=10_000, batch=128, held_out=0.0)
 STRATEGIES = {"LSQ w4a8 (fixed, qbitopt, auto)": "fixed", "dq": "dq", "fracbits": "fracbits"}

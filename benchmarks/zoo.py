@@ -15,9 +15,9 @@ from PIL import Image
 from provenance import WORK, shared, write_results
 
 from mpqc.errors import MpqcError
-from mpqc.pipeline import Compiled, Options, compile_network
-from mpqc.progress import Progress
+from mpqc.flow.pipeline import Compiled, Options, compile_network
 from mpqc.runtime import run_emulated
+from mpqc.workspace.progress import Progress
 
 Maker = Callable[[], np.ndarray]
 

@@ -16,49 +16,49 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mpqc.values.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mpqc.allocator import allocate, evaluate
-    from mpqc.api import ActivationMemory, AverageBits, Bops, Energy, LargestActivation, Latency, Size, compile
-    from mpqc.calibration import calibrate
-    from mpqc.cost import CostModel
-    from mpqc.data import open_data
+    from mpqc.cost.model import CostModel
+    from mpqc.data.batches import open_data
     from mpqc.errors import BudgetInfeasibleError, MpqcError
-    from mpqc.export import export_qdq
+    from mpqc.flow.api import ActivationMemory, AverageBits, Bops, Energy, LargestActivation, Latency, Size, compile
+    from mpqc.flow.pipeline import Compiled, Options
     from mpqc.frontend import load_network
-    from mpqc.interpreter import interpret
     from mpqc.lowering import build, lower
-    from mpqc.pipeline import Compiled, Options
-    from mpqc.plan import Plan, read_plan, uniform_plan
-    from mpqc.program_reader import read_qdq
-    from mpqc.progress import Progress
+    from mpqc.numerics.interpreter import interpret
+    from mpqc.qdq.read.program import read_qdq
+    from mpqc.qdq.write.export import export_qdq
+    from mpqc.quantize.calibration import calibrate
+    from mpqc.quantize.sites import find_sites
     from mpqc.report.model import Report
     from mpqc.runtime import run_emulated, run_host, write_bundle
-    from mpqc.sensitivity import measure
-    from mpqc.sensitivity_table import Sensitivities, read_sensitivities
-    from mpqc.sites import find_sites
+    from mpqc.sensitivity.measure import measure
     from mpqc.targets import load_target
     from mpqc.training.recipe import Recipe
-
-__version__ = "0.1.0"
+    from mpqc.values.plan import Plan, read_plan, uniform_plan
+    from mpqc.values.sensitivities import Sensitivities, read_sensitivities
+    from mpqc.workspace.progress import Progress
 
 _HOMES = {
-    "mpqc.api": ("ActivationMemory", "AverageBits", "Bops", "Energy", "LargestActivation", "Latency", "Size", "compile"),
-    "mpqc.pipeline": ("Compiled", "Options"),
+    "mpqc.flow.api": ("ActivationMemory", "AverageBits", "Bops", "Energy", "LargestActivation", "Latency", "Size", "compile"),
+    "mpqc.flow.pipeline": ("Compiled", "Options"),
     "mpqc.training.recipe": ("Recipe",),
-    "mpqc.progress": ("Progress",),
+    "mpqc.workspace.progress": ("Progress",),
     "mpqc.frontend": ("load_network",),
-    "mpqc.sites": ("find_sites",),
-    "mpqc.data": ("open_data",),
-    "mpqc.calibration": ("calibrate",),
-    "mpqc.sensitivity": ("measure",),
-    "mpqc.sensitivity_table": ("Sensitivities", "read_sensitivities"),
+    "mpqc.quantize.sites": ("find_sites",),
+    "mpqc.data.batches": ("open_data",),
+    "mpqc.quantize.calibration": ("calibrate",),
+    "mpqc.sensitivity.measure": ("measure",),
+    "mpqc.values.sensitivities": ("Sensitivities", "read_sensitivities"),
     "mpqc.targets": ("load_target",),
-    "mpqc.cost": ("CostModel",),
+    "mpqc.cost.model": ("CostModel",),
     "mpqc.allocator": ("allocate", "evaluate"),
-    "mpqc.plan": ("Plan", "read_plan", "uniform_plan"),
-    "mpqc.export": ("export_qdq",),
-    "mpqc.program_reader": ("read_qdq",),
-    "mpqc.interpreter": ("interpret",),
+    "mpqc.values.plan": ("Plan", "read_plan", "uniform_plan"),
+    "mpqc.qdq.write.export": ("export_qdq",),
+    "mpqc.qdq.read.program": ("read_qdq",),
+    "mpqc.numerics.interpreter": ("interpret",),
     "mpqc.lowering": ("build", "lower"),
     "mpqc.runtime": ("run_emulated", "run_host", "write_bundle"),
     "mpqc.report.model": ("Report",),

@@ -1,5 +1,5 @@
 """`python -m mpqc` is `mpqc`."""
 
-from mpqc.cli import run
+from mpqc.cli.app import run
 
 run()

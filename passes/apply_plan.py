@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mpqc.errors import PlanError
-from mpqc.fake_quant import quantizers
-from mpqc.graph import Network
-from mpqc.plan import Plan
-from mpqc.site import SiteTable
+from mpqc.numerics.fake_quant import quantizers
+from mpqc.values.network import Network
+from mpqc.values.plan import Plan
+from mpqc.values.site import SiteTable
 
 if TYPE_CHECKING:
-    from mpqc.calibration import Calibration
+    from mpqc.values.qtype import Calibrated
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ApplyPlan:
 
     name: ClassVar[str] = "apply-plan"
 
-    def run(self, network: Network, table: SiteTable, plan: Plan, calibration: Calibration) -> None:
+    def run(self, network: Network, table: SiteTable, plan: Plan, calibration: Calibrated) -> None:
         """Set the states. Raises PlanError for unknown sites and for groups whose sites get different bits."""
         unknown = [choice.site for choice in plan.choices if choice.site not in table.by_name]
         if unknown:

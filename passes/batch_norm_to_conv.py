@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from mpqc.passes.base import PassResult
 from mpqc.passes.fold_batch_norm import batch_norm_affine
-from mpqc.passes.surgery import close_graph, free_name, open_graph, unchanged
+from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.surgery import close_graph, free_name, open_graph, unchanged
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from mpqc.passes.base import PassResult
-from mpqc.passes.linear_node import LinearNode, linear_node
-from mpqc.passes.surgery import channel_values, close_graph, constant, open_graph, producer, read_only_by, take_over_output, unchanged
+from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.linear_node import LinearNode, linear_node
+from mpqc.passes.lib.surgery import channel_values, close_graph, constant, open_graph, producer, read_only_by, take_over_output, unchanged
 
 OPS = frozenset({"Mul", "Div", "Add", "Sub"})
 

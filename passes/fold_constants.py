@@ -18,9 +18,9 @@ import onnx
 from onnx import defs, helper, numpy_helper, shape_inference
 
 from mpqc.errors import ModelError
-from mpqc.passes.base import PassResult, captured, first_line, node_reads, subgraphs
-from mpqc.passes.evaluate import fits, probe_types, run_node, type_of
-from mpqc.passes.windows import is_windowed, write_out
+from mpqc.passes.lib.base import PassResult, captured, first_line, node_reads, subgraphs
+from mpqc.passes.lib.evaluate import fits, probe_types, run_node, type_of
+from mpqc.passes.lib.windows import is_windowed, write_out
 
 RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 GROW_LIMIT = 1 << 20

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mpqc.graph import Network
-from mpqc.passes.quantizer_graph import origin, producers
-from mpqc.site import SiteTable
+from mpqc.passes.lib.quantizer_graph import origin, producers
+from mpqc.values.network import Network
+from mpqc.values.site import SiteTable
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import ClassVar
 import onnx
 import onnx_graphsurgeon as gs
 
-from mpqc.passes.base import PassResult
-from mpqc.passes.patterns import close, made_by, orders, product, same, scalar
-from mpqc.passes.surgery import close_graph, open_graph, unchanged
+from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.patterns import close, made_by, orders, product, same, scalar
+from mpqc.passes.lib.surgery import close_graph, open_graph, unchanged
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch import fx
 
 from mpqc.errors import ModelError
-from mpqc.fake_quant import FakeQuantize
-from mpqc.graph import Network
-from mpqc.passes.quantizer_graph import add_module, origin, producers
-from mpqc.site import Site, SiteKind, SiteTable
+from mpqc.numerics.fake_quant import FakeQuantize
+from mpqc.passes.lib.quantizer_graph import add_module, origin, producers
+from mpqc.values.network import Network
+from mpqc.values.site import Site, SiteKind, SiteTable
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import ClassVar
 import onnx
 import onnx_graphsurgeon as gs
 
-from mpqc.passes.base import PassResult
-from mpqc.passes.linear_node import LinearNode, linear_node
-from mpqc.passes.surgery import channel_values, close_graph, constant, only_reader, open_graph, take_over_output, unchanged
+from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.linear_node import LinearNode, linear_node
+from mpqc.passes.lib.surgery import channel_values, close_graph, constant, only_reader, open_graph, take_over_output, unchanged
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx
 
-from mpqc.passes.base import PassResult
+from mpqc.passes.lib.base import PassResult
 
 
 @dataclass(frozen=True)

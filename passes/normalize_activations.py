@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from mpqc.passes.base import PassResult
-from mpqc.passes.patterns import scalar
-from mpqc.passes.surgery import close_graph, free_name, input_at, open_graph, producer, read_only_by, unchanged
+from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.patterns import scalar
+from mpqc.passes.lib.surgery import close_graph, free_name, input_at, open_graph, producer, read_only_by, unchanged
 
 SIXTH = 1.0 / 6.0
 CLOSE = 1e-6

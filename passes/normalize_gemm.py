@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from mpqc.passes.base import PassResult
-from mpqc.passes.surgery import close_graph, constant, free_name, input_at, open_graph, set_constant, unchanged
+from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.surgery import close_graph, constant, free_name, input_at, open_graph, set_constant, unchanged
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from torch import fx
 
-from mpqc.graph import Network
 from mpqc.passes.fuse_activation import FuseActivation
 from mpqc.passes.insert_quantizers import InsertQuantizers
+from mpqc.passes.lib.quantizer_graph import verify
 from mpqc.passes.quantize_constants import QuantizeConstants
-from mpqc.passes.quantizer_graph import verify
 from mpqc.passes.share_qparams import ShareQParams
-from mpqc.site import SiteTable
+from mpqc.values.network import Network
+from mpqc.values.site import SiteTable
 
 
 def with_quantizers(network: Network, table: SiteTable, *, shared: bool = True) -> Network:

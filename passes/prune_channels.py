@@ -11,8 +11,8 @@ import onnx
 from onnx import numpy_helper
 
 from mpqc.errors import ModelError
-from mpqc.passes.base import PassResult
-from mpqc.passes.channel_graph import ChannelGraph
+from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.channel_graph import ChannelGraph
 from mpqc.passes.remove_zero_channels import Removable, RemoveZeroChannels, removable
 
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from mpqc.fake_quant import FakeQuantize, FakeQuantizeBias, FakeQuantizeOperand, Quantizer, quantizers
-from mpqc.graph import Network
-from mpqc.passes.quantizer_graph import add_module, origin
-from mpqc.ranges import affine_qparams
-from mpqc.site import OpNode, SiteTable
+from mpqc.numerics.fake_quant import FakeQuantize, FakeQuantizeBias, FakeQuantizeOperand, Quantizer, quantizers
+from mpqc.numerics.ranges import affine_qparams
+from mpqc.passes.lib.quantizer_graph import add_module, origin
+from mpqc.values.network import Network
+from mpqc.values.site import OpNode, SiteTable
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from mpqc.passes.base import PassResult
-from mpqc.passes.surgery import close_graph, constant, input_at, open_graph, producer, unchanged
+from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.surgery import close_graph, constant, input_at, open_graph, producer, unchanged
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from mpqc.passes.base import PassResult
-from mpqc.passes.channel_graph import ChannelGraph
+from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.channel_graph import ChannelGraph
 
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mpqc.fake_quant import quantizers
-from mpqc.graph import Network
-from mpqc.site import SiteTable
+from mpqc.numerics.fake_quant import quantizers
+from mpqc.values.network import Network
+from mpqc.values.site import SiteTable
 
 
 @dataclass(frozen=True)

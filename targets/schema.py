@@ -61,7 +61,7 @@ class Containers(_Facts):
     weights: Widths
     activations: Widths
     packed_activations: Annotated[tuple[Bits, ...], BeforeValidator(_without_twins)] = ()
-    """Further containers, of activations that the kernels on all sides load and store so (mpqc/storage.py)"""
+    """Further containers, of activations that the kernels on all sides load and store so (mpqc/cost/storage.py)"""
 
 
 class Choices(_Facts):

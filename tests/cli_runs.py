@@ -83,7 +83,7 @@ class Place:
 
 def call(capture: pytest.CaptureFixture[str], arguments: tuple[object, ...]) -> Done:
     """`mpqc ARGUMENTS`."""
-    from mpqc.cli import run
+    from mpqc.cli.app import run
 
     capture.readouterr()
     with pytest.raises(SystemExit) as end:
@@ -119,8 +119,8 @@ def make_place(root: Path) -> Place:
     place = Place(root)
     onnx.save(small_model(), place.model)
     np.save(place.data, samples())
-    from mpqc.budget import Budget, Resource
-    from mpqc.pipeline import Options, compile_network
+    from mpqc.flow.pipeline import Options, compile_network
+    from mpqc.values.budget import Budget, Resource
 
     compile_network(place.model, Options(budgets=(Budget(Resource.SIZE, 1.2 * 1024),), allow_slower=True), place.data, output=place.out)
     return place

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from torch import fx
 
 from mpqc.frontend import load_network
-from mpqc.graph import Network
+from mpqc.values.network import Network
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from mpqc.interpreter import interpret_all, interpret_op
-from mpqc.program import Binary, Pool, Program, Quantize, Resize, Table
+from mpqc.numerics.interpreter import interpret_all, interpret_op
+from mpqc.values.program import Binary, Pool, Program, Quantize, Resize, Table
 
 INT8, UINT8 = TensorProto.INT8, TensorProto.UINT8
 _TYPES = {INT8: np.int8, UINT8: np.uint8, TensorProto.INT32: np.int32}

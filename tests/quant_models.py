@@ -7,7 +7,7 @@ import onnx
 from onnx import helper
 
 from mpqc.frontend import load_network
-from mpqc.graph import Network
+from mpqc.values.network import Network
 from tests.onnx_models import graph_model
 
 

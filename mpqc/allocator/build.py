@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mpqc.allocator.pairs import Pair, interactions_of
+from mpqc.allocator.pairs import interactions_of
 from mpqc.allocator.pricing import Pricer, Pricing
 from mpqc.allocator.problem import Cost, Group, Peak, Problem
 from mpqc.allocator.reasons import Reasons
 from mpqc.allocator.solution import Solution, round_up
 from mpqc.allocator.solver import solve
-from mpqc.budget import Budget, Resource
 from mpqc.errors import BudgetInfeasibleError, PlanError, TargetError
-from mpqc.plan import Choice, Plan, Proof, Use
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import Site, SiteTable
+from mpqc.values.budget import Budget, Resource
+from mpqc.values.plan import Choice, Plan, Proof, Use
+from mpqc.values.sensitivities import Pair, Sensitivities
+from mpqc.values.site import Site, SiteTable
 
 Bits = int | None
 

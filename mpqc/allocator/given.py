@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from mpqc.allocator.build import allocate
 from mpqc.allocator.pricing import Pricer
-from mpqc.budget import Budget
-from mpqc.plan import Plan, Proof
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import SiteTable
+from mpqc.values.budget import Budget
+from mpqc.values.plan import Plan, Proof
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.values.site import SiteTable
 
 
 def evaluate(table: SiteTable, plan: Plan, cost_model: Pricer, budgets: Sequence[Budget]) -> Plan:

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from mpqc.allocator.problem import Label, Table
 from mpqc.errors import PlanError
-from mpqc.site import SiteTable
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The extra loss when site `first` has a bits and site `second` b: `values[a, b]`, of any sign; 0 where it is missing or one stays float."""
-
-    first: str
-    second: str
-    values: Mapping[tuple[int, int], float]
+from mpqc.values.sensitivities import Pair
+from mpqc.values.site import SiteTable
 
 
 def interactions_of(pairs: Sequence[Pair], table: SiteTable, candidates: Mapping[str, tuple[int | None, ...]]) -> tuple[Table, ...]:

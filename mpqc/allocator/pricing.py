@@ -15,9 +15,9 @@ import numpy as np
 
 from mpqc.allocator.problem import Cost, Peak, Table
 from mpqc.allocator.solution import round_up
-from mpqc.budget import Resource, format_amount, parse_budget
 from mpqc.errors import TargetError
-from mpqc.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.values.budget import Resource, format_amount, parse_budget
+from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
 
 FLOAT_BITS = 32
 SitePrice = Callable[[Site, int], float]

@@ -9,8 +9,8 @@ from functools import cached_property
 from mpqc.allocator.pricing import Pricing
 from mpqc.allocator.problem import Cost, Group, Peak, Problem, Table
 from mpqc.allocator.solution import Solution
-from mpqc.budget import Resource, format_amount
-from mpqc.site import Site
+from mpqc.values.budget import Resource, format_amount
+from mpqc.values.site import Site
 
 _AVERAGES = {Resource.WEIGHT_BITS: "weight", Resource.ACTIVATION_BITS: "activation"}
 

@@ -18,10 +18,10 @@ from torch import fx, nn
 from mpqc.frontend import ops
 from mpqc.frontend.ort_region import OrtRegion
 from mpqc.frontend.registry import OpEntry
-from mpqc.graph import Origin
-from mpqc.passes.base import node_reads
-from mpqc.passes.evaluate import single_node_model, type_of
-from mpqc.site import FloatNode
+from mpqc.passes.lib.base import node_reads
+from mpqc.passes.lib.evaluate import single_node_model, type_of
+from mpqc.values.network import Origin
+from mpqc.values.site import FloatNode
 
 
 @dataclass(frozen=True, eq=False)

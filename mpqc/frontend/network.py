@@ -14,8 +14,6 @@ from mpqc.frontend.importer import import_graph, shape_and_dtype
 from mpqc.frontend.opset import canonical_opset
 from mpqc.frontend.reader import check_source, read_onnx
 from mpqc.frontend.shapes import Shapes, Values, fix_inputs, fix_values
-from mpqc.graph import Network, TensorSpec
-from mpqc.passes.base import OnnxPass, PassResult, run_passes, verify
 from mpqc.passes.batch_norm_to_conv import BatchNormToConv
 from mpqc.passes.decompose_recurrent import DecomposeRecurrent
 from mpqc.passes.division_to_product import DivisionToProduct
@@ -24,12 +22,14 @@ from mpqc.passes.fold_channel_affine import FoldChannelAffine
 from mpqc.passes.fold_constants import FoldConstants
 from mpqc.passes.fuse_gelu import FuseGelu
 from mpqc.passes.fuse_layer_norm import FuseLayerNorm
+from mpqc.passes.lib.base import OnnxPass, PassResult, run_passes, verify
 from mpqc.passes.matmul_to_gemm import MatMulToGemm
 from mpqc.passes.name_nodes import NameNodes
 from mpqc.passes.normalize_activations import NormalizeActivations
 from mpqc.passes.normalize_gemm import NormalizeGemm
 from mpqc.passes.remove_no_ops import RemoveNoOps
 from mpqc.passes.remove_zero_channels import RemoveZeroChannels
+from mpqc.values.network import Network, TensorSpec
 
 PASSES: tuple[OnnxPass, ...] = (
     FoldConstants(),

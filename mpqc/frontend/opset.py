@@ -11,7 +11,7 @@ from onnx import defs, helper, version_converter
 
 from mpqc.errors import ModelError
 from mpqc.frontend.opset_upgrades import DOWNGRADES, UPGRADES, Upgrade
-from mpqc.passes.base import first_line, subgraphs
+from mpqc.passes.lib.base import first_line, subgraphs
 
 CANONICAL_OPSET = 21
 OLDEST_OPSET = 7

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mpqc.errors import ModelError
-from mpqc.passes.evaluate import open_session, run_session
+from mpqc.passes.lib.evaluate import open_session, run_session
 
 
 class OrtRegion(nn.Module):

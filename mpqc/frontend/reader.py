@@ -15,8 +15,8 @@ from onnx import checker, helper
 
 from mpqc.errors import ModelError
 from mpqc.frontend.opset import NEWEST_OPSET, supported_opset
-from mpqc.passes.base import first_line, node_reads, subgraphs
-from mpqc.passes.evaluate import fits
+from mpqc.passes.lib.base import first_line, node_reads, subgraphs
+from mpqc.passes.lib.evaluate import fits
 
 MAX_BYTES = (1 << 31) - 1
 """Protobuf's own limit, for the file and for all external data together."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from mpqc.passes.evaluate import open_session, run_session
+from mpqc.passes.lib.evaluate import open_session, run_session
 
 
 class Reference:

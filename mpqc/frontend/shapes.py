@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from mpqc.errors import ModelError, UsageError
-from mpqc.passes.evaluate import fits
+from mpqc.passes.lib.evaluate import fits
 
 Shapes = Mapping[str, Sequence[int]]
 Values = Mapping[str, ArrayLike]

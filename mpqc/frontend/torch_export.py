@@ -12,7 +12,7 @@ import onnx
 import torch
 
 from mpqc.errors import ModelError, UsageError
-from mpqc.passes.base import first_line
+from mpqc.passes.lib.base import first_line
 
 EXPORT_OPSET = 20
 

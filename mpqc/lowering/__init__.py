@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mpqc.lowering.lowered import Lowered
-    from mpqc.program import Program
     from mpqc.targets import Target
+    from mpqc.values.program import Program
 
 __all__ = ["build", "lower"]
 

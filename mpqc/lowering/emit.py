@@ -14,7 +14,7 @@ from mpqc.lowering.launch import Launch, Slot
 from mpqc.lowering.region import Region as FloatRegion
 from mpqc.lowering.scratch import plan_workspace
 from mpqc.lowering.steps import Call, Region, Step, View
-from mpqc.program import Program
+from mpqc.values.program import Program
 
 
 @dataclass(frozen=True)

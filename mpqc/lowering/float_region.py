@@ -9,7 +9,7 @@ from mpqc.errors import LoweringError
 if TYPE_CHECKING:
     from tvm import IRModule
 
-    from mpqc.program import Float
+    from mpqc.values.program import Float
 
 
 def import_float(op: Float) -> IRModule:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mpqc.lowering.kernels.kernel import KernelTarget
 from mpqc.lowering.kernels.residual import Residual, residual
 from mpqc.lowering.layout import Layout, Placement
-from mpqc.program import Binary, Conv, Op, Program
+from mpqc.values.program import Binary, Conv, Op, Program
 
 NARROWEST = 8
 """Output channels of a group that fill a vector of codes"""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
-from mpqc.program import Binary, Concat, Conv, Gemm, MatMul, Op, Pad, Pool, Program, Resize, Table, Tensor
+from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Op, Pad, Pool, Program, Resize, Table, Tensor
 
 
 @dataclass(frozen=True)

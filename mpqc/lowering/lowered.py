@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from mpqc.lowering.layout import Layout
     from mpqc.lowering.storage import Storage
-    from mpqc.program import Program
     from mpqc.targets import Target
+    from mpqc.values.program import Program
 
 SCHEMA_VERSION = 2
 

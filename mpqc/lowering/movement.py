@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpqc.program import Move, Op, Program
+from mpqc.values.program import Move, Op, Program
 
 
 def compose_moves(program: Program) -> Program:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from mpqc.lowering.layout import Placement
-from mpqc.program import Tensor
+from mpqc.values.program import Tensor
 
 
 def present(tensor: Tensor, placement: Placement) -> Tensor:

@@ -13,7 +13,7 @@ from mpqc.errors import LoweringError
 from mpqc.lowering.float_region import import_float
 from mpqc.lowering.floats.schedule import UNSCHEDULED
 from mpqc.lowering.launch import Slot
-from mpqc.program import Float
+from mpqc.values.program import Float
 
 if TYPE_CHECKING:
     from mpqc.lowering.emit import Emitter

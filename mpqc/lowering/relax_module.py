@@ -15,8 +15,8 @@ from mpqc.lowering.lowered import Kept, Lowered, describe
 from mpqc.lowering.movement import compose_moves
 from mpqc.lowering.select import plan_steps
 from mpqc.lowering.storage import plan_storage
-from mpqc.program import Float, Program
 from mpqc.targets import Target
+from mpqc.values.program import Float, Program
 
 
 def lower_program(program: Program, target: Target) -> Lowered:

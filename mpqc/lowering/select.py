@@ -24,7 +24,7 @@ from mpqc.lowering.layout import Layout, Placement
 from mpqc.lowering.present import present, present_axis, present_constant, present_pads
 from mpqc.lowering.steps import Call, Region, Step, View
 from mpqc.lowering.storage import Storage
-from mpqc.program import (
+from mpqc.values.program import (
     Binary,
     Concat,
     Conv,

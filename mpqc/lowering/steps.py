@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mpqc.lowering.kernels.kernel import Kernel
-    from mpqc.program import Float
+    from mpqc.values.program import Float
 
 
 @dataclass(frozen=True)

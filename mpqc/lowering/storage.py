@@ -2,7 +2,7 @@
 
 A tensor is where its qtype has at most 4 bits and all its codes fit -8 to 7, its innermost extent is even, and the kernels that write and
 read it have a form for it. Tensors that are views of one another are stored alike. Inputs and outputs of the program are one a byte.
-mpqc/storage.py says the same of sites, before there is a program.
+mpqc/cost/storage.py says the same of sites, before there is a program.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mpqc.errors import LoweringError
 from mpqc.lowering.kernels.nibbles import Packing, packed
 from mpqc.lowering.layout import Layout
 from mpqc.lowering.steps import Call, Step, View
-from mpqc.program import Binary, Conv, Gemm, MatMul, Move, Op, Pool, Program, Resize, Table
-from mpqc.qtype import QType
+from mpqc.values.program import Binary, Conv, Gemm, MatMul, Move, Op, Pool, Program, Resize, Table
+from mpqc.values.qtype import QType
 
 HALF = QType(4)
 FLOAT_BITS = 32

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpqc.budget import Resource
-from mpqc.plan import Choice, Plan
-from mpqc.program import Float, Program
-from mpqc.program_bounds import LIMIT, accumulator_peaks
+from mpqc.flow.verification import int8_plan, predicted
+from mpqc.numerics.overflow import LIMIT, accumulator_peaks
 from mpqc.report.model import AccumulatorRow, Accuracy, FloatRow, LayerRow, Quality, Report, Sizes
-from mpqc.report.versions import versions
-from mpqc.site import OpNode, Site, SiteKind, SiteTable
-from mpqc.verification import int8_plan, predicted
+from mpqc.values.budget import Resource
+from mpqc.values.plan import Choice, Plan
+from mpqc.values.program import Float, Program
+from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.workspace.versions import versions
 
 if TYPE_CHECKING:
-    from mpqc.artifacts import Artifacts
-    from mpqc.cost import CostModel
-    from mpqc.data import Batches
-    from mpqc.graph import Network
-    from mpqc.pipeline import Analysis, Options
+    from mpqc.cost.model import CostModel
+    from mpqc.data.batches import Batches
+    from mpqc.flow.artifacts import Artifacts
+    from mpqc.flow.pipeline import Analysis, Options
     from mpqc.training.phase import Trained
+    from mpqc.values.network import Network
 
 FLOAT_BYTES = 4
 QUALITY_SAMPLES = 16
@@ -146,7 +146,7 @@ def _stored(site: Site, plan: Plan, cost_model: CostModel) -> int:
 def measure_quality(network: Network, program: Program, batches: Batches, samples: int = QUALITY_SAMPLES) -> tuple[Quality, ...]:
     """SQNR of each float output of the program against the float network, both run on the first `samples` of the data."""
     from mpqc.frontend.reference import Reference
-    from mpqc.interpreter import Interpreter
+    from mpqc.numerics.interpreter import Interpreter
 
     interpreter, reference = Interpreter(program), Reference(network.model)
     pairs = [(reference.run(batch), interpreter.run(batch)) for batch in islice(iter(batches), samples)]
@@ -180,7 +180,7 @@ def _accuracy(analysis: Analysis, program: Program, labels: np.ndarray | None) -
 def measure_accuracy(network: Network, program: Program, batches: Iterable[Mapping[str, np.ndarray]], labels: np.ndarray) -> Accuracy:
     """Top-1 accuracy of the first output of the float network and of the program, on the labelled samples."""
     from mpqc.frontend.reference import Reference
-    from mpqc.interpreter import Interpreter
+    from mpqc.numerics.interpreter import Interpreter
 
     interpreter, reference, name = Interpreter(program), Reference(network.model), program.outputs[0]
     right = np.zeros(2)

@@ -1,4 +1,4 @@
-"""report.json as a value again."""
+"""report.json and report.html: written, and the first read back as a value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 
 from mpqc.errors import PlanError
+from mpqc.report.html import render
 from mpqc.report.model import SCHEMA_VERSION, Report
+from mpqc.workspace.folder import Workspace, to_json
+
+
+def write_report(report: Report, workspace: Workspace) -> None:
+    """Writes report.json and report.html. Raises MpqcError where the folder cannot be written."""
+    workspace.write_text("report.json", to_json(report.to_dict()))
+    workspace.write_text("report.html", render(report))
 
 
 def read_report(path: Path) -> Report:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpqc.report.model import LayerRow, Report
 from mpqc.report.text import totals
-from mpqc.training.history import TrainingSummary
+from mpqc.values.history import TrainingSummary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from mpqc.plan import Proof, Use
-from mpqc.training.history import TrainingSummary
+from mpqc.values.history import TrainingSummary
+from mpqc.values.plan import Proof, Use
 
 SCHEMA_VERSION = 1
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpqc.budget import Resource, format_amount
-from mpqc.plan import Choice, Plan, Proof, Use
 from mpqc.report.model import LayerRow, Report
+from mpqc.values.budget import Resource, format_amount
+from mpqc.values.plan import Choice, Plan, Proof, Use
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from mpqc.training.history import TrainingSummary
+    from mpqc.values.history import TrainingSummary
 
 UNITLESS = "-"
 

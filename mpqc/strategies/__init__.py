@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpqc.errors import UsageError
 
 if TYPE_CHECKING:
-    from mpqc.strategies.base import Strategy
+    from mpqc.training.strategy import Strategy
 
 _HOMES = {
     "fixed": ("mpqc.strategies.fixed", "FixedPlan"),

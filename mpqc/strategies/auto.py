@@ -15,23 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mpqc.data import open_data
-from mpqc.pair_sensitivity import measure_pairs
-from mpqc.qtype import QParams, QType
-from mpqc.ranges import weight_qparams
-from mpqc.site import SiteKind
-from mpqc.strategies.base import Finished
+from mpqc.data.batches import open_data
+from mpqc.numerics.ranges import weight_qparams
+from mpqc.sensitivity.pairs import measure_pairs
 from mpqc.strategies.common import LsqStrategy, Stopwatch, best_plan, bits_of, widths_of
 from mpqc.strategies.fit import MovingNoise
 from mpqc.strategies.measured_loss import MeasuredLoss
 from mpqc.strategies.qbitopt import sticky
 from mpqc.training.quantizers import TrainedState
+from mpqc.training.strategy import Finished
+from mpqc.values.qtype import QParams, QType
+from mpqc.values.site import SiteKind
 
 if TYPE_CHECKING:
-    from mpqc.allocator import Pair
-    from mpqc.plan import Plan
-    from mpqc.sensitivity_table import Sensitivities
     from mpqc.training.session import Session
+    from mpqc.values.plan import Plan
+    from mpqc.values.sensitivities import Pair, Sensitivities
 
 MOMENTS = (0.1, 0.2)
 """Parts of the phase after which bits are re-allocated"""

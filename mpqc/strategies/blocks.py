@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from mpqc.passes.quantizer_graph import quantizer_of
+from mpqc.passes.lib.quantizer_graph import quantizer_of
 
 
 @dataclass(frozen=True, eq=False)

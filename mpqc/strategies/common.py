@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from mpqc.errors import BudgetInfeasibleError
-from mpqc.plan import Plan, Proof
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import Site, SiteKind, SiteTable
-from mpqc.strategies.base import Finished, Strategy
 from mpqc.training.quantizers import LsqState, TrainedState
+from mpqc.training.strategy import Finished, Strategy
+from mpqc.values.plan import Plan, Proof
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.values.site import Site, SiteKind, SiteTable
 
 if TYPE_CHECKING:
-    from mpqc.allocator import Pair
     from mpqc.training.session import Session
+    from mpqc.values.sensitivities import Pair
 
 Bits = Mapping[str, int | None]
 WIDEST = 8
@@ -203,6 +203,6 @@ def plan_from(text: str) -> Plan:
     """The inverse of Plan.to_json."""
     import json
 
-    from mpqc.plan import parse_plan
+    from mpqc.values.plan import parse_plan
 
     return parse_plan(json.loads(text), "checkpoint")

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpqc.budget import Budget, Resource
-from mpqc.plan import Plan
-from mpqc.qtype import QParams, QType
-from mpqc.ranges import weight_qparams
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import Site, SiteKind
-from mpqc.strategies.base import Finished, Strategy
+from mpqc.numerics.ranges import weight_qparams
 from mpqc.strategies.common import Inside, allowed, best_plan, by_site, make_states, plan_from, with_bits
 from mpqc.strategies.real_cost import near, real_cost
 from mpqc.training.quantizers import DqUniformState
+from mpqc.training.strategy import Finished, Strategy
+from mpqc.values.budget import Budget, Resource
+from mpqc.values.plan import Plan
+from mpqc.values.qtype import QParams, QType
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.values.site import Site, SiteKind
 
 if TYPE_CHECKING:
     from mpqc.training.session import Session

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mpqc.calibration import moved_sites
 from mpqc.errors import DataError
-from mpqc.sensitivity import relative_errors
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import Site, SiteKind
+from mpqc.quantize.calibration import moved_sites
+from mpqc.sensitivity.measure import relative_errors
 from mpqc.strategies.common import kept_buffers, widths_of
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.values.site import Site, SiteKind
 
 if TYPE_CHECKING:
     from mpqc.training.session import Session, TrainingBatch

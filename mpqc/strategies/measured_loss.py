@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mpqc.plan import Plan
 from mpqc.strategies.common import kept_buffers
+from mpqc.values.plan import Plan
 
 if TYPE_CHECKING:
     from mpqc.training.quantizers import TrainedState

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.errors import BudgetInfeasibleError
-from mpqc.plan import Plan
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import SiteKind
-from mpqc.strategies.base import Finished
 from mpqc.strategies.common import SOLVER_SECONDS, Bits, LsqStrategy, best_plan, bits_of
+from mpqc.training.strategy import Finished
+from mpqc.values.plan import Plan
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.values.site import SiteKind
 
 if TYPE_CHECKING:
     from mpqc.training.session import Session

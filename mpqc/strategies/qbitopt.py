@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mpqc.plan import Plan
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.strategies.base import Finished
 from mpqc.strategies.common import LsqStrategy, Stopwatch, best_plan, bits_of
 from mpqc.strategies.fit import MovingFit
+from mpqc.training.strategy import Finished
+from mpqc.values.plan import Plan
+from mpqc.values.sensitivities import Sensitivities
 
 if TYPE_CHECKING:
     from mpqc.training.session import Session

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mpqc.budget import Resource
-from mpqc.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.values.budget import Resource
+from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
 
 if TYPE_CHECKING:
     from mpqc.training.session import Session

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from mpqc.plan import Plan
-from mpqc.site import SiteKind
 from mpqc.strategies.blocks import Block, BlockRunner, blocks_of
 from mpqc.training.quantizers.base import TrainedState
 from mpqc.training.quantizers.rounding import RoundingState, sharpness
+from mpqc.values.plan import Plan
+from mpqc.values.site import SiteKind
 
 if TYPE_CHECKING:
-    from mpqc.calibration import Calibration
-    from mpqc.graph import Network
-    from mpqc.site import SiteTable
-    from mpqc.task import Task
+    from mpqc.quantize.calibration import Calibration
+    from mpqc.sensitivity.task import Task
     from mpqc.training.folding import TrainedParameters
     from mpqc.training.trainable import Trainable
+    from mpqc.values.network import Network
+    from mpqc.values.site import SiteTable
 
 BATCH = 32
 TRAVEL = 20.0

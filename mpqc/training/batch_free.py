@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import fx
 
-from mpqc.graph import Network
-from mpqc.passes.quantizer_graph import origin
+from mpqc.passes.lib.quantizer_graph import origin
+from mpqc.values.network import Network
 
 
 def free_batch(module: fx.GraphModule, network: Network) -> None:

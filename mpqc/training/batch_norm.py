@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpqc.fake_quant import FakeQuantize, int32_grid
+from mpqc.numerics.fake_quant import FakeQuantize, int32_grid
 from mpqc.training.processes import Group
 
 EPSILON = 1e-5

@@ -12,7 +12,7 @@ import torch
 
 from mpqc.errors import MpqcError
 from mpqc.training.processes import Group
-from mpqc.workspace import Workspace
+from mpqc.workspace.folder import Workspace
 
 VERSION = 1
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from mpqc.errors import ModelError, TrainingError
-from mpqc.graph import Network
-from mpqc.passes.quantizer_graph import inserted, origin, quantizer_of
-from mpqc.site import SiteTable
+from mpqc.passes.lib.quantizer_graph import inserted, origin, quantizer_of
 from mpqc.training.session import TrainingBatch
+from mpqc.values.network import Network
+from mpqc.values.site import SiteTable
 
 HINT = "the last good state is kept; a lower learning rate may help"
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from mpqc.errors import MpqcError, PlanError
-from mpqc.plan import Plan
-from mpqc.qtype import QParams, QType
-from mpqc.ranges import TINY
+from mpqc.numerics.ranges import TINY
 from mpqc.training.trainable import Layer, Trainable
+from mpqc.values.plan import Plan
+from mpqc.values.qtype import QParams, QType
 
 _BIAS_LIMIT = 2.0**30
 """Biases take at most half of int32, as in calibration"""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
-from mpqc.fake_quant import FakeQuantize
 from mpqc.frontend.ops_elementwise import add, relu
-from mpqc.passes.quantizer_graph import add_module, quantizer_of
+from mpqc.numerics.fake_quant import FakeQuantize
+from mpqc.passes.lib.quantizer_graph import add_module, quantizer_of
 from mpqc.training.batch_norm import EPSILON, BatchNormBehind
 from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState

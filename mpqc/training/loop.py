@@ -12,12 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mpqc.plan import Plan
-from mpqc.progress import Progress
-from mpqc.strategies.base import Strategy
 from mpqc.training.checkpoint import write_checkpoint
 from mpqc.training.faults import check_gradients, check_loss
-from mpqc.training.history import Evaluation, History
 from mpqc.training.interrupt import Interrupts
 from mpqc.training.loss import Objective
 from mpqc.training.optimizer import make_optimizer, schedule
@@ -27,9 +23,13 @@ from mpqc.training.processes import Group
 from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, augmented, share, step_indices
 from mpqc.training.session import Position, Session, TrainingBatch
+from mpqc.training.strategy import Strategy
 from mpqc.training.targets import Targets
 from mpqc.training.trainable import Trainable
-from mpqc.workspace import Workspace
+from mpqc.values.history import Evaluation, History
+from mpqc.values.plan import Plan
+from mpqc.workspace.folder import Workspace
+from mpqc.workspace.progress import Progress
 
 STATISTICS = 4096
 """Samples over which the statistics of BatchNorm are measured again at the end"""

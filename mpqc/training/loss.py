@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpqc.errors import DataError
-from mpqc.task import Task, Term
+from mpqc.sensitivity.task import Task, Term
 from mpqc.training.recipe import Recipe
 
 NO_LABEL = -100

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from mpqc.strategies.base import Strategy
 from mpqc.training.recipe import Recipe
 from mpqc.training.session import Position
+from mpqc.training.strategy import Strategy
 from mpqc.training.trainable import Trainable
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpqc.fake_quant import QuantizerState
-from mpqc.site import SiteKind
+from mpqc.numerics.fake_quant import QuantizerState
 from mpqc.training.quantizers import native_weights
 from mpqc.training.quantizers.lsq import LsqState
 from mpqc.training.session import Position
 from mpqc.training.trainable import Trainable
+from mpqc.values.site import SiteKind
 
 MOMENTUM = 0.02
 FIRST, LAST = 0.04, 0.01

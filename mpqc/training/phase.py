@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mpqc.budget import Budget
 from mpqc.errors import ModelError
-from mpqc.plan import Plan, parse_plan
-from mpqc.progress import Progress
-from mpqc.sensitivity_table import Sensitivities
+from mpqc.sensitivity.task import Task, find_task
 from mpqc.strategies import make_strategy
-from mpqc.strategies.base import Finished
-from mpqc.task import Task, find_task
 from mpqc.training.batch_free import batch_size
 from mpqc.training.checkpoint import read_checkpoint
 from mpqc.training.faults import refuse_untrainable
 from mpqc.training.folding import TrainedParameters, fold, overflowing
-from mpqc.training.history import TrainingSummary
 from mpqc.training.loop import Equipment, Loop
 from mpqc.training.loss import Objective, classes
 from mpqc.training.precision import arithmetic, chosen_device
@@ -31,15 +25,21 @@ from mpqc.training.processes import Group, join, leave
 from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, check_classes
 from mpqc.training.session import Position, Session
+from mpqc.training.strategy import Finished
 from mpqc.training.targets import Targets
 from mpqc.training.trainable import Trainable, make_teacher, make_trainable, start_batch_norm
-from mpqc.workspace import Workspace
+from mpqc.values.budget import Budget
+from mpqc.values.history import TrainingSummary
+from mpqc.values.plan import Plan, parse_plan
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.workspace.folder import Workspace
+from mpqc.workspace.progress import Progress
 
 if TYPE_CHECKING:
-    from mpqc.calibration import Calibration
-    from mpqc.cost import CostModel
-    from mpqc.graph import Network
-    from mpqc.site import SiteTable
+    from mpqc.cost.model import CostModel
+    from mpqc.quantize.calibration import Calibration
+    from mpqc.values.network import Network
+    from mpqc.values.site import SiteTable
 
 STATISTICS = 1024
 """Samples that BatchNorm starts from"""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mpqc.training.launch import Launched
+from mpqc.workspace.launch import Launched
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpqc.data import Batches
+from mpqc.data.batches import Batches
 from mpqc.errors import DataError, UsageError
 from mpqc.training.mixing import mixed
 from mpqc.training.processes import Group

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from mpqc.budget import Budget
-from mpqc.plan import Plan
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import SiteTable
 from mpqc.training.recipe import Recipe
+from mpqc.values.budget import Budget
+from mpqc.values.plan import Plan
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.values.site import SiteTable
 
 if TYPE_CHECKING:
-    from mpqc.calibration import Calibration
-    from mpqc.cost import CostModel
-    from mpqc.fake_quant import FakeQuantize
-    from mpqc.graph import Network
-    from mpqc.qtype import QParams
+    from mpqc.cost.model import CostModel
+    from mpqc.numerics.fake_quant import FakeQuantize
+    from mpqc.quantize.calibration import Calibration
     from mpqc.training.quantizers.base import TrainedState
+    from mpqc.values.network import Network
+    from mpqc.values.qtype import QParams
 
 
 @dataclass(eq=False)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from mpqc.errors import MpqcError
-from mpqc.log_file import LOG
 from mpqc.training.session import TrainingBatch
+from mpqc.workspace.log_file import LOG
 
 CHUNK = 250
 """Steps in one file"""

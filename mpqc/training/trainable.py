@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from mpqc.calibration import moved_sites
-from mpqc.fake_quant import FakeQuantize, QuantizerState, quantizers
-from mpqc.graph import Network
+from mpqc.numerics.fake_quant import FakeQuantize, QuantizerState, quantizers
+from mpqc.passes.lib.quantizer_graph import add_module, inserted, origin, producers, quantizer_of
 from mpqc.passes.prepare_quantizers import with_quantizers
-from mpqc.passes.quantizer_graph import add_module, inserted, origin, producers, quantizer_of
-from mpqc.qtype import QParams
-from mpqc.site import OpNode, SiteKind, SiteTable
+from mpqc.quantize.calibration import moved_sites
 from mpqc.training.batch_free import free_batch
 from mpqc.training.batch_norm import LATENT_NORM, BatchNormBehind
 from mpqc.training.depthwise import use_float32_where_faster
 from mpqc.training.fusion import fuse
 from mpqc.training.processes import Group
+from mpqc.values.network import Network
+from mpqc.values.qtype import QParams
+from mpqc.values.site import OpNode, SiteKind, SiteTable
 
 if TYPE_CHECKING:
-    from mpqc.calibration import Calibration
-    from mpqc.task import Task
+    from mpqc.quantize.calibration import Calibration
+    from mpqc.sensitivity.task import Task
     from mpqc.training.quantizers.base import TrainedState
 
 

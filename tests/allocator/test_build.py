@@ -9,10 +9,10 @@ import pytest
 from mpqc.allocator import allocate, evaluate
 from mpqc.allocator.pricing import enough, split
 from mpqc.allocator.problem import Table
-from mpqc.budget import Budget, Resource, parse_average_bits, parse_budget
 from mpqc.errors import BudgetInfeasibleError, PlanError, TargetError
-from mpqc.sensitivity_table import Sensitivities
-from mpqc.site import FloatNode, OpNode, Site, SiteKind, SiteTable
+from mpqc.values.budget import Budget, Resource, parse_average_bits, parse_budget
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.values.site import FloatNode, OpNode, Site, SiteKind, SiteTable
 
 WEIGHT, ACTIVATION = SiteKind.WEIGHT, SiteKind.ACTIVATION
 

@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from mpqc.allocator import Pair, allocate
+from mpqc.allocator import allocate
 from mpqc.allocator.pairs import pair_loss
-from mpqc.budget import Budget, Resource
 from mpqc.errors import PlanError
-from mpqc.sensitivity_table import Sensitivities
+from mpqc.values.budget import Budget, Resource
+from mpqc.values.sensitivities import Pair, Sensitivities
 from tests.allocator.test_build import TABLE, Chip
 
 WIDTHS = (2, 4, 8)

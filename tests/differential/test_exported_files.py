@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from qdq_nets import assert_within, session, worst_steps
 
-from mpqc.calibration import calibrate
-from mpqc.data import open_data
-from mpqc.export import export_qdq, widen
-from mpqc.interpreter import Interpreter
+from mpqc.data.batches import open_data
+from mpqc.numerics.interpreter import Interpreter
 from mpqc.passes.apply_plan import ApplyPlan
 from mpqc.passes.prepare_quantizers import with_quantizers
-from mpqc.plan import Choice, Plan, Proof, uniform_plan
-from mpqc.program import Float
-from mpqc.program_reader import read_qdq
-from mpqc.replay import run
-from mpqc.site import SiteTable
-from mpqc.sites import find_sites
+from mpqc.qdq.read.program import read_qdq
+from mpqc.qdq.write.export import export_qdq, widen
+from mpqc.quantize.calibration import calibrate
+from mpqc.quantize.replay import run
+from mpqc.quantize.sites import find_sites
+from mpqc.values.plan import Choice, Plan, Proof, uniform_plan
+from mpqc.values.program import Float
+from mpqc.values.site import SiteTable
 from tests.quant_models import images, residual_network
 
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from onnx import helper
 
-from mpqc.calibration import calibrate
-from mpqc.data import open_data
-from mpqc.export import export_qdq
+from mpqc.data.batches import open_data
 from mpqc.frontend import load_network
-from mpqc.graph import Network
-from mpqc.interpreter import interpret
+from mpqc.numerics.interpreter import interpret
 from mpqc.passes.apply_plan import ApplyPlan
 from mpqc.passes.prepare_quantizers import with_quantizers
-from mpqc.plan import uniform_plan
-from mpqc.program_reader import read_qdq
-from mpqc.replay import run
-from mpqc.sites import find_sites
+from mpqc.qdq.read.program import read_qdq
+from mpqc.qdq.write.export import export_qdq
+from mpqc.quantize.calibration import calibrate
+from mpqc.quantize.replay import run
+from mpqc.quantize.sites import find_sites
+from mpqc.values.network import Network
+from mpqc.values.plan import uniform_plan
 from tests.onnx_models import graph_model
 from tests.quant_models import images, residual_network, weights
 

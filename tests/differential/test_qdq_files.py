@@ -11,10 +11,10 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 from qdq_nets import INT8, UINT8, Net, assert_within, inputs_for, optimized_ops, session, worst_steps
 
-from mpqc import numerics
-from mpqc.interpreter import interpret, interpret_all
-from mpqc.program import Binary, Concat, Conv, Float, Gemm, MatMul, Move, Pad, Pool, Program, Resize, Table
-from mpqc.program_reader import read_qdq
+from mpqc.numerics import integer
+from mpqc.numerics.interpreter import interpret, interpret_all
+from mpqc.qdq.read.program import read_qdq
+from mpqc.values.program import Binary, Concat, Conv, Float, Gemm, MatMul, Move, Pad, Pool, Program, Resize, Table
 
 WINDOWS = [
     # inside, out, kernel, groups, height, window
@@ -353,5 +353,5 @@ def test_quantized_values_are_unchanged_by_the_shift_to_signed_codes() -> None:
     values = interpret_all(program, inputs)
     assert (values[program.outputs[0]] == session(model).run(None, inputs)[0]).all()
     assert (
-        numerics.quantize(values[program.outputs[0]], program.tensors[program.ops[0].outputs[0]].qparams) == values[program.ops[0].outputs[0]]
+        integer.quantize(values[program.outputs[0]], program.tensors[program.ops[0].outputs[0]].qparams) == values[program.ops[0].outputs[0]]
     ).all()

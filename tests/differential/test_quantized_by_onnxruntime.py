@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from qdq_nets import assert_within, inputs_for, session, weight_limit, worst_steps
 
-from mpqc.interpreter import interpret
-from mpqc.program import Conv, Float, Gemm
-from mpqc.program_reader import read_qdq
+from mpqc.numerics.interpreter import interpret
+from mpqc.qdq.read.program import read_qdq
+from mpqc.values.program import Conv, Float, Gemm
 
 SHAPE = (1, 3, 16, 16)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import mpqc
-from mpqc.plan import read_plan
+from mpqc.values.plan import read_plan
 from tests.cli_runs import Mpqc
 
 BUDGET = "3kB"

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 import mpqc as package
-from mpqc.plan import read_plan
 from mpqc.report.file import read_report
+from mpqc.values.plan import read_plan
 from tests.cli_runs import Mpqc, in_processes
 from tests.quant_models import images
 from tests.training.phases import folded_model

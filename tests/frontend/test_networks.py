@@ -16,7 +16,7 @@ from torch import nn
 
 from mpqc.errors import ModelError, UsageError
 from mpqc.frontend import load_network
-from mpqc.graph import Network
+from mpqc.values.network import Network
 
 
 class Builder:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mpqc import numerics
-from mpqc.program import Binary, Concat, Conv, Dequantize, Float, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
-from mpqc.qtype import QParams, QType
+from mpqc.numerics import integer
+from mpqc.values.program import Binary, Concat, Conv, Dequantize, Float, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
+from mpqc.values.qtype import QParams, QType
 
 
 def qparams(scale: float, zero_point: int) -> QParams:
@@ -167,7 +167,7 @@ class Net:
         spread = 70.0 * np.sqrt((flat**2).sum(1) + 1.0)
         scale = (60.0 / spread * self.random.uniform(0.5, 1.5, weight.shape[0])).astype(np.float32)
         one = np.ones((), np.float32)
-        return bias.astype(np.int32), numerics.multiplier(one, scale, one)
+        return bias.astype(np.int32), integer.multiplier(one, scale, one)
 
 
 def noise(program: Program, seed: int = 0, samples: int = 1) -> dict[str, np.ndarray]:

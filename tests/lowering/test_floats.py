@@ -11,13 +11,13 @@ import pytest
 from onnx import TensorProto, helper
 from tvm import s_tir
 
-from mpqc.interpreter import Interpreter
 from mpqc.lowering import build, lower
 from mpqc.lowering.floats import schedule
 from mpqc.lowering.lowered import Lowered
-from mpqc.program import Float, Program, Tensor
+from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, run_host, write_bundle
 from mpqc.targets import load_target
+from mpqc.values.program import Float, Program, Tensor
 
 RNG = np.random.default_rng(3)
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from programs import Net, noise
 
-from mpqc.interpreter import Interpreter
 from mpqc.lowering import build, lower
 from mpqc.lowering.fusion import plan_fusion
 from mpqc.lowering.kernels.kernel import KernelTarget
 from mpqc.lowering.layout import plan_layout
-from mpqc.program import Program
+from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, write_bundle
 from mpqc.targets import load_target
+from mpqc.values.program import Program
 
 
 def joins(program: Program, isa: str = "dotprod") -> dict[str, tuple[str, str]]:

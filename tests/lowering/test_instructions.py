@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from programs import Net, noise
 
-from mpqc.interpreter import Interpreter
 from mpqc.lowering import build, lower
-from mpqc.program import Program
+from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, write_bundle
 from mpqc.runtime.run import target_cpu
 from mpqc.targets import load_target
+from mpqc.values.program import Program
 
 DOTS = ((0x9FE0FC00, 0x0E809400), (0x9FC0F400, 0x0F80E000))
 """Masks and values of SDOT and UDOT, by vector and by element (Arm A64 instruction set, SIMD dot product); bits 29 and 30 are U and Q"""

@@ -11,7 +11,7 @@ from programs import Net, qparams
 from mpqc.lowering.layout import Placement, plan_layout
 from mpqc.lowering.movement import compose_moves
 from mpqc.lowering.present import present, present_axis, present_constant, present_pads
-from mpqc.program import Move, Tensor
+from mpqc.values.program import Move, Tensor
 
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.booleans())

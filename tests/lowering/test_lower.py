@@ -12,12 +12,12 @@ from onnx import TensorProto, helper
 from programs import Net, noise, qparams
 
 from mpqc.errors import LoweringError, TargetError
-from mpqc.interpreter import Interpreter
 from mpqc.lowering import build, lower
 from mpqc.lowering.steps import Call, View
-from mpqc.program import Program
+from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, run_host, write_bundle
 from mpqc.targets import load_target
+from mpqc.values.program import Program
 
 
 def residual() -> Program:

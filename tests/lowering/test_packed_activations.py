@@ -11,13 +11,13 @@ import pytest
 from programs import Net, noise
 from test_lower import channel_shuffle, detector_head, flatten_of_an_image, one_dimensional, residual, transformer_block
 
-from mpqc.interpreter import Interpreter
 from mpqc.lowering import build, lower
 from mpqc.lowering.lowered import Lowered
-from mpqc.program import Binary, Conv, Gemm, Op, Pad, Pool, Program, Table, Tensor
-from mpqc.qtype import QParams, QType
+from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, run_host, write_bundle
 from mpqc.targets import load_target
+from mpqc.values.program import Binary, Conv, Gemm, Op, Pad, Pool, Program, Table, Tensor
+from mpqc.values.qtype import QParams, QType
 
 
 def narrowed(program: Program) -> Program:

@@ -13,13 +13,13 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from programs import noise
 
-from mpqc.interpreter import Interpreter
 from mpqc.lowering import build, lower
 from mpqc.lowering.movement import compose_moves
-from mpqc.program import Program
-from mpqc.program_reader import read_qdq
+from mpqc.numerics.interpreter import Interpreter
+from mpqc.qdq.read.program import read_qdq
 from mpqc.runtime import run_emulated, run_host, write_bundle
 from mpqc.targets import load_target
+from mpqc.values.program import Program
 
 FAST = ("onnx_derived/resnet20_cifar10.onnx", "onnx_derived/mlperf_dscnn_kws.onnx")
 SLOW = (

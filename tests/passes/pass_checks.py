@@ -10,9 +10,9 @@ import onnx
 from onnx import helper
 from onnx_models import assert_close, graph_model, noise, run_ort
 
-from mpqc.passes.base import OnnxPass, PassResult, verify
 from mpqc.passes.fold_constants import FoldConstants
-from mpqc.passes.text import render
+from mpqc.passes.lib.base import OnnxPass, PassResult, verify
+from mpqc.passes.lib.text import render
 
 
 def make(op_type: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:

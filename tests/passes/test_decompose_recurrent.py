@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx_models import assert_close, noise, one_op, run_ort
 
-from mpqc.passes.base import PassResult, verify
 from mpqc.passes.decompose_recurrent import DecomposeRecurrent
 from mpqc.passes.fold_constants import FoldConstants
-from mpqc.passes.text import render
+from mpqc.passes.lib.base import PassResult, verify
+from mpqc.passes.lib.text import render
 
 GATES = {"LSTM": 4, "GRU": 3}
 

@@ -11,24 +11,24 @@ import pytest
 import torch
 from onnx import helper
 
-from mpqc.calibration import Calibration, calibrate
-from mpqc.data import open_data
+from mpqc.data.batches import open_data
 from mpqc.errors import ModelError, PlanError
-from mpqc.fake_quant import only_enabled, quantizers
 from mpqc.frontend import load_network
-from mpqc.graph import Network
-from mpqc.numerics import dequantize, quantize
+from mpqc.numerics.fake_quant import only_enabled, quantizers
+from mpqc.numerics.integer import dequantize, quantize
 from mpqc.passes.apply_plan import ApplyPlan
 from mpqc.passes.fuse_activation import FuseActivation
 from mpqc.passes.insert_quantizers import InsertQuantizers
+from mpqc.passes.lib.quantizer_graph import text, verify
 from mpqc.passes.prepare_quantizers import with_quantizers
 from mpqc.passes.quantize_constants import QuantizeConstants
-from mpqc.passes.quantizer_graph import text, verify
 from mpqc.passes.share_qparams import ShareQParams
-from mpqc.plan import uniform_plan
-from mpqc.replay import Replay, arguments, run
-from mpqc.site import SiteKind, SiteTable
-from mpqc.sites import find_sites
+from mpqc.quantize.calibration import Calibration, calibrate
+from mpqc.quantize.replay import Replay, arguments, run
+from mpqc.quantize.sites import find_sites
+from mpqc.values.network import Network
+from mpqc.values.plan import uniform_plan
+from mpqc.values.site import SiteKind, SiteTable
 from tests.onnx_models import graph_model
 from tests.quant_models import images, residual_network, weights
 

@@ -13,10 +13,10 @@ from pass_checks import BN, bn, make, ops, run, text, typed
 
 from mpqc.errors import ModelError
 from mpqc.frontend.network import canonicalize
-from mpqc.passes.base import PassResult, run_passes, verify
 from mpqc.passes.fold_batch_norm import FoldBatchNorm
 from mpqc.passes.fold_channel_affine import FoldChannelAffine
 from mpqc.passes.fold_constants import FoldConstants
+from mpqc.passes.lib.base import PassResult, run_passes, verify
 from mpqc.passes.matmul_to_gemm import MatMulToGemm
 from mpqc.passes.name_nodes import NameNodes
 from mpqc.passes.normalize_activations import NormalizeActivations

@@ -7,17 +7,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mpqc.calibration import calibrate
-from mpqc.data import open_data
-from mpqc.export import export_qdq
+from mpqc.data.batches import open_data
 from mpqc.frontend import load_network
-from mpqc.interpreter import Interpreter
-from mpqc.passes.base import verify
-from mpqc.passes.channel_graph import ChannelGraph
+from mpqc.numerics.interpreter import Interpreter
+from mpqc.passes.lib.base import verify
+from mpqc.passes.lib.channel_graph import ChannelGraph
 from mpqc.passes.remove_zero_channels import RemoveZeroChannels
-from mpqc.plan import uniform_plan
-from mpqc.program_reader import read_qdq
-from mpqc.sites import find_sites
+from mpqc.qdq.read.program import read_qdq
+from mpqc.qdq.write.export import export_qdq
+from mpqc.quantize.calibration import calibrate
+from mpqc.quantize.sites import find_sites
+from mpqc.values.plan import uniform_plan
 from tests.onnx_models import graph_model
 from tests.passes.pass_checks import make, run, typed
 

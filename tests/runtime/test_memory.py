@@ -14,14 +14,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lowering"))
 from programs import Net, noise
 
-from mpqc.interpreter import Interpreter
 from mpqc.lowering import build, lower
 from mpqc.lowering.toolchain import zig
-from mpqc.program import Program
+from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, write_bundle
 from mpqc.runtime.description import Description
 from mpqc.runtime.run import emulator
 from mpqc.targets import load_target
+from mpqc.values.program import Program
 
 SHIM = Path(__file__).with_name("allocations.c")
 

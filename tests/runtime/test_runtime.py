@@ -16,15 +16,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lowering"))
 from programs import Net, noise
 
 from mpqc.errors import DataError, RunError, ToolMissingError
-from mpqc.interpreter import Interpreter
 from mpqc.lowering import build, lower
 from mpqc.lowering.lowered import file_names
 from mpqc.lowering.toolchain import zig
-from mpqc.program import Program
+from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, run_host, write_bundle
 from mpqc.runtime.description import Description
 from mpqc.runtime.run import SYSROOT, emulator
 from mpqc.targets import load_target
+from mpqc.values.program import Program
 
 RUN_HOST = """
 import os, sys

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from mpqc.allocator import allocate, evaluate
-from mpqc.budget import Budget
-from mpqc.calibration import calibrate
-from mpqc.cost import CostModel
-from mpqc.data import open_data
-from mpqc.fake_quant import FakeQuantize, QuantizerState, quantizers
-from mpqc.graph import Network
+from mpqc.cost.model import CostModel
+from mpqc.data.batches import open_data
+from mpqc.numerics.fake_quant import FakeQuantize, QuantizerState, quantizers
 from mpqc.passes.prepare_quantizers import with_quantizers
-from mpqc.plan import Plan
-from mpqc.qtype import QParams
-from mpqc.sensitivity import measure
-from mpqc.sites import find_sites
-from mpqc.strategies.base import Strategy
+from mpqc.quantize.calibration import calibrate
+from mpqc.quantize.sites import find_sites
+from mpqc.sensitivity.measure import measure
 from mpqc.targets import load_target
 from mpqc.training.quantizers import TrainedState
 from mpqc.training.recipe import Recipe
 from mpqc.training.session import Position, Session, TrainingBatch
+from mpqc.training.strategy import Strategy
+from mpqc.values.budget import Budget
+from mpqc.values.network import Network
+from mpqc.values.plan import Plan
+from mpqc.values.qtype import QParams
 from tests.quant_models import images, residual_network
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8)

@@ -7,9 +7,7 @@ import time
 import pytest
 import torch
 
-from mpqc.budget import Budget, Resource
 from mpqc.strategies.auto import Auto
-from mpqc.strategies.base import Strategy
 from mpqc.strategies.common import LsqStrategy, bits_of, by_site
 from mpqc.strategies.dq import DQ
 from mpqc.strategies.fit import MovingFit, fit_terms
@@ -17,6 +15,8 @@ from mpqc.strategies.fracbits import FracBits
 from mpqc.strategies.qbitopt import QBitOpt, sticky
 from mpqc.strategies.real_cost import real_cost
 from mpqc.training.recipe import Recipe
+from mpqc.training.strategy import Strategy
+from mpqc.values.budget import Budget, Resource
 from tests.strategies.sessions import checked, small_session, train, used
 
 WEIGHTS = Budget(Resource.WEIGHT_BITS, 3.0)

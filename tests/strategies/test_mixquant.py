@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpqc.budget import Budget, Resource
 from mpqc.strategies.common import best_plan, bits_of
 from mpqc.strategies.mixquant import MixQuant, asymmetric, mixquant_plan, round_off, round_off_table, search, search_within
+from mpqc.values.budget import Budget, Resource
 from tests.strategies.sessions import small_session, used
 
 

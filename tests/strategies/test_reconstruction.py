@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mpqc.calibration import calibrate
-from mpqc.data import open_data
-from mpqc.export import export_qdq
-from mpqc.interpreter import Interpreter
-from mpqc.numerics import dequantize, quantize
-from mpqc.plan import uniform_plan
-from mpqc.program_reader import read_qdq
-from mpqc.qtype import QParams, QType
-from mpqc.replay import run
-from mpqc.sites import find_sites
+from mpqc.data.batches import open_data
+from mpqc.numerics.integer import dequantize, quantize
+from mpqc.numerics.interpreter import Interpreter
+from mpqc.qdq.read.program import read_qdq
+from mpqc.qdq.write.export import export_qdq
+from mpqc.quantize.calibration import calibrate
+from mpqc.quantize.replay import run
+from mpqc.quantize.sites import find_sites
+from mpqc.sensitivity.task import find_task
 from mpqc.strategies.blocks import BlockRunner, blocks_of
 from mpqc.strategies.reconstruction import Effort, reconstruct
-from mpqc.task import find_task
 from mpqc.training.processes import Group
 from mpqc.training.quantizers.rounding import RoundingState, sharpness
 from mpqc.training.trainable import make_trainable
+from mpqc.values.plan import uniform_plan
+from mpqc.values.qtype import QParams, QType
 from tests.quant_models import images, residual_network
 
 

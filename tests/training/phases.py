@@ -11,20 +11,20 @@ import onnx
 import torch
 from onnx import helper
 
-from mpqc.calibration import calibrate
-from mpqc.cost import CostModel
-from mpqc.data import open_data
+from mpqc.cost.model import CostModel
+from mpqc.data.batches import open_data
 from mpqc.frontend import load_network
-from mpqc.plan import Plan, uniform_plan
-from mpqc.progress import Progress
-from mpqc.sites import find_sites
+from mpqc.quantize.calibration import calibrate
+from mpqc.quantize.sites import find_sites
 from mpqc.targets import load_target
 from mpqc.training.loop import Loop
 from mpqc.training.phase import Start, prepare_loop
 from mpqc.training.processes import Group
 from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, collect
-from mpqc.workspace import open_workspace
+from mpqc.values.plan import Plan, uniform_plan
+from mpqc.workspace.folder import open_workspace
+from mpqc.workspace.progress import Progress
 from tests.onnx_models import graph_model
 from tests.quant_models import images, weights
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from mpqc.fake_quant import FakeQuantize, QuantizerState
 from mpqc.frontend.ops_elementwise import add, relu
-from mpqc.qtype import QParams, QType
+from mpqc.numerics.fake_quant import FakeQuantize, QuantizerState
 from mpqc.training import fusion
 from mpqc.training.batch_norm import BatchNormBehind
 from mpqc.training.fusion import Fused, fuse
 from mpqc.training.processes import Group
 from mpqc.training.quantizers import native, one_pass
 from mpqc.training.quantizers.lsq import LsqState
+from mpqc.values.qtype import QParams, QType
 
 
 class _Network(nn.Module):

@@ -16,21 +16,21 @@ import pytest
 import torch
 
 from mpqc.errors import MpqcError, TrainingError
-from mpqc.export import export_qdq
-from mpqc.interpreter import Interpreter
-from mpqc.numerics import dequantize, quantize
-from mpqc.plan import uniform_plan
-from mpqc.program import Float
-from mpqc.program_reader import read_qdq
-from mpqc.progress import Progress
+from mpqc.numerics.integer import dequantize, quantize
+from mpqc.numerics.interpreter import Interpreter
+from mpqc.qdq.read.program import read_qdq
+from mpqc.qdq.write.export import export_qdq
 from mpqc.training.checkpoint import read_checkpoint
 from mpqc.training.folding import fold, overflowing
-from mpqc.training.history import Evaluation
 from mpqc.training.optimizer import make_optimizer
 from mpqc.training.phase import Trained, affordable_steps, finish_loop, train
 from mpqc.training.processes import Group
 from mpqc.training.samples import augmented
-from mpqc.workspace import open_workspace
+from mpqc.values.history import Evaluation
+from mpqc.values.plan import uniform_plan
+from mpqc.values.program import Float
+from mpqc.workspace.folder import open_workspace
+from mpqc.workspace.progress import Progress
 from tests.quant_models import images
 from tests.training.phases import RECIPE, data, facts, prepared, run
 

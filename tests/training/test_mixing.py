@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpqc.task import Task, Term
+from mpqc.sensitivity.task import Task, Term
 from mpqc.training.loss import NO_LABEL, Objective
 from mpqc.training.mixing import mixed
 from mpqc.training.recipe import Recipe

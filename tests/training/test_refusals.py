@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from mpqc.cli_options import TrainingTexts, parse_training
-from mpqc.data import open_data
+from mpqc.cli.options import TrainingTexts, parse_training
+from mpqc.data.batches import open_data
 from mpqc.errors import DataError, ModelError, UsageError
+from mpqc.flow.pipeline import Options
 from mpqc.frontend import load_network
-from mpqc.graph import TensorSpec
-from mpqc.pipeline import Options
-from mpqc.sites import find_sites
+from mpqc.quantize.sites import find_sites
 from mpqc.training.faults import refuse_untrainable
 from mpqc.training.processes import Group
 from mpqc.training.recipe import Recipe
 from mpqc.training.samples import augmented, collect, share, step_indices
+from mpqc.values.network import TensorSpec
 from tests.onnx_models import graph_model
 from tests.quant_models import images, weights
 from tests.training.phases import RECIPE, data, facts, prepared

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mpqc.fake_quant import FakeQuantize
 from mpqc.frontend import load_network
-from mpqc.sites import find_sites
-from mpqc.task import find_task
+from mpqc.numerics.fake_quant import FakeQuantize
+from mpqc.quantize.sites import find_sites
+from mpqc.sensitivity.task import find_task
 from mpqc.training.batch_norm import LATENT_NORM
 from mpqc.training.fusion import Fused
 from mpqc.training.processes import Group

@@ -2,7 +2,7 @@
 
 An accumulator that starts at the bits of the float 2^23 + k is, read as float32, k + 2^23 + sum: no conversion. One FMLA then
 gives scale * (sum + K) + offset, rounded once; where that lies in [2^23, 2^24) the rounding is to a whole number, and the
-low half of its bits is the code. Exact means: equal to numerics.requantize for every sum in reach. Both are rising staircases of the
+low half of its bits is the code. Exact means: equal to integer.requantize for every sum in reach. Both are rising staircases of the
 sum with at most 255 steps, so they are equal if each step is taken at the same sum. With scale = multiplier = M * 2^-e, the step to
 code j is taken at the first sum t with M * t + o >= (2 j - 1) * 2^(e - 1), o = M * K + (offset - MAGIC) * 2^e: every step bounds the
 integer o on one side by its sum t and on the other by t - 1. The free choice of K (some millions) puts o between the bounds.
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpqc import numerics
 from mpqc.lowering.kernels.tir import MAGIC, MAGIC_BITS, Expr, intrinsic, reinterpret
+from mpqc.numerics import integer
 
 BASE = 1 << 23
 BASE_BITS = 0x4B000000
@@ -108,7 +108,7 @@ def _steps(least: np.ndarray, most: np.ndarray, m: np.ndarray, bounds: tuple[int
     guess = np.clip(guess, least[:, None] - 4.0, most[:, None] + 4.0).astype(np.int64)
     first = guess + 3
     for step in (2, 1, 0, -1, -2, -3):
-        reached = numerics.requantize(guess + step, m[:, None], zero_point, low, high) >= codes
+        reached = integer.requantize(guess + step, m[:, None], zero_point, low, high) >= codes
         first = np.where(reached & (first == guess + step + 1), guess + step, first)
     return np.clip(first, least[:, None], most[:, None] + 1)
 

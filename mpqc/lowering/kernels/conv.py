@@ -17,7 +17,7 @@ from mpqc.lowering.kernels.packing import pack, products_together, split_segment
 from mpqc.lowering.kernels.requant import Requant
 from mpqc.lowering.kernels.residual import Residual
 from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
-from mpqc.program import Conv, Gemm
+from mpqc.values.program import Conv, Gemm
 
 WEIGHT_BITS = (2, 4, 8)
 PARALLEL_MACS = 1 << 18

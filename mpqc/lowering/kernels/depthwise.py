@@ -27,7 +27,7 @@ from mpqc.lowering.kernels.tir import (
     store,
     symbol,
 )
-from mpqc.program import Conv, Tensor
+from mpqc.values.program import Conv, Tensor
 
 BLOCK = 16
 """Channels a vector holds; weights are padded to a multiple of it"""

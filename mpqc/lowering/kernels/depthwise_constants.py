@@ -12,7 +12,7 @@ from mpqc.lowering.kernels.depthwise_weights import packed
 from mpqc.lowering.kernels.narrow import Narrowing, real
 from mpqc.lowering.kernels.requant import accumulator_range
 from mpqc.lowering.kernels.tir import MAGIC_BITS, Expr, T, cast, intrinsic, reinterpret
-from mpqc.program import Conv, Tensor
+from mpqc.values.program import Conv, Tensor
 
 SMALLEST = np.float32(2.0**-100)
 """Multipliers of which products stay normal floats"""

@@ -34,7 +34,7 @@ from mpqc.lowering.kernels.tir import (
     store,
     symbol,
 )
-from mpqc.program import Conv, Tensor
+from mpqc.values.program import Conv, Tensor
 
 ACCUMULATORS = 16
 """Registers for sums; the others hold operands"""

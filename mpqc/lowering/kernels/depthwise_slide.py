@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mpqc.lowering.kernels.tir import Expr, T
-from mpqc.program import Conv, Tensor
+from mpqc.values.program import Conv, Tensor
 
 LANES = 8
 ROWS = 2

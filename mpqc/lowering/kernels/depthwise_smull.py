@@ -17,7 +17,7 @@ from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.narrow import Narrower, Narrowing, part, real
 from mpqc.lowering.kernels.tir import MAGIC_BITS, Expr, Param, T, bind, cast, function, load, loop, param, store, symbol
-from mpqc.program import Conv, Tensor
+from mpqc.values.program import Conv, Tensor
 
 STRIP_BYTES = 24 * 1024
 """Copied input rows of a group of output rows, where more than one output row is in it: what stays in L1"""

@@ -22,7 +22,7 @@ from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.narrow import Narrower
 from mpqc.lowering.kernels.tir import Expr, Param, T, bind, function, load, loop, param, registers, reinterpret, splat, store, symbol
-from mpqc.program import Conv, Tensor
+from mpqc.values.program import Conv, Tensor
 
 Windows = dict[tuple[int, int], Expr]
 """Vectors of one input column by quad and half of the channels"""

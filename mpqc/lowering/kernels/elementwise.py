@@ -25,8 +25,8 @@ from mpqc.lowering.kernels.tir import (
     store,
     symbol,
 )
-from mpqc.program import Binary, Table, Tensor
-from mpqc.qtype import QParams, QType
+from mpqc.values.program import Binary, Table, Tensor
+from mpqc.values.qtype import QParams, QType
 
 
 def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTarget) -> Kernel:

@@ -9,7 +9,7 @@ from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels.conv import ConvSpec, assemble, plan
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
-from mpqc.program import Gemm
+from mpqc.values.program import Gemm
 
 
 def gemm(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpqc.program import Tensor
+from mpqc.values.program import Tensor
 
 NHWC = (0, 2, 3, 1)
 NCHW = (0, 3, 1, 2)

@@ -35,7 +35,7 @@ from mpqc.lowering.kernels.tir import (
     symbol,
 )
 from mpqc.lowering.kernels.transpose import interleaved
-from mpqc.program import MatMul, Tensor
+from mpqc.values.program import MatMul, Tensor
 
 COLUMNS = 8
 """Columns of a panel and of a register tile"""

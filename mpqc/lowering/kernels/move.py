@@ -11,7 +11,7 @@ from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import order, physical_shape, reordered, strides
 from mpqc.lowering.kernels.tir import Expr, Nest, Param, T, bind, function, load, loop, param, splat, store, symbol
 from mpqc.lowering.kernels.walk import Walk, emit_transposition, transposition, walk, written
-from mpqc.program import Concat, Move, Pad, Tensor
+from mpqc.values.program import Concat, Move, Pad, Tensor
 
 
 def positions(tensor: Tensor) -> np.ndarray:

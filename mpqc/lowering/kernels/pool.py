@@ -27,7 +27,7 @@ from mpqc.lowering.kernels.tir import (
     store,
     symbol,
 )
-from mpqc.program import Pool, Tensor
+from mpqc.values.program import Pool, Tensor
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import channels_last, physical_shape, reordered, strides
 from mpqc.lowering.kernels.tir import Expr, Nest, Param, T, bind, cast, codes, function, load, loop, output_bounds, param, splat, store, symbol
 from mpqc.lowering.kernels.transpose import TILE, interleaved, tiles, transposed
-from mpqc.program import Tensor
+from mpqc.values.program import Tensor
 
 
 def quantize(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:

@@ -25,7 +25,7 @@ from tvm.tirx.script.builder import ir as T
 
 from mpqc.lowering.kernels.emit import Buffer, Expr, bits, joined, load, neon, splat
 from mpqc.lowering.kernels.kernel import Isa
-from mpqc.program import Conv, Gemm
+from mpqc.values.program import Conv, Gemm
 
 MAGIC = 12582912.0
 """1.5 * 2^23: floats near it have steps of one"""

@@ -2,7 +2,7 @@
 
 In float32, four lanes at a time, one rounding an operation:
     q - z_q = rne(clamp(acc * m[c], low_q - z_q, high_q - z_q))        what the convolution alone would have stored, less its zero point
-    out     = clamp(rne((q - z_q) * m_q + (r - z_r) * m_r) + z_y)       numerics.add
+    out     = clamp(rne((q - z_q) * m_q + (r - z_r) * m_r) + z_y)       integer.add
 The bounds are whole numbers, so clamping before rounding changes nothing. Whether the second multiplication and the addition may be
 one fused operation (one rounding instead of two) is found out by trying all pairs of codes when the kernel is written.
 """
@@ -16,11 +16,11 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mpqc import numerics
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels.emit import Buffer, Expr, bits, joined, load, neon, splat
 from mpqc.lowering.kernels.requant import MAGIC, MAGIC_BITS, Place, Requant
-from mpqc.program import Binary, Conv
+from mpqc.numerics import integer
+from mpqc.values.program import Binary, Conv
 
 LIMIT = 2**15 - 300
 """Sums below it, a zero point added, fit int16"""
@@ -95,7 +95,7 @@ def fused_product(operands: Operands, bounds: tuple[int, int] = (-128, 127)) -> 
         return "none"
     x, y = (np.arange(-128, 128, dtype=np.int32) - zero for zero in operands.zero_points[:2])
     x = x[bounds[0] + 128 : bounds[1] + 129][:, None]
-    wanted = numerics.add(x, y, (0, 0), made, other, operands.zero_points[2], -128, 127)
+    wanted = integer.add(x, y, (0, 0), made, other, operands.zero_points[2], -128, 127)
     for fused, (first, m_first), (second, m_second) in (("made", (x, made), (y, other)), ("other", (y, other), (x, made))):
         rounded = (second.astype(np.float32) * np.float32(m_second)).astype(np.float64)
         total = np.rint((first * np.float64(m_first) + rounded).astype(np.float32)) + operands.zero_points[2]

@@ -7,7 +7,7 @@ import numpy as np
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.tir import Expr, Param, T, bind, cast, codes, exact, function, load, loop, param, pieces, splat, store, symbol
-from mpqc.program import Resize, Tensor
+from mpqc.values.program import Resize, Tensor
 
 
 def resize(op: Resize, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:

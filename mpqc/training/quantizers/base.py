@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpqc.fake_quant import QuantizerState, quantizers
-from mpqc.qtype import QParams, QType
+from mpqc.numerics.fake_quant import QuantizerState, quantizers
 from mpqc.training.quantizers.steps import OnePass
+from mpqc.values.qtype import QParams, QType
 
 PIECE = 1 << 17
 """Values widened at once by `product_sum`"""

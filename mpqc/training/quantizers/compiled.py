@@ -11,7 +11,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from mpqc.log_file import LOG
+from mpqc.workspace.log_file import LOG
 
 SOURCES = ("lsq.c", "fused.c", "weights.c", "pool.c")
 HEADERS = ("pool.h",)

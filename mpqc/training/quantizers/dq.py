@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from mpqc.errors import UsageError
-from mpqc.qtype import QParams, QType
 from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState, inside_gradient, is_unsigned, like, parameter, product_sum, set_parameter
 from mpqc.training.quantizers.lsq import lsq, lsq_one_pass
 from mpqc.training.quantizers.one_pass import rounded
 from mpqc.training.quantizers.steps import OnePass, Steps
+from mpqc.values.qtype import QParams, QType
 
 LEAST = 2.0**-8
 MOST_STEP = 1.0

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from mpqc.qtype import QParams, QType
 from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState, is_unsigned, parameter, set_parameter
 from mpqc.training.quantizers.dorefa import fractional_dorefa, magnitude, steps
@@ -15,6 +14,7 @@ from mpqc.training.quantizers.one_pass import rounded
 from mpqc.training.quantizers.pact import FractionalPact, levels
 from mpqc.training.quantizers.pact import step as pact_step
 from mpqc.training.quantizers.steps import OnePass, Steps
+from mpqc.values.qtype import QParams, QType
 
 OFF_INTEGER = 1e-3
 """Lambda keeps this distance from its bounds: at a whole number it has no gradient from the task."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpqc.qtype import QParams, QType
 from mpqc.training.quantizers import native, native_weights
 from mpqc.training.quantizers.base import TrainedState, gradient_scale, inside_gradient, like, parameter, product_sum, rounded_steps, set_parameter
 from mpqc.training.quantizers.steps import OnePass, Steps
+from mpqc.values.qtype import QParams, QType
 
 ONE_BIT_MARGIN = 1
 """Steps beyond both codes of a 1-bit type in which gradients still pass: -1 to 0 alone would leave every positive weight at 0 for good."""

@@ -14,8 +14,8 @@ from harness import A72, A76, HOST, Case, Machine, run
 
 from mpqc.lowering.kernels.kernel import Isa, Kernel
 from mpqc.lowering.kernels.layout import to_physical
-from mpqc.program import Tensor
-from mpqc.qtype import QParams, QType
+from mpqc.values.program import Tensor
+from mpqc.values.qtype import QParams, QType
 
 MACHINES: dict[Isa, Machine] = {"dotprod": A76, "neon": A72, "generic": HOST}
 

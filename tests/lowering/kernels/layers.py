@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from harness import Case, Machine, run
 
-from mpqc import numerics
 from mpqc.lowering.kernels.conv import ConvSpec, conv2d
 from mpqc.lowering.kernels.gemm import gemm
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
-from mpqc.program import Conv, Gemm
+from mpqc.numerics import integer
+from mpqc.values.program import Conv, Gemm
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +32,14 @@ class Layer:
         return make(self.op, self.x.shape, *self.zero_points, KernelTarget(isa, self.cores))
 
     def expected(self) -> np.ndarray:
-        """By the definitions in numerics.py."""
+        """By the definitions in numerics/integer.py."""
         op = self.op
         if isinstance(op, Gemm):
-            acc = numerics.gemm(self.x, op.weight, op.bias)
-            return numerics.requantize(acc, op.multiplier, self.zero_points[1], op.low, op.high).astype(np.int8)
+            acc = integer.gemm(self.x, op.weight, op.bias)
+            return integer.requantize(acc, op.multiplier, self.zero_points[1], op.low, op.high).astype(np.int8)
         shape = {"strides": op.strides, "pads": op.pads, "dilations": op.dilations, "groups": op.groups}
-        acc = numerics.conv2d(self.x.transpose(0, 3, 1, 2), op.weight, op.bias, pad_value=self.zero_points[0], **shape)
-        codes = numerics.requantize(acc, op.multiplier[:, None, None], self.zero_points[1], op.low, op.high)
+        acc = integer.conv2d(self.x.transpose(0, 3, 1, 2), op.weight, op.bias, pad_value=self.zero_points[0], **shape)
+        codes = integer.requantize(acc, op.multiplier[:, None, None], self.zero_points[1], op.low, op.high)
         return codes.transpose(0, 2, 3, 1).astype(np.int8)
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpqc import numerics
 from mpqc.lowering.kernels.affine import MAGIC_BITS, Affine, _first_in_range, affine
+from mpqc.numerics import integer
 
 
 def fused(form: Affine, acc: np.ndarray, bias: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def test_every_accumulator_gives_the_code_of_numerics(magnitude: float, zero_poi
         form = affine(acc[:1], acc[-1:], np.array([bias]), m, (zero_point, low, 127))
         assert form is not None
         if form.proven[0]:
-            want = numerics.requantize(acc, m, zero_point, low, 127)
+            want = integer.requantize(acc, m, zero_point, low, 127)
             np.testing.assert_array_equal(np.clip(fused(form, acc, bias), low, 127), want)
             proven += 1
         else:

@@ -10,13 +10,13 @@ from checking import ISAS, Expected, check, codes, expected, quantized
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mpqc import numerics
 from mpqc.lowering.kernels.depthwise import depthwise
 from mpqc.lowering.kernels.depthwise_smull import together
 from mpqc.lowering.kernels.depthwise_weights import packed
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.requant import accumulator_range
-from mpqc.program import Conv
+from mpqc.numerics import integer
+from mpqc.values.program import Conv
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def case(rng: np.random.Generator, isa: Isa, spec: Spec) -> Expected:
         bias = np.clip(spec.bias, -(2**31) - least, 2**31 - 1 - most).astype(np.int32)
     m = (rng.uniform(0.0002, 0.01, count) * spec.scale * 128 / half).astype(np.float32)
     window = {"strides": spec.strides, "pads": spec.pads, "dilations": spec.dilations, "groups": spec.channels}
-    acc = numerics.conv2d(x, weight, bias, pad_value=zero_x, **window)
-    y = numerics.requantize(acc, m[:, None, None], zero_y, spec.low, 127)
+    acc = integer.conv2d(x, weight, bias, pad_value=zero_x, **window)
+    y = integer.requantize(acc, m[:, None, None], zero_y, spec.low, 127)
     op = Conv("n", (), (), weight, spec.bits, bias, m, spec.strides, spec.pads, spec.dilations, spec.channels, spec.low, 127)
     tx, ty = quantized(x.shape, zero_x), quantized(y.shape, zero_y)
     return expected(depthwise(op, tx, ty, KernelTarget(isa)), [(x, tx)], (y, ty), str(spec))

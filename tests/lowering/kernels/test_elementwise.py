@@ -8,10 +8,10 @@ from checking import ISAS, Expected, check, codes, expected, quantized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpqc import numerics
 from mpqc.lowering.kernels.elementwise import binary, table
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
-from mpqc.program import Binary, Table
+from mpqc.numerics import integer
+from mpqc.values.program import Binary, Table
 
 PAIRS = [
     ((1, 16, 9, 9), (1, 16, 9, 9)),
@@ -32,8 +32,8 @@ PAIRS = [
 
 def reference(op: Binary, a: np.ndarray, b: np.ndarray, zeros: tuple[int, int], zero: int) -> np.ndarray:
     if op.kind == "mul":
-        return numerics.multiply(a, b, zeros, op.m_a, zero, op.low, op.high)
-    return numerics.add(a, b, zeros, op.m_a, op.m_b, zero, op.low, op.high, subtract=op.kind == "sub")
+        return integer.multiply(a, b, zeros, op.m_a, zero, op.low, op.high)
+    return integer.add(a, b, zeros, op.m_a, op.m_b, zero, op.low, op.high, subtract=op.kind == "sub")
 
 
 def case(
@@ -93,7 +93,7 @@ def test_table(isa: Isa) -> None:
         entries, t = codes(rng, (256,)), quantized(shape)
         x = np.arange(-128, 128).astype(np.int8) if shape == (256,) else codes(rng, shape)
         kernel = table(Table("n", (), (), entries, "f"), t, t, KernelTarget(isa))
-        cases.append(expected(kernel, [(x, t)], (numerics.lookup(x, entries), t)))
+        cases.append(expected(kernel, [(x, t)], (integer.lookup(x, entries), t)))
     check(cases, isa)
 
 

@@ -8,10 +8,10 @@ from checking import ISAS, Expected, check, codes, expected, quantized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpqc import numerics
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.matmul import matmul
-from mpqc.program import MatMul, Tensor
+from mpqc.numerics import integer
+from mpqc.values.program import MatMul, Tensor
 
 SHAPES = [
     ((3, 98, 64), (3, 64, 98)),
@@ -29,10 +29,10 @@ SHAPES = [
 def case(rng: np.random.Generator, isa: Isa, shapes: tuple[tuple[int, ...], tuple[int, ...]], spread: float, extreme: bool = False) -> Expected:
     zeros = [-128, 127, -128] if extreme else [int(i) for i in rng.integers(-128, 128, 3)]
     a, b = (np.full(s, v, np.int8) for s, v in zip(shapes, (127, -128), strict=True)) if extreme else (codes(rng, s) for s in shapes)
-    acc = numerics.matmul(a, b, (zeros[0], zeros[1]))
+    acc = integer.matmul(a, b, (zeros[0], zeros[1]))
     m = np.float32(spread / (np.abs(acc).max(initial=1) + 1))
     bounds = (-100, 90) if rng.random() < 0.5 else (-128, 127)
-    y = numerics.requantize(acc, m, zeros[2], *bounds)
+    y = integer.requantize(acc, m, zeros[2], *bounds)
     op = MatMul("n", (), (), float(m), *bounds)
     tensors = [plain_rows(array.shape, zero) for array, zero in zip((a, b, y), zeros, strict=True)]
     kernel = matmul(op, *tensors, KernelTarget(isa))

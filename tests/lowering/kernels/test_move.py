@@ -11,7 +11,7 @@ from checking import ISAS, Expected, check, expected, plain, quantized
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.move import concat, is_view, move, pad, relayout
 from mpqc.lowering.kernels.walk import walk
-from mpqc.program import Concat, Move, Pad, Tensor
+from mpqc.values.program import Concat, Move, Pad, Tensor
 
 MAKERS: dict[str, Callable[[tuple[int, ...]], Tensor]] = {
     "codes": quantized,

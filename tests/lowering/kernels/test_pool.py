@@ -8,10 +8,10 @@ from checking import ISAS, Expected, check, codes, expected, quantized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpqc import numerics
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.pool import pool
-from mpqc.program import Pool
+from mpqc.numerics import integer
+from mpqc.values.program import Pool
 
 SPECS = [
     ((1, 16, 9, 9), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
@@ -35,9 +35,9 @@ def case(rng: np.random.Generator, isa: Isa, spec: tuple, kind: str, *, per_posi
     m = np.asarray(rng.uniform(0.2, 1.5, sizes if per_position else ()) / np.prod(kernel), np.float32)
     window = {"strides": strides, "pads": pads, "dilations": dilations}
     if kind == "max":
-        y = numerics.max_pool(x, kernel, low=low, high=high, **window)
+        y = integer.max_pool(x, kernel, low=low, high=high, **window)
     else:
-        y = numerics.average_pool(x, kernel, (zero_x, zero_y), m, low, high, **window)
+        y = integer.average_pool(x, kernel, (zero_x, zero_y), m, low, high, **window)
     op = Pool("n", (), (), kind, kernel, strides, pads, dilations, m, low, high)
     tx, ty = quantized(shape, zero_x), quantized(y.shape, zero_x if kind == "max" else zero_y)
     return expected(pool(op, tx, ty, KernelTarget(isa)), [(x, tx)], (y, ty))
@@ -54,7 +54,7 @@ def test_pool(isa: Isa) -> None:
 def test_pool_of_rank_3() -> None:
     rng = np.random.default_rng(6)
     x, op = codes(rng, (2, 5, 17)), Pool("n", (), (), "average", (1, 3), (1, 2), (0, 1, 0, 1), (1, 1), np.float32(0.4), -128, 127)
-    y = numerics.average_pool(x[:, :, None], op.kernel, (3, -4), op.multiplier, -128, 127, strides=op.strides, pads=op.pads)[:, :, 0]
+    y = integer.average_pool(x[:, :, None], op.kernel, (3, -4), op.multiplier, -128, 127, strides=op.strides, pads=op.pads)[:, :, 0]
     tx, ty = quantized(x.shape, 3), quantized(y.shape, -4)
     check([expected(pool(op, tx, ty, KernelTarget("generic")), [(x, tx)], (y, ty))], "generic")
 

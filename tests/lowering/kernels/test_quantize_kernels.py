@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from checking import ISAS, check, expected, plain, quantized
 
-from mpqc import numerics
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.quantize import dequantize, quantize
 
@@ -32,12 +31,10 @@ def test_quantize_and_dequantize(isa: Isa) -> None:
         for scale, zero in SCALES if index < 3 else SCALES[index % 5 : index % 5 + 1]:
             real, integer = plain(shape), quantized(shape, zero, scale)
             x = values(rng, shape, scale)
-            q = numerics.quantize(x, integer.qparams)
+            q = integer.quantize(x, integer.qparams)
             cases.append(expected(quantize(real, integer, KernelTarget(isa)), [(x, real)], (q, integer), f"{scale} {zero}"))
             cases.append(
-                expected(
-                    dequantize(integer, real, KernelTarget(isa)), [(q.astype(np.int8), integer)], (numerics.dequantize(q, integer.qparams), real)
-                )
+                expected(dequantize(integer, real, KernelTarget(isa)), [(q.astype(np.int8), integer)], (integer.dequantize(q, integer.qparams), real))
             )
     check(cases, isa)
 
@@ -47,7 +44,7 @@ def test_quantize_and_dequantize(isa: Isa) -> None:
 def test_narrow_types_saturate_at_their_own_bounds(bits: int) -> None:
     real, integer = plain((5, 9)), quantized((5, 9), -1, 0.1, bits)
     x = values(np.random.default_rng(bits), (5, 9), 0.1)
-    check([expected(quantize(real, integer, KernelTarget("generic")), [(x, real)], (numerics.quantize(x, integer.qparams), integer))], "generic")
+    check([expected(quantize(real, integer, KernelTarget("generic")), [(x, real)], (integer.quantize(x, integer.qparams), integer))], "generic")
 
 
 def test_equal_shapes_share_a_name_whatever_the_scale() -> None:

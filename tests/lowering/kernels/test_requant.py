@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpqc.lowering.kernels.requant import Requant, accumulator_range, channels, choose, scalars
-from mpqc.program import Gemm
+from mpqc.values.program import Gemm
 
 
 def gemm(weight: np.ndarray, *, bias: int = 0, multiplier: float = 0.001, low: int = -128, bits: int = 8) -> Gemm:

@@ -1,4 +1,4 @@
-"""Convolutions that add another tensor at their end: bit for bit the convolution's codes, then numerics.add."""
+"""Convolutions that add another tensor at their end: bit for bit the convolution's codes, then integer.add."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from harness import A76, Case, run
 from layers import Layer, conv, with_op
 
-from mpqc import numerics
 from mpqc.lowering.kernels import conv as conv_module
 from mpqc.lowering.kernels.conv import ConvSpec, conv2d
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.residual import Residual, residual
-from mpqc.program import Binary
+from mpqc.numerics import integer
+from mpqc.values.program import Binary
 
 pytestmark = pytest.mark.emulator
 
@@ -41,7 +41,7 @@ def joined(layer: Layer, add: Binary, zeros: tuple[int, int, int], rng: np.rando
     assert added is not None
     kernel = conv2d(layer.op, layer.x.shape, *layer.zero_points, KernelTarget("dotprod", layer.cores), added)
     pair, pair_zeros = ((made, other), zeros[:2]) if add.inputs[0] == "y" else ((other, made), zeros[1::-1])
-    wanted = numerics.add(*pair, pair_zeros, add.m_a, add.m_b, zeros[2], add.low, add.high)
+    wanted = integer.add(*pair, pair_zeros, add.m_a, add.m_b, zeros[2], add.low, add.high)
     return Case(kernel, (layer.x, other), layer.threads), wanted.astype(np.int8), added
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mpqc.errors import UsageError
-from mpqc.numerics import dequantize, quantize
-from mpqc.qtype import QParams, QType
+from mpqc.numerics.integer import dequantize, quantize
 from mpqc.training.quantizers import DqPowerOfTwoState, DqUniformState
 from mpqc.training.quantizers.dq import DqPowerOfTwo, DqUniform
+from mpqc.values.qtype import QParams, QType
 
 
 def qparams(bits: int, scale: float, zero: int = 0) -> QParams:

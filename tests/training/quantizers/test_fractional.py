@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mpqc.numerics import dequantize, quantize
-from mpqc.qtype import QParams, QType
+from mpqc.numerics.integer import dequantize, quantize
 from mpqc.training.quantizers import FractionalActivation, FractionalWeight
 from mpqc.training.quantizers.dorefa import dorefa, fractional_dorefa, magnitude
 from mpqc.training.quantizers.pact import FractionalPact, clipped
+from mpqc.values.qtype import QParams, QType
 
 
 def qparams(bits: int, scale: object, zero: int = 0, axis: int | None = None) -> QParams:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mpqc.fake_quant import fake_quantize
-from mpqc.numerics import dequantize, quantize
-from mpqc.qtype import QParams, QType
+from mpqc.numerics.fake_quant import fake_quantize
+from mpqc.numerics.integer import dequantize, quantize
 from mpqc.training.quantizers import LsqState, at_bits, lsq
 from mpqc.training.quantizers.base import product_sum
+from mpqc.values.qtype import QParams, QType
 
 
 def qparams(bits: int, scale: object, zero: object = 0, axis: int | None = None) -> QParams:

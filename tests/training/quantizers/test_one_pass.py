@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpqc.qtype import QParams, QType
 from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState
 from mpqc.training.quantizers.dq import DqUniformState
 from mpqc.training.quantizers.fractional import FractionalActivation
 from mpqc.training.quantizers.lsq import LsqState
 from mpqc.training.quantizers.one_pass import Running, normalised, rounded
+from mpqc.values.qtype import QParams, QType
 
 MAKE: dict[str, Callable[[], TrainedState]] = {
     "lsq": lambda: LsqState(per_sample=True),

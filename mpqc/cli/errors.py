@@ -1,0 +1,109 @@
+"""The one place where a failure becomes a line on stderr and an exit code. Users never see a traceback."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mpqc.errors import MpqcError
+from mpqc.workspace.launch import launched
+
+INTERRUPTED = 130
+LOG = logging.getLogger("mpqc")
+LOG.addHandler(logging.NullHandler())  # without one, logging would print errors to stderr itself
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Runs `command`; its exit code, with one clear line on stderr where it failed."""
+    interrupts: list[int] = []
+    with _noted(interrupts):
+        try:
+            code = command()
+            sys.stdout.flush()  # here, where a full disk or a reader that left can still be told
+        except KeyboardInterrupt:
+            return _interrupted()
+        except Exception as error:
+            # Code that runs under a C++ library may see Ctrl-C as an error of that library
+            return _interrupted() if interrupts else _failed(error)
+    if interrupts:  # typer turns KeyboardInterrupt into a silent exit code
+        return _interrupted()
+    return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _noted(interrupts: list[int]) -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as always, and leaves a mark in `interrupts`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _frame: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted() -> int:
+    return _complain("interrupted: finished phases are kept in the output folder, run the same command to go on", INTERRUPTED)
+
+
+def _failed(error: Exception) -> int:
+    if isinstance(error, MpqcError):
+        return _complain(str(error), error.exit_code)
+    if isinstance(error, BrokenPipeError):
+        _close_stdout()  # the reader left, as `| head` does: nobody to tell
+        return 1
+    if isinstance(error, MemoryError):
+        return _complain("out of memory: use fewer --samples or a smaller network", 1)
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno == errno.ENOSPC:
+            _close_stdout()
+        return _complain(f"{error.filename or 'file'}: {error.strerror or error}", 1)
+    return _other(error)
+
+
+def _close_stdout() -> None:
+    """What is still buffered goes nowhere: Python would try once more at its end, and complain."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is no file of the system: nothing is tried at the end
+        return
+
+
+def _other(error: Exception) -> int:
+    """Usage faults found by the command-line library carry their own code; anything else is mpqc's own fault."""
+    code, show = getattr(error, "exit_code", None), getattr(error, "format_message", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and callable(show):
+        print(show(), file=sys.stderr)
+        return 2
+    if isinstance(code, int):
+        return _complain(show(), code) if callable(show) else code
+    details = next(iter(getattr(error, "__notes__", ())), None) or _save_traceback(error)
+    return _complain(f"internal error: {type(error).__name__}: {error} (a bug; details in {details})", 1)
+
+
+def _save_traceback(error: Exception) -> Path:
+    with tempfile.NamedTemporaryFile("w", prefix="mpqc-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)))
+    return Path(file.name)
+
+
+def _complain(line: str, code: int) -> int:
+    if launched().leads or "internal error" in line:  # of several processes one tells what all see
+        print(f"mpqc: {' '.join(line.split())}", file=sys.stderr)
+    return code

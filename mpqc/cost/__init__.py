@@ -1,0 +1,1 @@
+"""What a network costs on a target: microseconds, bytes, bit operations, nanojoules."""

@@ -1,0 +1,253 @@
+"""The cost model: what a node costs on a target at given widths, in microseconds, bytes, bit operations and nanojoules.
+
+Latency comes from cost rows (fitted, see cost_fit) or from an analytic model that the target file states with its source; a
+target with neither refuses latency by name. Sizes, memory, bit operations and average bits need no rows.
+Latencies are those of one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from math import ceil, prod
+
+from mpqc.cost.fit import Context, Fit, Run, Widths, fit_rows
+from mpqc.cost.storage import packable
+from mpqc.cost.workload import Workload, conversion, fused_additions, workload
+from mpqc.errors import TargetError
+from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Target
+from mpqc.targets.schema import Analytic, Caches
+from mpqc.values.budget import Resource
+from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
+
+FLOAT_BITS = 32
+CHANNEL_BYTES = 8
+"""Bias (int32) and scale (float32) of one output channel."""
+PACKING_CYCLES = 0.5
+"""A value of a packed activation, loaded or stored: the most that benchmarks/activations_a76.py finds (0.2 to 0.5), so that a latency budget holds"""
+
+
+class CostModel:
+    """Prices nodes and sites of any network on `target`."""
+
+    def __init__(
+        self,
+        target: Target,
+        context: Context | None = None,
+        boundary: tuple[Workload, ...] = (),
+        packed: frozenset[str] = frozenset(),
+        fused: frozenset[str] = frozenset(),
+    ) -> None:
+        """`boundary`: kernels that every run of the network needs whatever the plan, counted as fixed. `packed`: activation sites that
+        may lie in the target's packed containers. `fused`: Adds that a convolution does."""
+        self.packed, self.fused = packed, fused
+        self.target = target
+        self.context = context or Context()
+        self.boundary = boundary
+
+    def for_network(self, table: SiteTable) -> CostModel:
+        """This model for one network: its weights (counted at their widest) push each other out of the caches, values that enter
+        and leave the integer program are converted."""
+        widest = max(self.target.choices.weights)
+        total = sum(self.weight_bytes(site, widest) for site in table.sites if site.kind is SiteKind.WEIGHT)
+        return CostModel(self.target, Context(network_weight_bytes=float(total)), conversions(table), packable(table), self._fused(table))
+
+    def _fused(self, table: SiteTable) -> frozenset[str]:
+        return fused_additions(table) if self.target.has_dotprod and self.target.llvm else frozenset()
+
+    def choices(self, site: Site) -> tuple[int, ...]:
+        """Widths that `site` may be given, ascending."""
+        side = self.target.choices.weights if site.kind is SiteKind.WEIGHT else self.target.choices.activations
+        return tuple(sorted(side))
+
+    @property
+    def origin(self) -> str:
+        """Where latencies come from, for reports; `none` where the target has no latency."""
+        if self.target.analytic:
+            return f"analytic: {self.target.analytic.source}"
+        if not self.target.rows:
+            return "none"
+        kinds = sorted({row.origin for row in self.target.rows})
+        days, commits = sorted({row.date for row in self.target.rows}), sorted({row.commit for row in self.target.rows})
+        span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        return f"{' and '.join(kinds)}: {len(self.target.rows)} rows, {span}, commit {', '.join(commits)}"
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        """The fitted kernels with their errors, for reports; empty for an analytic model."""
+        return tuple(self._fits.values())
+
+    def can_bound(self, resource: Resource) -> bool:
+        """Whether the target knows this resource."""
+        if resource is Resource.LATENCY:
+            return bool(self.target.rows or self.target.analytic)
+        return resource is not Resource.ENERGY or self.target.energy is not None
+
+    def require(self, resource: Resource) -> None:
+        """Raises TargetError, naming target and resource, where the target does not know `resource`."""
+        if self.can_bound(resource):
+            return
+        lacks = "cost rows" if resource is Resource.LATENCY else "energy table"
+        hint = "bound size, BOPs, bits or memory instead, or give the target cost rows (cost_rows in its TOML)"
+        raise TargetError(f"{resource.value} cannot be bounded", where=self.target.name, why=f"the target has no {lacks}", hint=hint)
+
+    def microseconds(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int) -> float:
+        """Time of one run of `node` on one core; an output that stays float counts 32 bits.
+
+        Raises TargetError where the target has no latency or no kernel for it.
+        """
+        self.require(Resource.LATENCY)
+        work = self._workload(node)
+        if work is None:
+            return 0.0
+        computed = input_bits if work.macs or output_bits >= FLOAT_BITS else (*input_bits, output_bits)
+        widths = self._widths(node, work, weight_bits, computed)
+        return (self._cycles(work, widths, output_bits) + self._packing_cycles(node, input_bits, output_bits)) / self._cycles_a_microsecond
+
+    def _packing_cycles(self, node: OpNode, input_bits: tuple[int, ...], output_bits: int) -> float:
+        """What unpacking and packing the activations around `node` costs, where the target stores them packed."""
+        widest = max(self.target.containers.packed_activations, default=0)
+        names = [name for name in node.inputs if name]
+        read = sum(bits <= widest and name in self.packed for name, bits in zip(names, input_bits, strict=False))
+        written = output_bits <= widest and node.output in self.packed
+        return PACKING_CYCLES * (read * prod(node.input_shape) + written * prod(node.output_shape))
+
+    def fixed_microseconds(self) -> float:
+        """Time of a run that no plan changes: the runtime's own and, after `for_network`, conversions from and to float."""
+        self.require(Resource.LATENCY)
+        bits = _container(8, self.target.containers.activations)
+        conversions = sum(self._cycles(work, (None, bits), bits) for work in self.boundary)
+        return (self._row_cycles("run") + conversions) / self._cycles_a_microsecond
+
+    def weight_bytes(self, site: Site, bits: int) -> int:
+        """Bytes of the weight as stored: `bits` rounded up to a container, packed, whole bytes."""
+        return ceil(site.elements * _container(bits, self.target.containers.weights) / 8)
+
+    def overhead_bytes(self, site: Site) -> int:
+        """Bytes of scale and bias that go with a weight, whatever its width."""
+        channels = 1 if site.axis is None else site.shape[site.axis]
+        return channels * CHANNEL_BYTES
+
+    def activation_bytes(self, site: Site, bits: int) -> int:
+        """Bytes of the activation as stored: `bits` rounded up to a container, packed, whole bytes.
+
+        A container that only packed activations have counts after `for_network`, which knows what lies around the site.
+        """
+        containers = self.target.containers
+        fitting = (*containers.activations, *(containers.packed_activations if site.name in self.packed else ()))
+        return ceil(site.elements * _container(bits, fitting) / 8)
+
+    def bit_operations(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> int:
+        """MACs x weight bits x activation bits; the second input's bits where two activations are multiplied. Float counts 32 bits."""
+        if not node.macs:
+            return 0
+        first = input_bits[0] if input_bits else FLOAT_BITS
+        second = input_bits[1] if node.weight is None and len(input_bits) > 1 else weight_bits or FLOAT_BITS
+        return node.macs * first * second
+
+    def nanojoules(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> float:
+        """Energy of `node`'s multiply-accumulates. Raises TargetError where the target has no energy table or no entry."""
+        self.require(Resource.ENERGY)
+        energy = self.target.energy
+        work = self._workload(node)
+        if work is None or not work.macs or energy is None:
+            return 0.0
+        weights, activations = self._widths(node, work, weight_bits, input_bits)
+        table = {(entry.weight_bits, entry.activation_bits): entry.picojoules for entry in energy.macs}
+        picojoules = table.get((weights or activations, activations))
+        if picojoules is None:
+            raise TargetError(f"no energy at w{weights}a{activations}", where=f"{self.target.name}: {node.name}")
+        return work.macs * picojoules / 1e3
+
+    def has_kernel(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> bool:
+        """Whether the target can run `node` at these widths, in the next wider kernel where they have none of their own."""
+        work = self._workload(node)
+        return work is None or self._kernel_widths(work, weight_bits, input_bits) is not None
+
+    def _workload(self, node: OpNode) -> Workload | None:
+        """The kernel run of `node`, as a kind that the target lists."""
+        work = workload(node)
+        if work is None:
+            return None
+        kind = OpKind.RESIDUAL if node.name in self.fused else work.kind
+        known = any(kind in facts.ops for facts in self.target.kernels)
+        return replace(work, kind=kind if known else STAND_INS.get(kind, kind))
+
+    @property
+    def _cycles_a_microsecond(self) -> float:
+        return (self.target.clock_hz or 1) / 1e6
+
+    @cached_property
+    def _fits(self) -> Mapping[tuple[OpKind, Widths], Fit]:
+        return fit_rows(self.target.rows, self._caches) if self.target.rows else {}
+
+    @property
+    def _caches(self) -> Caches:
+        return self.target.caches or Caches(l1d_bytes=1)
+
+    def _row_cycles(self, kernel: str) -> float:
+        return next((row.cycles for row in self.target.rows if row.kernel == kernel), 0.0)
+
+    def _kernel_widths(self, work: Workload, weight_bits: int | None, activation_bits: tuple[int, ...]) -> Widths | None:
+        weights = weight_bits if work.kind in WEIGHTED else None
+        return self.target.kernel_bits(work.kind, weights, max(activation_bits, default=max(self.target.containers.activations)))
+
+    def _widths(self, node: OpNode, work: Workload, weight_bits: int | None, activation_bits: tuple[int, ...]) -> Widths:
+        widths = self._kernel_widths(work, weight_bits, activation_bits)
+        if widths is None:
+            asked = f"weights of {weight_bits} and activations of {activation_bits} bits"
+            raise TargetError(f"no {work.kind.value} kernel for {asked}", where=f"{self.target.name}: {node.name}", hint="give it wider types")
+        return widths
+
+    def _cycles(self, work: Workload, widths: Widths, output_bits: int) -> float:
+        if self.target.analytic:
+            output_container = min(output_bits, FLOAT_BITS)
+            if output_bits < FLOAT_BITS:
+                output_container = _container(output_bits, self.target.containers.activations)
+            return _roofline(self.target.analytic, work, widths, output_container, self.target.name)
+        fit = self._fits.get((work.kind, widths)) or self._fits.get((STAND_INS.get(work.kind, work.kind), widths))
+        if fit is None:
+            raise TargetError(
+                f"no cost rows for {work.kind.value} at {_named(widths)}", where=self.target.name, hint="bound size, BOPs or bits instead"
+            )
+        return fit.cycles(Run(work.shape, widths, self._caches, self.context)) + (0.0 if fit.kind is OpKind.RESIDUAL else self._row_cycles("call"))
+
+
+def conversions(table: SiteTable) -> tuple[Workload, ...]:
+    """Kernels that bring values into the integer program and out of it: what no node writes is quantized, what none reads dequantized."""
+    written = {node.output for node in table.nodes}
+    read = {name for node in table.nodes for name in node.inputs}
+    sites = [site for site in table.sites if site.kind is SiteKind.ACTIVATION]
+    entering = [conversion(OpKind.QUANTIZE, site.shape) for site in sites if site.name not in written]
+    leaving = [conversion(OpKind.DEQUANTIZE, node.output_shape) for node in table.nodes if node.output not in read]
+    return (*entering, *leaving)
+
+
+def _container(bits: int, containers: tuple[int, ...]) -> int:
+    fitting = [width for width in containers if width >= bits]
+    if not fitting:
+        raise TargetError(f"{bits} bits fit in no container", hint=f"widest is {max(containers)} bits")
+    return min(fitting)
+
+
+def _named(widths: Widths) -> str:
+    return f"a{widths[1]}" if widths[0] is None else f"w{widths[0]}a{widths[1]}"
+
+
+def _roofline(model: Analytic, work: Workload, widths: Widths, output_bits: int, target: str) -> float:
+    weights, activations = widths
+    rate = next((r.per_cycle for r in model.rates if work.kind in r.ops and (r.weight_bits, r.activation_bits) == widths), None)
+    if rate is None:
+        raise TargetError(f"no analytic rate for {work.kind.value} at {_named(widths)}", where=f"{target}: analytic.rates")
+    weight_cycles = work.weights * (weights or 0) / 8 / model.weight_bytes_per_cycle
+    activation_bytes = (work.shape.inputs * activations + work.shape.outputs * output_bits) / 8
+    activation_cycles = activation_bytes / model.activation_bytes_per_cycle
+    traffic = weight_cycles + activation_cycles if model.shared_bus else max(weight_cycles, activation_cycles)
+    return max(_work(work) / rate, traffic)
+
+
+def _work(work: Workload) -> float:
+    if work.kind in (OpKind.MAX_POOL, OpKind.AVERAGE_POOL):
+        return work.shape.outputs * work.shape.kernel_h * work.shape.kernel_w
+    return work.macs or work.shape.outputs

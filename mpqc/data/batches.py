@@ -1,0 +1,251 @@
+"""Data for calibration, sensitivities and training: every kind of source becomes re-iterable batches of the network's fixed shapes.
+
+Sources: an ONNX Runtime CalibrationDataReader (get_next, rewind), any iterable or generator of arrays, tuples or dicts, a callable that
+returns one, a DataLoader, a .npz or .npy file (never pickled), a folder of images or .npy files, or None for noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mpqc.data.sources import Item, item_stream
+from mpqc.errors import DataError
+from mpqc.values.network import TensorSpec
+
+Batch = dict[str, np.ndarray]
+NOISE_NOTE = "no data was given: inputs are seeded noise, so ranges and sensitivities say little about real data"
+FAR = 50.0
+"""Beyond what normalised samples reach"""
+_TO_NUMBER_KINDS = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}
+"""numpy kind of the network's input -> kinds of data that convert to it without a doubt"""
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Re-iterable batches: each iteration yields dicts of input name -> array of exactly the input's shape and dtype."""
+
+    inputs: tuple[TensorSpec, ...]
+    origin: str
+    """reader | iterable | callable | loader | npz | npy | images | arrays | noise"""
+    limit: int
+    """At most so many samples"""
+    stream: Callable[[], Iterator[Item]] = field(repr=False)
+    prepare: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for batch, _ in self.labelled())
+
+    def labelled(self) -> Iterator[tuple[Batch, np.ndarray | None]]:
+        """Batches with their labels (int64 [batch]), None where the source has none.
+
+        Raises DataError naming the input and the sample for data that does not fit, and where there is no sample at all.
+        """
+        if self.batch_size is None:
+            yield from self._whole()
+            return
+        waiting: list[tuple[Batch, int | None]] = []
+        empty = True
+        for sample in islice(self._samples(), self.limit):
+            waiting.append(sample)
+            if len(waiting) == self.batch_size:
+                yield self._join(waiting)
+                waiting, empty = [], False
+        if empty and not waiting:
+            raise DataError("there is no sample in the data", hint="give at least one")
+        if empty:  # fewer samples than one batch: repeated until it is full
+            yield self._join([waiting[index % len(waiting)] for index in range(self.batch_size)])
+
+    def raw(self) -> Iterator[Item]:
+        """The items of the source with their own dtypes, not normalised: [n, ...] of the input's sample shape, at most `limit` samples.
+
+        Raises DataError as `labelled` does. `prepared` makes of them what the network takes.
+        """
+        index = 0
+        for item in self.stream():
+            arrays = {spec.name: self._fit(_typed_as_is(self._given(item, spec, index), spec, index), spec, index) for spec in self.inputs}
+            count = self._count(arrays, index)
+            kept = slice(0, min(count, self.limit - index))
+            yield Item({name: array[kept] for name, array in arrays.items()}, None if item.labels is None else item.labels[kept])
+            index += count
+            if index >= self.limit:
+                return
+        if not index:
+            raise DataError("there is no sample in the data", hint="give at least one")
+
+    def prepared(self, name: str, array: np.ndarray) -> np.ndarray:
+        """`array` [n, ...] of `raw` as the input `name` takes it."""
+        spec = next(spec for spec in self.inputs if spec.name == name)
+        return self._prepared(array.astype(spec.dtype), spec)
+
+    @property
+    def batch_size(self) -> int | None:
+        """The first dimension that all inputs have in common, None where they have none (states, caches)."""
+        sizes = {spec.shape[0] if spec.shape else 0 for spec in self.inputs}
+        return sizes.pop() if len(sizes) == 1 and 0 not in sizes else None
+
+    def _samples(self) -> Iterator[tuple[Batch, int | None]]:
+        index = 0
+        for item in self.stream():
+            arrays = {spec.name: self._fit(self._input(item, spec, index), spec, index) for spec in self.inputs}
+            for row in range(self._count(arrays, index)):
+                yield {name: array[row] for name, array in arrays.items()}, None if item.labels is None else int(item.labels[row])
+                index += 1
+
+    @staticmethod
+    def _count(arrays: Batch, index: int) -> int:
+        counts = {name: array.shape[0] for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise DataError(f"inputs with different numbers of samples: {counts}", where=f"sample {index}")
+        return next(iter(counts.values()))
+
+    def _whole(self) -> Iterator[tuple[Batch, np.ndarray | None]]:
+        count = -1
+        for count, item in enumerate(islice(self.stream(), self.limit)):
+            yield {spec.name: self._exact(self._input(item, spec, count), spec, count) for spec in self.inputs}, item.labels
+        if count < 0:
+            raise DataError("there is no sample in the data", hint="give at least one")
+
+    def _input(self, item: Item, spec: TensorSpec, index: int) -> np.ndarray:
+        return self._prepared(_typed(self._given(item, spec, index), spec, index), spec)
+
+    @staticmethod
+    def _given(item: Item, spec: TensorSpec, index: int) -> np.ndarray:
+        if spec.name not in item.arrays:
+            raise DataError("the data has no array for this input", where=f"{spec.name}, sample {index}", why=f"it has {', '.join(item.arrays)}")
+        return item.arrays[spec.name]
+
+    def _prepared(self, array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+        return self.prepare(array) if spec.name == self.inputs[0].name and spec.dtype == "float32" else array
+
+    def _fit(self, array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+        """`array` with a first dimension that counts samples, whatever their number."""
+        array = array[None] if array.shape == spec.shape[1:] else array
+        if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:] or array.shape[0] == 0:
+            raise _misfit(array, spec, index)
+        return _finite(array, spec, index)
+
+    def _exact(self, array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+        if array.shape != spec.shape:
+            raise _misfit(array, spec, index)
+        return _finite(array, spec, index)
+
+    @staticmethod
+    def _join(samples: list[tuple[Batch, int | None]]) -> tuple[Batch, np.ndarray | None]:
+        batch = {name: np.stack([arrays[name] for arrays, _ in samples]) for name in samples[0][0]}
+        labels = [label for _, label in samples]
+        return batch, None if None in labels else np.asarray(labels, np.int64)
+
+
+def open_data(
+    source: Any,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    limit: int,
+    mean: Any = None,
+    std: Any = None,
+    scale: float | None = None,
+    labels: bool = False,
+    seed: int = 0,
+    noise: tuple[float, float] | None = None,
+) -> Batches:
+    """`source` as batches for `inputs`, at most `limit` samples.
+
+    Args:
+        source: see the module's docstring; None gives noise (`seed`), which `origin` and `notes` say.
+        noise: least and largest value of the noise, uniform between them; without it the noise is standard normal.
+        mean, std, scale: the first input becomes (x * scale - mean) / std; mean and std are one number or one a channel.
+        labels: keep an integer second item (or an array called `labels`) as the label; otherwise it is ignored.
+    Raises:
+        DataError: the source is missing, empty, of no known kind, or pickled; while iterating: wrong shape or dtype, NaN, infinity.
+    """
+    if limit < 1:
+        raise DataError(f"a limit of {limit} samples leaves none", where="data")
+    if isinstance(source, Batches):
+        return replace(source, limit=min(limit, source.limit))
+    origin, stream = item_stream(source, inputs, limit=limit, labels=labels, seed=seed, noise=noise)
+    prepare = _normalizer(inputs[0], mean, std, scale) if origin != "noise" else _unchanged
+    return Batches(inputs, origin, limit, stream, prepare, (NOISE_NOTE,) if origin == "noise" else ())
+
+
+def _unchanged(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _normalizer(spec: TensorSpec, mean: Any, std: Any, scale: float | None) -> Callable[[np.ndarray], np.ndarray]:
+    if mean is None and std is None and scale is None:
+        return _unchanged
+    offset, spread = (_along_channels(value, spec, name, neutral) for value, name, neutral in ((mean, "mean", 0.0), (std, "std", 1.0)))
+    if np.any(spread == 0):
+        raise DataError("std is zero", where="data: std")
+    factor = np.float32(1.0 if scale is None else scale)
+    return lambda array: ((array * factor - offset) / spread).astype(np.float32)
+
+
+def _along_channels(value: Any, spec: TensorSpec, name: str, neutral: float) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(neutral if value is None else value, np.float32))
+    if array.size == 1:
+        return array.reshape(())
+    axis = next((axis for axis in (1, len(spec.shape) - 1) if 0 <= axis < len(spec.shape) and spec.shape[axis] == array.size), None)
+    if axis is None:
+        raise DataError(f"{name} has {array.size} values and the input has the shape {list(spec.shape)}", where=f"data: {name}")
+    return array.reshape([array.size if index == axis else 1 for index in range(1, len(spec.shape))])
+
+
+def _typed(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+    return _typed_as_is(array, spec, index).astype(spec.dtype)
+
+
+def _typed_as_is(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+    if array.dtype.kind not in _TO_NUMBER_KINDS.get(np.dtype(spec.dtype).kind, ""):
+        raise DataError(f"expected {spec.dtype}, found {array.dtype}", where=f"{spec.name}, sample {index}")
+    return array
+
+
+def _misfit(array: np.ndarray, spec: TensorSpec, index: int) -> DataError:
+    where = f"{spec.name}, sample {index}"
+    return DataError(f"expected the shape {list(spec.shape)}, found {list(array.shape)}", where=where, hint="any first dimension is cut into batches")
+
+
+def _finite(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+    if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+        row = int(np.argwhere(~np.isfinite(array))[0][0]) if array.ndim else 0
+        fault = "NaN" if np.any(np.isnan(array)) else "an infinite value"
+        raise DataError(f"{fault} in the data", where=f"{spec.name}, sample {index + row}")
+    return array
+
+
+def digest_of(batches: Batches) -> str:
+    """SHA-256 of all samples, hexadecimal."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name in sorted(batch):
+            digest.update(np.ascontiguousarray(batch[name]).tobytes())
+    return digest.hexdigest()
+
+
+def notes_on_scale(batches: Batches) -> tuple[str, ...]:
+    """A warning where samples are far larger after normalisation than any network expects: mean and std for pixels of 0..1, pixels of 0..255."""
+    if batches.prepare is _unchanged:
+        return ()
+    largest = float(np.abs(next(iter(batches))[batches.inputs[0].name]).max(initial=0))
+    if largest <= FAR:
+        return ()
+    return (f"normalised samples reach {largest:.0f}: are --mean and --std for pixels of 0..1 and the pixels 0..255? Then multiply both by 255",)
+
+
+def check_labels(labels: np.ndarray, batches: Batches) -> None:
+    """Raises DataError for labels that are not one whole number a sample of `batches`."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
+        raise DataError(f"expected class indices of shape [n], found {labels.dtype} {list(labels.shape)}", where="labels")
+    samples = sum(len(next(iter(batch.values()))) for batch in batches)
+    if batches.origin == "noise":
+        raise DataError("labels need the data that they belong to", where="labels", hint="add --data")
+    if len(labels) < samples or (batches.origin == "images" and len(labels) != samples):
+        raise DataError(f"{len(labels)} labels for {samples} samples", where="labels", hint="one for each sample, in the order of the data")

@@ -1,0 +1,224 @@
+"""The kinds of data sources, each turned into a function that starts a fresh stream of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpqc.errors import DataError
+from mpqc.values.network import TensorSpec
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
+LABELS = "labels"
+"""Name of the array of labels in a .npz file or a dict."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """What a source gives at once: one sample or several, by input name; not checked yet."""
+
+    arrays: Mapping[str, np.ndarray]
+    labels: np.ndarray | None = None
+    """int64 [samples]"""
+
+
+Stream = Callable[[], Iterator[Item]]
+Noise = tuple[float, float]
+"""Least and largest value of uniform noise"""
+
+
+def item_stream(
+    source: Any, inputs: tuple[TensorSpec, ...], *, limit: int, labels: bool, seed: int, noise: Noise | None = None
+) -> tuple[str, Stream]:
+    """The origin of `source` (see Batches.origin) and a function that starts a stream of its items. Raises DataError."""
+    if source is None:
+        return "noise", lambda: _noise(inputs, limit, seed, noise)
+    if isinstance(source, (str, Path)):
+        return _path(Path(source), inputs, limit, labels)
+    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+        return "arrays", lambda: iter([_item(source, inputs, labels)])
+    if isinstance(source, (Mapping, tuple)):  # one item; a list is an iterable of items
+        return "arrays", lambda: iter([_item(source, inputs, labels)])
+    if hasattr(source, "get_next"):
+        return "reader", _items(_reader(source, limit), inputs, labels)
+    if callable(source) and not isinstance(source, Iterable):
+        return "callable", _items(lambda: iter(source()), inputs, labels)
+    if isinstance(source, Iterable):
+        origin = "loader" if hasattr(source, "dataset") else "iterable"
+        return origin, _items(_replayed(source, limit), inputs, labels)
+    raise DataError(f"{type(source).__name__} is no kind of data", where="data", hint="give a path, an iterable, a DataLoader or a data reader")
+
+
+def rereadable(source: Any) -> Any:
+    """`source`, or, where it can be read only once (a generator, a data reader without rewind), a list of all that it gives."""
+    if hasattr(source, "get_next") and not hasattr(source, "rewind"):
+        return list(iter(source.get_next, None))
+    return list(source) if isinstance(source, Iterator) else source
+
+
+def _items(start: Callable[[], Iterator[Any]], inputs: tuple[TensorSpec, ...], labels: bool) -> Stream:
+    return lambda: (_item(raw, inputs, labels) for raw in start())
+
+
+def _replayed(source: Iterable[Any], limit: int) -> Callable[[], Iterator[Any]]:
+    """A generator can be read once: keep what it gave. Anything else starts afresh by itself."""
+    if not isinstance(source, Iterator):
+        return lambda: iter(source)
+    return _cache(source, limit)
+
+
+def _cache(source: Iterator[Any], limit: int) -> Callable[[], Iterator[Any]]:
+    kept: list[Any] = []
+
+    def start() -> Iterator[Any]:
+        yield from kept
+        for raw in source:
+            if len(kept) >= limit:  # an item holds at least one sample
+                return
+            kept.append(raw)
+            yield raw
+
+    return start
+
+
+def _reader(reader: Any, limit: int) -> Callable[[], Iterator[Any]]:
+    if not hasattr(reader, "rewind"):
+        return _cache(iter(reader.get_next, None), limit)
+
+    def start() -> Iterator[Any]:
+        reader.rewind()
+        return iter(reader.get_next, None)
+
+    return start
+
+
+def _item(raw: Any, inputs: tuple[TensorSpec, ...], labels: bool) -> Item:
+    if isinstance(raw, Mapping):
+        found = {str(name): _array(value) for name, value in raw.items()}
+        arrays = _named(found, inputs)
+        return Item(arrays, _labels(found.get(LABELS)) if labels else None)
+    parts = list(raw) if isinstance(raw, (tuple, list)) else [raw]
+    if len(parts) < len(inputs):
+        raise DataError(f"{len(parts)} arrays for {len(inputs)} inputs", where="data", hint=f"expected {', '.join(spec.name for spec in inputs)}")
+    arrays = {spec.name: _array(part) for spec, part in zip(inputs, parts, strict=False)}
+    rest = parts[len(inputs) :]
+    return Item(arrays, _labels(_array(rest[0])) if labels and rest else None)
+
+
+def _named(found: dict[str, np.ndarray], inputs: tuple[TensorSpec, ...]) -> dict[str, np.ndarray]:
+    """Arrays by input name; the only array of data for a network with one input needs no matching name."""
+    data = [name for name in found if name != LABELS]
+    if len(inputs) == len(data) == 1:
+        return {inputs[0].name: found[data[0]]}
+    return found
+
+
+def _labels(array: np.ndarray | None) -> np.ndarray | None:
+    return np.atleast_1d(array).astype(np.int64) if array is not None and array.dtype.kind in "iu" and array.ndim <= 1 else None
+
+
+def _array(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):  # a torch tensor, without importing torch
+        value = value.detach().cpu().numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise DataError("an item is no array", where="data", why=str(error)) from error
+
+
+def _noise(inputs: tuple[TensorSpec, ...], limit: int, seed: int, noise: Noise | None) -> Iterator[Item]:
+    generator = np.random.default_rng(seed)
+    for _ in range(limit):
+        yield Item({spec.name: _noise_array(spec, generator, noise) for spec in inputs})
+
+
+def _noise_array(spec: TensorSpec, generator: np.random.Generator, noise: Noise | None) -> np.ndarray:
+    if np.dtype(spec.dtype).kind == "f":
+        values = generator.standard_normal(spec.shape) if noise is None else generator.uniform(*noise, spec.shape)
+        return values.astype(spec.dtype)
+    return np.zeros(spec.shape, spec.dtype)  # indices and sizes: 0 is the one value that is always legal
+
+
+def _path(path: Path, inputs: tuple[TensorSpec, ...], limit: int, labels: bool) -> tuple[str, Stream]:
+    if not path.exists():
+        raise DataError("no such file or folder", where=str(path))
+    if path.is_dir():
+        return _folder(path, inputs, limit)
+    if path.suffix == ".npz":
+        return "npz", lambda: iter([_item(load_arrays(path), inputs, labels)])
+    if path.suffix == ".npy":
+        return "npy", lambda: iter([_item(_load_npy(path), inputs, labels)])
+    raise DataError(f"{path.suffix or 'no suffix'} is no kind of data file", where=str(path), hint="give .npz, .npy or a folder of images")
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    loaded = load_arrays(path)
+    if isinstance(loaded, dict):
+        raise DataError("a .npy file that is really a .npz file", where=str(path), hint="rename it")
+    return loaded
+
+
+def load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of a .npy file or the arrays by name of a .npz file. Nothing is unpickled. Raises DataError."""
+    import zipfile
+
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else np.asarray(loaded)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if "pickle" in str(error):
+        return DataError("pickled objects, which are never loaded, or no numpy file", where=str(path), hint="save plain arrays with numpy.save")
+    return DataError("cannot read the file", where=str(path), why=str(error))
+
+
+def _folder(path: Path, inputs: tuple[TensorSpec, ...], limit: int) -> tuple[str, Stream]:
+    if len(inputs) != 1:
+        raise DataError(
+            f"a folder holds one input and the network has {len(inputs)}", where=str(path), hint="give a .npz file or an iterable of dicts"
+        )
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (*IMAGES, ".npy"))
+    if not files:
+        raise DataError("no image or .npy file in the folder", where=str(path), hint=f"looked for {', '.join((*IMAGES, '.npy'))}")
+    # spread over the whole folder: sorted names often begin with one class
+    chosen = [files[round(index)] for index in np.linspace(0, len(files) - 1, min(limit, len(files)))]
+    return "images", lambda: (Item({inputs[0].name: _file(file, inputs[0])}) for file in chosen)
+
+
+def _file(path: Path, spec: TensorSpec) -> np.ndarray:
+    return _load_npy(path) if path.suffix.lower() == ".npy" else read_image(path, spec)
+
+
+def read_image(path: Path, spec: TensorSpec) -> np.ndarray:
+    """The image in `path` as float32 0..255 with one sample of `spec` (NCHW or NHWC by where 1, 3 or 4 channels stand).
+
+    It is scaled (bilinear) to cover height x width and its centre is cut out. Raises DataError.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    height, width, channels, first = _layout(spec)
+    try:
+        with Image.open(path) as image:
+            converted = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+            fitted = ImageOps.fit(converted, (width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(fitted, np.float32).reshape(height, width, channels)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError("cannot read the image", where=str(path), why=str(error)) from error
+    return pixels.transpose(2, 0, 1) if first else pixels
+
+
+def _layout(spec: TensorSpec) -> tuple[int, int, int, bool]:
+    shape = spec.shape
+    if len(shape) == 4 and shape[1] in (1, 3, 4):
+        return shape[2], shape[3], shape[1], True
+    if len(shape) == 4 and shape[3] in (1, 3, 4):
+        return shape[1], shape[2], shape[3], False
+    raise DataError(f"an image does not fit the shape {list(shape)}", where=spec.name, hint="give arrays instead of images")

@@ -1,0 +1,182 @@
+"""From an integer program to what runs: module, bundle, and the commands that run them. The pipeline's lower half."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpqc.errors import DataError, ModelError, RunError, UsageError
+from mpqc.values.program import Float, Program
+from mpqc.workspace.folder import Workspace, file_digest, open_workspace, to_json
+from mpqc.workspace.log_file import logged
+from mpqc.workspace.progress import Progress
+
+if TYPE_CHECKING:
+    from mpqc.data.batches import Batches
+    from mpqc.runtime.description import Description
+    from mpqc.targets import Target
+
+NO_CODE = "cost-only target: plan and QDQ file, no program"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What was written for a target. `module_bytes` is 0 for a cost-only target."""
+
+    target: str
+    module_bytes: int = 0
+    constant_bytes: int = 0
+    """Weights, tables and other constants inside the module, as stored"""
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """What the module needs while it runs, see runtime.description.Memory; empty for a cost-only target"""
+    note: str = ""
+
+
+def write_artifacts(program: Program, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:
+    """Writes model.so, and bundle/ for an AArch64 target; nothing for a cost-only one.
+
+    The bundle's inputs are the first sample of `batches`, its expected outputs those of the interpreter.
+    """
+    workspace.remove("bundle")
+    if target.lowering == "cost-only":
+        workspace.remove("model.so")
+        return Artifacts(target.name, note=NO_CODE)
+    from mpqc.lowering import build, lower
+
+    lowered = lower(program, target)
+    with workspace.replacing("model.so") as partial:
+        build(lowered, partial)
+    if target.llvm is not None and target.llvm.mtriple.startswith("aarch64"):
+        _write_bundle(program, lowered, workspace, batches)
+    from mpqc.runtime.description import Description
+
+    size = workspace.path("model.so").stat().st_size
+    return Artifacts(target.name, size, lowered.constant_bytes, asdict(Description.parse(lowered.description).memory))
+
+
+def write_nothing(program: Program, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:
+    """What write_artifacts is for all processes but the first."""
+    return Artifacts(target.name, note="the first process writes the program")
+
+
+def _write_bundle(program: Program, lowered: Any, workspace: Workspace, batches: Batches | None) -> None:
+    from mpqc.numerics.interpreter import interpret
+    from mpqc.runtime import write_bundle
+
+    inputs = sample_inputs(program) if batches is None else next(iter(batches))
+    with workspace.replacing("bundle") as partial:
+        write_bundle(partial, lowered, workspace.path("model.so"), inputs=inputs, expected=interpret(program, inputs))
+
+
+def sample_inputs(program: Program, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded noise for every input of `program`, for bundles made without data."""
+    random = np.random.default_rng(seed)
+    specs = [program.tensors[name] for name in program.inputs]
+    return {spec.name: random.standard_normal(spec.shape).astype(spec.dtype) for spec in specs}
+
+
+def lower_file(
+    model: Path, target: str, output: Path, *, shapes: Mapping[str, tuple[int, ...]], force: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Compiles the QDQ file `model` for `target` into `output`; returns what was written, for printing.
+
+    Raises ModelError for a file that cannot be read or has no Q/DQ at all.
+    """
+    from mpqc.qdq.read.program import read_qdq
+    from mpqc.targets import load_target
+
+    progress, chip = progress or Progress(quiet=True), load_target(target)
+    if chip.lowering == "cost-only":
+        raise UsageError("cannot be lowered to", where=target, why=NO_CODE)
+    workspace = open_workspace(output, force=force)
+    with logged(workspace.root, f"lower {model}", {"target": target, "shapes": dict(shapes)}):
+        with progress.phase("read"):
+            program = read_qdq(model, shapes=shapes)
+            _need_quantized(program, model)
+        with progress.phase("lower"):
+            artifacts = write_artifacts(program, chip, workspace)
+        workspace.write_bytes("model.qdq.onnx", model.read_bytes())
+        summary = _summary(program, artifacts, model)
+        workspace.write_text("lowered.json", to_json(summary))
+    return summary
+
+
+def _need_quantized(program: Program, model: Path) -> None:
+    if not any(tensor.qparams for tensor in program.tensors.values()):
+        raise ModelError("nothing is quantized in it", where=str(model), why="it has no Q/DQ nodes", hint="mpqc compile chooses bits for it")
+
+
+def _summary(program: Program, artifacts: Artifacts, model: Path) -> dict[str, Any]:
+    floats = [{"name": op.name, "ops": ", ".join(op.op_types), "reason": op.reason} for op in program.ops if isinstance(op, Float)]
+    return {
+        "schema_version": 1,
+        "model": file_digest(model),
+        "target": artifacts.target,
+        "integer_ops": len(program.ops) - len(floats),
+        "floats": floats,
+        "module_bytes": artifacts.module_bytes,
+        "constant_bytes": artifacts.constant_bytes,
+        "memory": dict(artifacts.memory),
+    }
+
+
+def run_folder(folder: Path, arrays: Sequence[np.ndarray], *, emulate: bool, threads: int = 1) -> dict[str, np.ndarray]:
+    """Runs what a compile or lower wrote to `folder`, in the emulator or built anew for this machine.
+
+    `arrays` are the inputs in order, any number of stacked samples; none: the bundle's own. Raises RunError, DataError.
+    """
+    bundle = folder / "bundle" if (folder / "bundle").is_dir() else folder
+    if not (bundle / "model.json").is_file():
+        raise RunError("holds no bundle", where=str(folder), hint="give the output folder of mpqc compile or mpqc lower for an AArch64 target")
+    description = _description(bundle)
+    inputs = _own_inputs(bundle, description) if not arrays else _named([value.name for value in description.inputs], arrays)
+    if emulate:
+        from mpqc.runtime import run_emulated
+
+        return run_emulated(bundle, inputs, threads=threads)
+    return _run_on_host(folder, inputs, threads)
+
+
+def _run_on_host(folder: Path, inputs: Mapping[str, np.ndarray], threads: int) -> dict[str, np.ndarray]:
+    from mpqc.lowering import build, lower
+    from mpqc.qdq.read.program import read_qdq
+    from mpqc.runtime import run_host
+    from mpqc.targets import load_target
+
+    source = folder / "model.qdq.onnx"
+    if not source.is_file():
+        raise RunError("holds no model.qdq.onnx", where=str(folder), hint="give the output folder of mpqc compile or mpqc lower")
+    workspace = Workspace(folder)
+    kept = workspace.checkpoint("host", file_digest(source)).with_suffix(".so")
+    if not kept.is_file():
+        with workspace.replacing(str(kept.relative_to(folder))) as partial:
+            build(lower(read_qdq(source), load_target("host")), partial)
+    return run_host(kept, inputs, threads=threads)
+
+
+def _description(bundle: Path) -> Description:
+    """What the bundle's module takes and gives. Raises RunError for a damaged model.json."""
+    from mpqc.runtime.description import Description
+
+    path = bundle / "model.json"
+    return Description.parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+
+def _own_inputs(bundle: Path, description: Description) -> dict[str, np.ndarray]:
+    from mpqc.data.sources import load_arrays
+
+    files = {value.name: bundle / "inputs" / value.file for value in description.inputs}
+    missing = [str(file) for file in files.values() if not file.is_file()]
+    if missing:
+        raise DataError("the bundle has no inputs of its own", where=missing[0], hint="give --input FILE.npy")
+    return {name: np.asarray(load_arrays(file)) for name, file in files.items()}
+
+
+def _named(names: Sequence[str], arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    if len(names) != len(arrays):
+        raise DataError(f"{len(arrays)} inputs given, {len(names)} needed", where=", ".join(names), hint="one --input for each, in this order")
+    return dict(zip(names, arrays, strict=True))

@@ -1,0 +1,55 @@
+"""Which plan a compile starts from: the user's own, the uniform one, or the allocator's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mpqc.errors import PlanError
+from mpqc.values.plan import Plan, uniform_plan
+from mpqc.values.site import SiteTable
+
+if TYPE_CHECKING:
+    from mpqc.cost.model import CostModel
+    from mpqc.flow.pipeline import Analysis, Options
+
+
+def choose_plan(analysis: Analysis, options: Options, cost_model: CostModel) -> Plan:
+    """The plan: the user's own, the uniform one, or the best inside the budgets. Raises BudgetInfeasibleError where it does not fit."""
+    from mpqc.allocator import allocate, evaluate
+
+    table = analysis.table
+    if options.plan is not None:
+        return evaluate(table, checked(options.plan, table), cost_model, options.budgets)
+    if analysis.sensitivities is None:
+        uniform = uniform_plan(table, cost_model.target.name, *options.uniform_bits)
+        return evaluate(table, checked(with_fixed(uniform, options.fixed), table), cost_model, options.budgets)
+    solving = {"seconds": options.solver_seconds, "seed": options.seed, "fixed": options.fixed}
+    plan = allocate(table, analysis.sensitivities, cost_model, options.budgets, **solving)  # type: ignore[arg-type]
+    return replace(plan, strategy=analysis.sensitivities.method)
+
+
+def with_fixed(plan: Plan, fixed: Mapping[str, int | None]) -> Plan:
+    """`plan` with the user's own bits for some sites. Raises PlanError for a site that it does not have."""
+    strangers = sorted(set(fixed) - {choice.site for choice in plan.choices})
+    if strangers:
+        raise PlanError("no such site", where=strangers[0], hint="see sites.json or `mpqc analyze` for the names")
+    changed = (replace(choice, bits=fixed[choice.site], reason="fixed by the user") if choice.site in fixed else choice for choice in plan.choices)
+    return replace(plan, choices=tuple(changed))
+
+
+def checked(plan: Plan, table: SiteTable) -> Plan:
+    """`plan`, if it fits the network. Raises PlanError for unknown sites, missing ones, and groups that disagree, by name."""
+    known = {choice.site for choice in plan.choices}
+    strangers, missing = sorted(known - set(table.by_name)), sorted(set(table.by_name) - known)
+    if strangers or missing:
+        fault = f"unknown: {strangers[0]}" if strangers else f"missing: {missing[0]}"
+        raise PlanError("the plan is not for this network", where=fault, hint="make one with mpqc allocate and edit its bits")
+    if plan.pruned and plan.pruned != table.pruned:
+        raise PlanError("the plan is for a network with other channels pruned", where=plan.pruned[0].node, hint="compile the network it was made for")
+    for name, sites in table.groups.items():
+        widths = {site.name: plan.bits(site.name) for site in sites}
+        if len(set(widths.values())) > 1:
+            raise PlanError(f"sites that share qparams have different bits: {widths}", where=name)
+    return plan

@@ -1,0 +1,28 @@
+"""The proof that no accumulator of a program leaves int32, as numbers that a report can show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mpqc.values.program import Conv, Gemm, Program, Tensor
+
+LIMIT = 2**31
+"""int32 holds -LIMIT to LIMIT - 1"""
+
+
+def accumulator_peaks(program: Program) -> dict[str, int]:
+    """Name of each Conv and Gemm -> the largest |accumulator| that any input and any order of summation can reach.
+
+    max over output channels of |bias[o]| + max|q_x| * sum|w[o]|, with the range of the input's qtype (at most 128 for int8 codes). A
+    program from `read_qdq` has only values below LIMIT, or exactly -LIMIT: layers that could reach more stay float.
+    """
+    return {op.name: _peak(op, program.tensors) for op in program.ops if isinstance(op, Conv | Gemm)}
+
+
+def _peak(op: Conv | Gemm, tensors: Mapping[str, Tensor]) -> int:
+    q = tensors[op.inputs[0]].qparams
+    assert q is not None, op.name
+    reach = np.abs(op.weight.astype(np.int64)).reshape(op.weight.shape[0], -1).sum(axis=1) * -q.qtype.qmin
+    return int((np.abs(op.bias.astype(np.int64)) + reach).max(initial=0))

@@ -1,0 +1,1 @@
+"""The waist: a plan as standard QDQ ONNX, and what a QDQ file means."""

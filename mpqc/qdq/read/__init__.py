@@ -1,0 +1,1 @@
+"""Reading QDQ ONNX files: the parts behind mpqc.qdq.read.program.read_qdq."""

@@ -1,0 +1,125 @@
+"""Add, Sub and Mul of quantized tensors, and every elementwise function of one of them as a table of 256 codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+from mpqc.numerics import integer
+from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
+from mpqc.qdq.read.linear import match_matmul
+from mpqc.qdq.read.moves import MOVES
+from mpqc.qdq.read.probe import session
+from mpqc.qdq.read.quantizers import constant
+from mpqc.qdq.read.source import is_elementwise
+from mpqc.values.program import Binary, Op, Table
+
+KINDS = {"Add": "add", "Sub": "sub", "Mul": "mul"}
+_CODES = 256
+
+
+def match_binary(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
+    """Add, Sub or Mul of two quantized tensors or of one and a quantized constant; MatMul + constant as one Gemm."""
+    biased = _biased_matmul(builder, node, target)
+    if biased is not None:
+        return biased
+    a, b = (builder.codes.get(name) for name in node.input)
+    if a is not None and b is not None:
+        return [_binary(node, a, b, target)]
+    if a is None and b is None:
+        return "neither operand is quantized"
+    return _with_constant(builder, node, target)
+
+
+def _biased_matmul(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str | None:
+    if node.op_type != "Add":
+        return None
+    for product, bias in (tuple(node.input), tuple(node.input)[::-1]):
+        producer = builder.source.producers.get(product)
+        if producer is not None and producer.op_type == "MatMul" and builder.source.real(bias) is not None:
+            return match_matmul(builder, producer, target, bias)
+    return None
+
+
+def _binary(node: NodeProto, a: Codes, b: Codes, target: Target) -> Op:
+    m_a, m_b = _factors(KINDS[node.op_type], a.qparams.scale, b.qparams.scale, target)
+    return Binary(node.name, (a.name, b.name), (target.name,), KINDS[node.op_type], m_a, m_b, target.low, target.high)
+
+
+def _factors(kind: str, scale_a: np.ndarray, scale_b: np.ndarray, target: Target) -> tuple[float, float]:
+    if kind == "mul":
+        return float(integer.multiplier(scale_a, scale_b, target.qparams.scale)), 1.0
+    return float(integer.ratio(scale_a, target.qparams.scale)), float(integer.ratio(scale_b, target.qparams.scale))
+
+
+def _with_constant(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
+    first = node.input[0] in builder.codes
+    x = builder.codes[node.input[0] if first else node.input[1]]
+    other = node.input[1] if first else node.input[0]
+    if builder.source.real(other) is None:
+        return f"operand {other} is not quantized"
+    found = constant(builder.source, other)
+    if isinstance(found, str):
+        return found
+    kind = KINDS[node.op_type]
+    m_a, m_b = _factors(kind, x.qparams.scale, np.asarray(found.scale), target)
+    if kind == "sub" and not first:  # c - x = (-x) + c: negating a factor is exact
+        kind, m_a = "add", -m_a
+    return [Binary(node.name, (x.name,), (target.name,), kind, m_a, m_b, target.low, target.high, found.codes, found.zero_point)]
+
+
+def match_table(builder: Builder, name: str, target: Target) -> list[Op] | str:
+    """The elementwise expression that ends in float tensor `name` as one Table, when it reads a single code tensor."""
+    found = _cone(builder, name)
+    if isinstance(found, str):
+        return found
+    nodes, source = found
+    x = builder.codes[source]
+    if any(builder.source.shapes[output] != x.shape for node in nodes for output in node.output):
+        return "the function broadcasts its input"
+    table = integer.table(lambda values: _run(builder, nodes, source, name, values), x.qparams, target.qparams)
+    clamped = np.clip(table, target.low, target.high).astype(np.int8)
+    label = "+".join(node.op_type for node in nodes)
+    return [Table(nodes[-1].name, (x.name,), (target.name,), clamped, label)]
+
+
+def _cone(builder: Builder, name: str) -> tuple[list[NodeProto], str] | str:
+    """Elementwise nodes behind `name` in execution order, and the one quantized tensor that they read."""
+    inside: dict[str, NodeProto] = {}
+    sources: dict[str, str] = {}
+    pending = [name]
+    while pending:
+        current = pending.pop()
+        if current in builder.codes:
+            sources[builder.codes[current].name] = current
+            continue
+        real = builder.source.real(current)
+        if real is not None:
+            if real.size != 1:
+                return "a constant of the function is not one number"
+            continue
+        node = builder.source.producers.get(current)
+        if node is None or not is_elementwise(node):
+            return UNQUANTIZED if node is None or node.op_type in MOVES else f"{node.op_type} has no integer kernel"
+        if node.name not in inside:
+            inside[node.name] = node
+            pending += [part for part in node.input if part]
+    if len(sources) != 1:
+        return "the function reads more than one tensor"
+    return [node for node in builder.source.nodes if node.name in inside], next(iter(sources.values()))
+
+
+def _run(builder: Builder, nodes: Iterable[NodeProto], source: str, name: str, values: np.ndarray) -> np.ndarray:
+    """float32 [256] of the expression in ONNX Runtime's float kernels, the ones that the float network runs."""
+    aliases = {part for node in nodes for part in node.input if part in builder.codes}
+    constants = {part: builder.source.real(part) for node in nodes for part in node.input if part and part not in aliases}
+    initializers = [numpy_helper.from_array(np.ascontiguousarray(value.reshape(())), part) for part, value in constants.items() if value is not None]
+    feeds = [helper.make_tensor_value_info(part, onnx.TensorProto.FLOAT, [_CODES]) for part in sorted(aliases)]
+    result = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [_CODES])
+    graph = helper.make_graph([*nodes], "function", feeds, [result], initializers)
+    proto = builder.source.model
+    model = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    return np.asarray(session(model.SerializeToString()).run([name], dict.fromkeys(sorted(aliases), values))[0])

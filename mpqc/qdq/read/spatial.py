@@ -1,0 +1,169 @@
+"""Pools, Pad, Resize and Concat of quantized tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import NodeProto
+
+from mpqc.numerics import integer
+from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
+from mpqc.qdq.read.geometry import Pair, Quad, declared_pads, explicit_pads, pair, spatial
+from mpqc.qdq.read.source import attribute
+from mpqc.values.program import Concat, Move, Op, Pad, Pool, Resize
+
+_LINEAR_MODES = {"linear", "bilinear"}
+
+
+def match_average(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
+    """AveragePool, GlobalAveragePool or ReduceMean over the spatial axes as an average Pool, or the reason why not."""
+    x = builder.codes.get(node.input[0])
+    if x is None:
+        return UNQUANTIZED
+    if node.op_type == "AveragePool":
+        return _windowed_average(builder, node, x, target)
+    if node.op_type == "ReduceMean" and not reduces_space(builder, node, x):
+        return "ReduceMean over other axes than the spatial ones has no integer kernel"
+    return _global_average(builder, node, x, target)
+
+
+def reduces_space(builder: Builder, node: NodeProto, x: Codes) -> bool:
+    """Whether the reduction runs over exactly the axes behind the channels of a 3-D or 4-D tensor."""
+    given = attribute(node, "axes", None)
+    if len(node.input) > 1 and node.input[1]:
+        values = builder.source.constants.get(node.input[1])
+        given = None if values is None else values.reshape(-1).tolist()
+    return len(x.shape) in (3, 4) and given is not None and sorted(axis % len(x.shape) for axis in given) == list(range(2, len(x.shape)))
+
+
+def _windowed_average(builder: Builder, node: NodeProto, x: Codes, target: Target) -> list[Op] | str:
+    if len(x.shape) not in (3, 4):
+        return f"{len(x.shape) - 2}-D pooling has no integer kernel"
+    kernel, strides, dilations = (pair(attribute(node, key, default)) for key, default in _window(node))
+    pads = explicit_pads(node, x.shape, target.shape, kernel, strides, dilations)
+    declared = declared_pads(node, x.shape, target.shape, kernel, strides, dilations)
+    counts = _counts(x, kernel, strides, dilations, pads, declared if attribute(node, "count_include_pad", 0) else (0, 0, 0, 0))
+    if (counts == 0).any():
+        return "a window lies wholly in the padding"
+    count = counts if (counts != counts.flat[0]).any() else counts.flat[0]
+    m = integer.average_multiplier(x.qparams.scale, target.qparams.scale, count)
+    return [Pool(node.name, (x.name,), (target.name,), "average", kernel, strides, pads, dilations, m, target.low, target.high)]
+
+
+def _window(node: NodeProto) -> tuple[tuple[str, list[int]], ...]:
+    return (("kernel_shape", []), ("strides", [1]), ("dilations", [1]))
+
+
+def _counts(x: Codes, kernel: Pair, strides: Pair, dilations: Pair, pads: Quad, counted: Quad) -> np.ndarray:
+    """Elements that each window's average divides by, [oh, ow]: the input's, and of the padding those in `counted`."""
+    height, width = spatial(x.shape)
+    ones = np.pad(np.ones((height, width), dtype=np.int64), ((counted[0], counted[2]), (counted[1], counted[3])), constant_values=1)
+    rest = tuple(full - part for full, part in zip(pads, counted, strict=True))
+    padded = np.pad(ones, ((rest[0], max(rest[2], 0)), (rest[1], max(rest[3], 0))))
+    return integer.windows(padded, kernel, strides, dilations).sum(axis=(-2, -1))
+
+
+def _global_average(builder: Builder, node: NodeProto, x: Codes, target: Target) -> list[Op] | str:
+    if len(x.shape) not in (3, 4):
+        return f"{len(x.shape) - 2}-D pooling has no integer kernel"
+    kernel = spatial(x.shape)
+    m = integer.average_multiplier(x.qparams.scale, target.qparams.scale, kernel[0] * kernel[1])
+    full = x.shape[:2] + (1,) * (len(x.shape) - 2)
+    window = ((1, 1), (0, 0, 0, 0), (1, 1), m, target.low, target.high)
+    if target.shape == full:
+        return [Pool(node.name, (x.name,), (target.name,), "average", kernel, *window)]
+    kept = builder.new_codes(f"{target.name}_pooled", full, target.coding)
+    return [Pool(node.name, (x.name,), (kept.name,), "average", kernel, *window), Move(node.name, (kept.name,), (target.name,), "Reshape")]
+
+
+def max_pool(builder: Builder, node: NodeProto, x: Codes, y: Codes) -> Op | str:
+    """MaxPool or GlobalMaxPool on codes: maxima of codes are codes of maxima."""
+    if len(x.shape) not in (3, 4):
+        return f"{len(x.shape) - 2}-D pooling has no integer kernel"
+    if len([name for name in node.output if name]) > 1:
+        return "MaxPool with indices has no integer kernel"
+    ones, limits = np.ones((), dtype=np.float32), (x.qparams.qtype.qmin, x.qparams.qtype.qmax)
+    if node.op_type == "GlobalMaxPool":
+        return Pool(node.name, (x.name,), (y.name,), "max", spatial(x.shape), (1, 1), (0, 0, 0, 0), (1, 1), ones, *limits)
+    kernel, strides, dilations = (pair(attribute(node, key, default)) for key, default in _window(node))
+    pads = explicit_pads(node, x.shape, y.shape, kernel, strides, dilations)
+    return Pool(node.name, (x.name,), (y.name,), "max", kernel, strides, pads, dilations, ones, *limits)
+
+
+def match_concat(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
+    """Concat of quantized tensors, each brought to the output's qparams by a Table where it has others."""
+    parts = [builder.codes.get(name) for name in node.input]
+    if any(part is None for part in parts):
+        return "an input is not a quantized activation"
+    start = len(builder.ops)
+    codes = [builder.recoded(part, target.coding, f"{target.name}_{i}", node.name) for i, part in enumerate(parts) if part is not None]
+    tables, builder.ops[start:] = builder.ops[start:], []
+    axis = attribute(node, "axis", 0) % len(target.shape)
+    return [*tables, Concat(node.name, tuple(part.name for part in codes), (target.name,), axis)]
+
+
+def match_pad(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
+    """Constant Pad by non-negative amounts as Pad, behind a Table where the qparams change; other modes are moves."""
+    x = builder.codes.get(node.input[0])
+    if x is None:
+        return UNQUANTIZED
+    pads, value = pad_amounts(builder, node, len(x.shape)), _pad_value(builder, node)
+    if pads is None or value is None:
+        return "pads are not constant"
+    if min(pads, default=0) < 0:
+        return "negative pads have no integer kernel"
+    code = int(np.clip(integer.quantize(np.array(value, dtype=np.float32), target.qparams), target.low, target.high))
+    start = len(builder.ops)
+    same = builder.recoded(x, target.coding, f"{target.name}_unpadded", node.name)
+    tables, builder.ops[start:] = builder.ops[start:], []
+    return [*tables, Pad(node.name, (same.name,), (target.name,), pads, code)]
+
+
+def pad_amounts(builder: Builder, node: NodeProto, rank: int) -> tuple[int, ...] | None:
+    """All begins then all ends for every axis, or None where they are computed at run time."""
+    if len(node.input) < 2:
+        return tuple(attribute(node, "pads", []))
+    values = builder.source.constants.get(node.input[1])
+    if values is None:
+        return None
+    if len(node.input) < 4 or not node.input[3]:
+        return tuple(int(value) for value in values)
+    axes = [int(axis) % rank for axis in builder.source.constants[node.input[3]]]
+    full = [0] * (2 * rank)
+    for i, axis in enumerate(axes):
+        full[axis], full[rank + axis] = int(values[i]), int(values[i + len(axes)])
+    return tuple(full)
+
+
+def _pad_value(builder: Builder, node: NodeProto) -> float | None:
+    if len(node.input) < 3 or not node.input[2]:
+        return float(attribute(node, "value", 0.0))
+    value = builder.source.real(node.input[2])
+    return None if value is None else float(value.reshape(()))
+
+
+def resize(builder: Builder, node: NodeProto, x: Codes, y: Codes) -> Op | str:
+    """Nearest or linear Resize of the last two axes of a 4-D tensor, with positions found by resizing their own numbers."""
+    mode = attribute(node, "mode", "nearest")
+    if len(x.shape) != 4 or x.shape[:2] != y.shape[:2]:
+        return "Resize of other axes than height and width has no integer kernel"
+    if mode not in _LINEAR_MODES | {"nearest"} or attribute(node, "antialias", 0):
+        return f"Resize with mode {mode}{' and antialias' if attribute(node, 'antialias', 0) else ''} has no integer kernel"
+    if attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return "Resize with tf_crop_and_resize has no integer kernel"
+    rows, columns = _positions(builder, node, x)
+    if mode == "nearest":
+        return Resize(node.name, (x.name,), (y.name,), "nearest", np.rint(rows).astype(np.int64), np.rint(columns).astype(np.int64))
+    low_rows, low_columns = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
+    weights = ((rows - low_rows).astype(np.float32), (columns - low_columns).astype(np.float32))
+    return Resize(node.name, (x.name,), (y.name,), "linear", low_rows, low_columns, *weights)
+
+
+def _positions(builder: Builder, node: NodeProto, x: Codes) -> tuple[np.ndarray, np.ndarray]:
+    """Source row of every output row and source column of every output column, as float32: the node applied to ramps."""
+    from mpqc.qdq.read.moves import run_node
+
+    height, width = x.shape[2:]
+    ramp = np.zeros((*x.shape[:2], height, width), dtype=np.float32)
+    down = run_node(builder, node, ramp + np.arange(height, dtype=np.float32)[:, None])[0]
+    across = run_node(builder, node, ramp + np.arange(width, dtype=np.float32))[0]
+    return down[0, 0, :, 0], across[0, 0, 0, :]

@@ -1,0 +1,1 @@
+"""The expected loss increase of every site at every width."""

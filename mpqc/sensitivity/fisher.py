@@ -1,0 +1,178 @@
+"""The second-order loss increase of every site at every width from one forward and a few backward passes a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpqc.errors import DataError
+from mpqc.numerics.fake_quant import Quantizer, fake_quantize
+from mpqc.quantize.calibration import Calibration, moved_sites
+from mpqc.quantize.replay import Replay, arguments
+from mpqc.sensitivity.task import Task
+from mpqc.values.network import Network
+from mpqc.values.qtype import QParams
+from mpqc.values.site import SiteKind, SiteTable
+
+if TYPE_CHECKING:
+    from mpqc.data.batches import Batches
+
+
+def fisher_losses(
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, task: Task, bits: tuple[int, ...], *, seed: int, probes: int
+) -> dict[str, dict[int, float]]:
+    """Site -> bits -> 1/2 E[(g . d)^2]; 0 for sites that only repeat values. Raises DataError for a gradient that is NaN or infinite, by site.
+
+    Memory: the activations of one batch, and the errors of the weights at all `bits` (4 bytes a weight and width).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    repeated = moved_sites(table)
+    watched = frozenset(site.name for site in table.sites if site.name not in repeated)
+    errors = {
+        site.name: _errors(torch.from_numpy(calibration.weights[site.name]), calibration, site.name, bits)
+        for site in table.sites
+        if site.kind is SiteKind.WEIGHT
+    }
+    sums = {site.name: np.zeros(len(bits)) for site in table.sites}
+    samples = 0
+    for batch in batches:
+        values = _forward(network, watched | task.tensors, watched, batch)
+        for name, value in values.items():
+            if name in watched and name not in calibration.weights:
+                errors[name] = _errors(value.detach(), calibration, name, bits)
+        for _ in range(probes):
+            for name, gradient in _gradients(values, watched, task, generator).items():
+                sums[name] += _squared_products(gradient, errors[name], per_sample=name not in calibration.weights)
+        samples += next(iter(batch.values())).shape[0] if batches.batch_size else 1
+    return {name: dict(zip(bits, (total / (2 * samples * probes)).tolist(), strict=True)) for name, total in sums.items()}
+
+
+def fisher_products(
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, task: Task, bits: tuple[int, ...], *, seed: int, probes: int
+) -> dict[str, np.ndarray]:
+    """Site -> g . d for every draw (batch and probe) and width: float64 [draws, widths], each divided by the root of the batch's samples.
+
+    Half the mean square of a column is the site's own loss (fisher_losses), the mean product of two columns is what both sites cost together
+    beyond that: 1/2 E[(g_1 . d_1 + g_2 . d_2)^2]. Probes of different samples are independent, so products across samples vanish in the mean.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    repeated = moved_sites(table)
+    watched = frozenset(site.name for site in table.sites if site.name not in repeated)
+    weights = {name: _errors(torch.from_numpy(value), calibration, name, bits) for name, value in calibration.weights.items()}
+    draws: dict[str, list[np.ndarray]] = {name: [] for name in watched}
+    for batch in batches:
+        values = _forward(network, watched | task.tensors, watched, batch)
+        own = {name: _errors(value.detach(), calibration, name, bits) for name, value in values.items() if name in watched and name not in weights}
+        root = next(iter(batch.values())).shape[0] ** 0.5 if batches.batch_size else 1.0
+        for _ in range(probes):
+            found = _gradients(values, watched, task, generator)
+            for name, rows in draws.items():
+                rows.append(_products(found.get(name), own.get(name) or weights.get(name), len(bits)) / root)
+    return {name: np.stack(rows) for name, rows in draws.items()}
+
+
+def _products(gradient: Tensor | None, errors: list[Tensor] | None, widths: int) -> np.ndarray:
+    if gradient is None or errors is None:
+        return np.zeros(widths)
+    row = gradient.reshape(-1).double()
+    return np.array([float(torch.dot(row, error.reshape(-1).double())) for error in errors])
+
+
+def removal_losses(
+    network: Network, removed: Mapping[str, np.ndarray], batches: Batches, task: Task, *, seed: int, probes: int
+) -> dict[str, np.ndarray]:
+    """Tensor -> 1/2 E[(g . d)^2] of every channel (axis 1), where d is what changes when the channel becomes the constant in `removed` [channels].
+
+    A tensor with more entries along axis 1 than `removed` names has those of one channel next to each other. With 0 as the constant this is the
+    squared first-order Taylor term of a channel's output (Molchanov et al. 2017, 2019), under the loss that sensitivities are measured in.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    watched = frozenset(removed)
+    sums = {name: np.zeros(len(values)) for name, values in removed.items()}
+    samples = 0
+    for batch in batches:
+        values = _forward(network, watched | task.tensors, watched, batch)
+        for _ in range(probes):
+            for name, gradient in _gradients(values, watched, task, generator).items():
+                sums[name] += _removal(gradient, values[name].detach(), removed[name])
+        samples += next(iter(batch.values())).shape[0] if batches.batch_size else 1
+    return {name: total / (2 * samples * probes) for name, total in sums.items()}
+
+
+def channel_means(network: Network, channels: Mapping[str, int], batches: Batches) -> dict[str, np.ndarray]:
+    """Tensor -> the mean of every channel (of so many along axis 1, as in removal_losses) over the data: float32 [channels]."""
+    sums = {name: np.zeros(count) for name, count in channels.items()}
+    seen = 0
+    for batch in batches:
+        for name, value in _forward(network, frozenset(channels), frozenset(), batch).items():
+            sums[name] += value.detach().reshape(len(value), channels[name], -1).double().mean(dim=2).sum(dim=0).numpy()
+        seen += len(next(iter(batch.values())))
+    return {name: (total / max(seen, 1)).astype(np.float32) for name, total in sums.items()}
+
+
+def _removal(gradient: Tensor, value: Tensor, constant: np.ndarray) -> np.ndarray:
+    shape = (value.shape[0], len(constant), -1)
+    change = torch.from_numpy(constant).to(value.dtype).reshape(1, -1, 1) - value.reshape(shape)
+    return (gradient.reshape(shape) * change).sum(dim=2).double().square().sum(dim=0).numpy()  # type: ignore[no-any-return]
+
+
+class _GradientReplay(Replay):
+    """Stops gradients where ONNX Runtime runs a node: task.py compares the tensors that enter it."""
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(self.module.get_submodule(str(target)), Quantizer):
+            return super().call_module(target, args, kwargs)
+        inputs = tuple(item.detach() if isinstance(item, Tensor) else item for item in args)
+        return super().call_module(target, inputs, kwargs)
+
+
+def _forward(network: Network, names: frozenset[str], leaves: frozenset[str], batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The values of `names`, those of `leaves` with a gradient."""
+    values: dict[str, Tensor] = {}
+
+    def watch(name: str, value: Tensor) -> Tensor:
+        if name in leaves and not (value.requires_grad and value.grad_fn is not None):
+            value = value.detach().clone().requires_grad_()
+        values[name] = value
+        return value
+
+    with torch.enable_grad():
+        _GradientReplay(network.module, watch, names).run(*arguments(network.module, batch))
+    return values
+
+
+def _gradients(values: Mapping[str, Tensor], sites: frozenset[str], task: Task, generator: torch.Generator) -> dict[str, Tensor]:
+    probes = zip(task.terms, task.probes(values, generator), strict=True)
+    ends = [(values[term.tensor], probe) for term, probe in probes if values[term.tensor].requires_grad]
+    names = [name for name in values if name in sites]
+    if not ends:
+        return {}
+    outputs, weights = zip(*ends, strict=True)
+    found = torch.autograd.grad(outputs, [values[name] for name in names], weights, retain_graph=True, allow_unused=True)
+    gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+    for name, gradient in gradients.items():
+        if not torch.isfinite(gradient).all():
+            raise DataError("the gradient is NaN or infinite", where=name, hint="check the data and the layers behind it for overflow")
+    return gradients
+
+
+def _errors(value: Tensor, calibration: Calibration, site: str, bits: tuple[int, ...]) -> list[Tensor]:
+    return [_quantized(value, calibration.qparams(site, width)) - value for width in bits]
+
+
+def _quantized(value: Tensor, qparams: QParams) -> Tensor:
+    scale, zero = torch.as_tensor(qparams.scale), torch.as_tensor(qparams.zero_point)
+    with torch.no_grad():
+        return fake_quantize(value, scale, zero, qparams.qtype)
+
+
+def _squared_products(gradient: Tensor, errors: list[Tensor], *, per_sample: bool) -> np.ndarray:
+    """(g . d)^2 for each width; for activations summed over the samples of the batch, whose errors are their own."""
+    rows = gradient.shape[0] if per_sample and gradient.ndim else 1
+    g = gradient.reshape(rows, -1).double() if gradient.numel() < 1024 else gradient.reshape(rows, -1)
+    products = torch.stack([torch.einsum("ri,ri->r", g, error.reshape(rows, -1).to(g.dtype)) for error in errors])
+    return (products.double() ** 2).sum(dim=1).numpy()

@@ -1,0 +1,143 @@
+"""Sensitivities: how much the loss grows when one site gets one qtype and everything else stays float.
+
+fit       second order, from gradients: 1/2 E[(g . d)^2], where d is the quantization error of the site on that sample and g = J^T u the
+          gradient for a random probe u whose covariance is the Hessian of the loss in the outputs (task.py). The expectation is exactly the
+          second-order term of the loss along d (Gauss-Newton, which at the float network is the whole Hessian of a distillation loss). FIT
+          (Zandonati et al., 2023) keeps only the diagonal, trace(F) x noise power, and so misses errors that add up over a channel.
+distance  the loss itself, measured by running the network with that one site quantized. Slow and exact.
+roundoff  no gradients: squared error over squared norm, of the weights and, from the calibration's histograms, of the activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpqc.errors import DataError, UsageError
+from mpqc.numerics.integer import dequantize, quantize
+from mpqc.numerics.ranges import range_losses
+from mpqc.quantize.calibration import Calibration, moved_sites
+from mpqc.values.network import Network
+from mpqc.values.sensitivities import Sensitivities
+from mpqc.values.site import Site, SiteKind, SiteTable
+
+if TYPE_CHECKING:
+    from mpqc.data.batches import Batches
+
+Values = dict[str, dict[int, float]]
+BITS = (2, 3, 4, 5, 6, 7, 8)
+TIE = 0.99
+"""What a wider type gets of the next narrower one's value where it measured no less: more bits win where nothing speaks for fewer."""
+
+
+def measure(
+    network: Network,
+    table: SiteTable,
+    calibration: Calibration,
+    batches: Batches,
+    method: str = "fit",
+    bits: Sequence[int] = BITS,
+    *,
+    seed: int = 0,
+    probes: int = 4,
+) -> Sensitivities:
+    """Site x bits -> expected loss increase, for every site of `table`.
+
+    Rows fall with the bits: a wider width that measured no less takes TIE times the value of the narrower, and a note names large steps up. Sites
+    that only repeat values of their sharing group (behind a MaxPool, Reshape, ...) count 0: the group's error is counted where it arises.
+
+    Raises:
+        UsageError: an unknown method, or widths outside 1..16.
+        DataError: NaN or infinity in a gradient or loss, with the site's name.
+    """
+    if method not in _METHODS:
+        raise UsageError(f"{method!r} is no sensitivity method", where="sensitivity", hint=f"use one of {', '.join(_METHODS)}")
+    values, unit = _METHODS[method](network, table, calibration, batches, tuple(sorted(set(bits))), seed, probes)
+    _check(values)
+    rows, notes = _monotone(values)
+    data = "" if method == "roundoff" else batches.origin
+    return Sensitivities(method, unit, rows, data, network.digest, (*batches.notes, *notes))
+
+
+def _fit(
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], seed: int, probes: int
+) -> tuple[Values, str]:
+    from mpqc.sensitivity.fisher import fisher_losses
+    from mpqc.sensitivity.task import find_task
+
+    task = find_task(network, batches)
+    return fisher_losses(network, table, calibration, batches, task, bits, seed=seed, probes=probes), task.unit
+
+
+def _distance(
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], seed: int, probes: int
+) -> tuple[Values, str]:
+    from mpqc.sensitivity.distance import measured_losses
+    from mpqc.sensitivity.task import find_task
+
+    task = find_task(network, batches)
+    return measured_losses(network, table, calibration, batches, task, bits), task.unit
+
+
+def _roundoff(
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], seed: int, probes: int
+) -> tuple[Values, str]:
+    return relative_errors(table, calibration, bits), "squared error over squared norm"
+
+
+def relative_errors(table: SiteTable, calibration: Calibration, bits: Sequence[int]) -> Values:
+    """Site -> bits -> squared error over squared norm of its calibrated values; 0 for sites that only repeat values."""
+    repeated = moved_sites(table)
+    error = {SiteKind.WEIGHT: _weight_error, SiteKind.ACTIVATION: _activation_error}
+    rows = {site.name: {width: error[site.kind](site, calibration, width) for width in bits} for site in table.sites if site.name not in repeated}
+    return {site.name: rows.get(site.name, dict.fromkeys(bits, 0.0)) for site in table.sites}
+
+
+def _weight_error(site: Site, calibration: Calibration, bits: int) -> float:
+    weight, qparams = calibration.weights[site.name], calibration.qparams(site.name, bits)
+    return _relative(
+        float(np.sum((dequantize(quantize(weight, qparams), qparams) - weight) ** 2, dtype=np.float64)), float(np.sum(weight**2, dtype=np.float64))
+    )
+
+
+def _activation_error(site: Site, calibration: Calibration, bits: int) -> float:
+    seen, qparams = calibration.histograms[site.group_name], calibration.qparams(site.name, bits)
+    if not len(seen.counts):  # only the range is known: uniform noise of one step over a uniform spread
+        return 1.0 / (4.0**bits)
+    scale, zero = float(qparams.scale), int(qparams.zero_point)
+    ends = (scale * (qparams.qtype.qmin - zero), scale * (qparams.qtype.qmax - zero))
+    loss = range_losses(seen, np.asarray([ends[0]]), np.asarray([ends[1]]), qparams.qtype)[0]
+    return _relative(float(loss), float(seen.centers**2 @ seen.counts))
+
+
+def _relative(error: float, power: float) -> float:
+    return error / power if power > 0 else 0.0
+
+
+_Method = Callable[[Network, SiteTable, Calibration, "Batches", tuple[int, ...], int, int], tuple[Values, str]]
+_METHODS: dict[str, _Method] = {"fit": _fit, "distance": _distance, "roundoff": _roundoff}
+
+
+def _check(values: Mapping[str, Mapping[int, float]]) -> None:
+    for site, row in values.items():
+        for width, value in row.items():
+            if not np.isfinite(value):
+                raise DataError(f"the sensitivity at {width} bits is {value}", where=site, hint="check the data and the layer for NaN or overflow")
+
+
+def _monotone(values: Values) -> tuple[Values, tuple[str, ...]]:
+    """Rows that fall with the bits, and a note naming those that grew by more than a tenth."""
+    rows, grew = {}, []
+    for site, row in values.items():
+        widths = sorted(row)
+        falling = accumulate((max(row[width], 0.0) for width in widths), lambda narrow, wide: min(TIE * narrow, wide))
+        rows[site] = dict(zip(widths, falling, strict=True))
+        if any(row[width] > 1.1 * rows[site][width] + 1e-12 for width in widths):
+            grew.append(site)
+    named = f"{', '.join(grew[:3])}{', ...' if len(grew) > 3 else ''}"
+    return rows, (
+        f"{len(grew)} of {len(values)} sites measured a larger loss at a wider type, which then takes the smaller one: {named}",
+    ) if grew else ()

@@ -1,0 +1,1 @@
+"""Frozen records that every room shares. No torch, onnx or tvm is imported here."""

@@ -1,0 +1,80 @@
+"""Quantized types and their parameters: the values that sites are given.
+
+Ranges are the full two's-complement ranges; widths without a container of their own live in the next wider
+one: 1..2 -> int2, 3..4 -> int4, 5..8 -> int8, 9..16 -> int16.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mpqc.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CONTAINERS = (2, 4, 8, 16)
+"""Widths, in bits, in which a file can store an integer."""
+
+
+@dataclass(frozen=True, order=True)
+class QType:
+    """An integer type: signed, `bits` wide, with one scale for the tensor or one for each index of `axis`."""
+
+    bits: int
+    axis: int | None = None
+    """None: per tensor. Otherwise the axis of the tensor whose every index has its own scale."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 16:
+            raise UsageError(f"{self.bits} bits is outside 1..16", where="qtype")
+
+    @property
+    def qmin(self) -> int:
+        """Smallest code: -2^(bits-1)."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def qmax(self) -> int:
+        """Largest code: 2^(bits-1) - 1."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def container(self) -> int:
+        """Bits of the narrowest container that holds this type in a file."""
+        return next(width for width in CONTAINERS if width >= self.bits)
+
+    @property
+    def key(self) -> str:
+        """The name used in JSON files and tables: `int4`."""
+        return f"int{self.bits}"
+
+    @classmethod
+    def parse(cls, key: str, axis: int | None = None) -> QType:
+        """The inverse of `key`. Raises UsageError for anything else."""
+        match = re.fullmatch(r"int(\d{1,2})", key)
+        if not match:
+            raise UsageError(f"{key!r} is not a qtype", hint="write int2, int4, int8, ...")
+        return cls(int(match[1]), axis)
+
+
+@dataclass(frozen=True, eq=False)
+class QParams:
+    """Scale and zero point of one tensor.
+
+    `scale` is float32 and positive, `zero_point` int32; both have shape [] (per tensor) or [n] (per axis).
+    A real value x has the code clamp(rne(x / scale) + zero_point, qtype.qmin, qtype.qmax).
+    """
+
+    qtype: QType
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+
+class Calibrated(Protocol):
+    """The qparams that a calibration, or training, found for every site."""
+
+    def qparams(self, site: str, bits: int) -> QParams:
+        """Scale and zero point of `site` at `bits`."""

@@ -1,0 +1,1 @@
+"""What passes share: surgery on ONNX graphs, patterns, evaluation, the quantizers of an FX graph."""
