@@ -5,7 +5,8 @@
     python benchmarks/same_bytes.py build/after --against build/before
 
 The networks: the demo's, ResNet-20 at an average of 4 weight bits, YuNet without data, and the QDQ file of the second through `lower`.
-plan.json is compared without the solver's seconds. Exits with 1 where a file differs.
+plan.json is compared without the solver's seconds, model.qdq.onnx without the notes that PyTorch's exporter puts on each node (paths of
+source files). Exits with 1 where a file differs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 from cifar10_data import training_images
 from provenance import REPO, shared
 
@@ -52,11 +54,20 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def _content(path: Path) -> bytes:
+    if path.suffix == ".onnx":
+        return _without_notes(path)
     if path.name != "plan.json":
         return path.read_bytes()
     plan = json.loads(path.read_text(encoding="utf-8"))
     plan["proof"].pop("seconds")
     return json.dumps(plan).encode()
+
+
+def _without_notes(path: Path) -> bytes:
+    model = onnx.load(path)
+    for item in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        item.ClearField("metadata_props")
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from checking import ISAS, check, expected, plain, quantized
 
 from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.quantize import dequantize, quantize
+from mpqc.numerics import integer
 
 SHAPES = [(1, 3, 8, 9), (2, 17, 5, 3), (1, 1, 31, 33), (1, 33, 1, 1), (7,), (2, 33), (3, 15, 9), (1, 3, 224, 224), ()]
 SCALES = [(0.037, -5), (1.0, 0), (0.0078125, -128), (3.1, 127), (1e-30, 3)]
@@ -29,12 +30,12 @@ def test_quantize_and_dequantize(isa: Isa) -> None:
     rng, cases = np.random.default_rng(1), []
     for index, shape in enumerate(SHAPES):
         for scale, zero in SCALES if index < 3 else SCALES[index % 5 : index % 5 + 1]:
-            real, integer = plain(shape), quantized(shape, zero, scale)
+            real, codes = plain(shape), quantized(shape, zero, scale)
             x = values(rng, shape, scale)
-            q = integer.quantize(x, integer.qparams)
-            cases.append(expected(quantize(real, integer, KernelTarget(isa)), [(x, real)], (q, integer), f"{scale} {zero}"))
+            q = integer.quantize(x, codes.qparams)
+            cases.append(expected(quantize(real, codes, KernelTarget(isa)), [(x, real)], (q, codes), f"{scale} {zero}"))
             cases.append(
-                expected(dequantize(integer, real, KernelTarget(isa)), [(q.astype(np.int8), integer)], (integer.dequantize(q, integer.qparams), real))
+                expected(dequantize(codes, real, KernelTarget(isa)), [(q.astype(np.int8), codes)], (integer.dequantize(q, codes.qparams), real))
             )
     check(cases, isa)
 
@@ -42,9 +43,9 @@ def test_quantize_and_dequantize(isa: Isa) -> None:
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("bits", [2, 4, 7])
 def test_narrow_types_saturate_at_their_own_bounds(bits: int) -> None:
-    real, integer = plain((5, 9)), quantized((5, 9), -1, 0.1, bits)
+    real, codes = plain((5, 9)), quantized((5, 9), -1, 0.1, bits)
     x = values(np.random.default_rng(bits), (5, 9), 0.1)
-    check([expected(quantize(real, integer, KernelTarget("generic")), [(x, real)], (integer.quantize(x, integer.qparams), integer))], "generic")
+    check([expected(quantize(real, codes, KernelTarget("generic")), [(x, real)], (integer.quantize(x, codes.qparams), codes))], "generic")
 
 
 def test_equal_shapes_share_a_name_whatever_the_scale() -> None:
