@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from mpqc.errors import LoweringError
 from mpqc.lowering.float_region import import_float
@@ -15,10 +16,20 @@ from mpqc.lowering.floats.schedule import UNSCHEDULED
 from mpqc.lowering.launch import Slot
 from mpqc.values.program import Float
 
-if TYPE_CHECKING:
-    from mpqc.lowering.emit import Emitter
-
 Value = Slot | tuple[Slot, ...]
+
+
+class Module(Protocol):
+    """What a stretch needs of the module that it goes into."""
+
+    def constant(self, values: np.ndarray) -> Slot:
+        """A constant of the module."""
+
+    def tensor(self, dtype: str, shape: Sequence[int]) -> Slot:
+        """A new tensor in the arena."""
+
+    def launch(self, op: str, name: str, func: tirx.PrimFunc, inputs: Sequence[Slot], outputs: Sequence[Slot]) -> None:
+        """Adds one kernel call."""
 
 
 @dataclass
@@ -26,7 +37,7 @@ class Region:
     """One stretch on its way into a module."""
 
     op: Float
-    emitter: Emitter
+    into: Module
     values: dict[relax.Var, Value] = field(default_factory=dict)
 
     def emit(self, inputs: Sequence[Slot]) -> tuple[Slot, ...]:
@@ -42,7 +53,7 @@ class Region:
 
     def _value(self, expr: Any, module: tvm.IRModule) -> Value:
         if isinstance(expr, tvm.ir.GenericConst):
-            return self.emitter.constant(expr.value.numpy())
+            return self.into.constant(expr.value.numpy())
         if isinstance(expr, relax.Tuple):
             return tuple(self._slot(part, module) for part in expr.fields)
         if isinstance(expr, relax.TupleGetItem):
@@ -64,10 +75,10 @@ class Region:
             raise LoweringError(f"TVM has no loops for {name}", where=self.op.name, hint="keep this node out of the deployed network")
         inputs = [self._slot(part, module) for part in call.args[1].fields]
         types = list(call.ty.fields) if isinstance(call.ty, relax.TupleType) else [call.ty]
-        outputs = tuple(self.emitter.tensor(str(kind.dtype), _shape(kind)) for kind in types)
+        outputs = tuple(self.into.tensor(str(kind.dtype), _shape(kind)) for kind in types)
         function = module[call.args[0]]
         name = f"float_{call.args[0].name_hint}" + "_unscheduled" * (UNSCHEDULED in (function.attrs or {}))
-        self.emitter.launch(self.op.name, name, function, inputs, outputs)
+        self.into.launch(self.op.name, name, function, inputs, outputs)
         return outputs if isinstance(call.ty, relax.TupleType) else outputs[0]
 
 

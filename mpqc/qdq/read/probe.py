@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -10,7 +10,6 @@ import onnxruntime
 from onnx import helper
 
 from mpqc.errors import ModelError
-from mpqc.qdq.read.source import Source
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:
@@ -22,15 +21,20 @@ def session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def probe(source: Source, names: Sequence[str]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Shape and element type of each of `names`. Raises ModelError where the model does not run or shapes depend on the data."""
+def probe(
+    source: onnx.ModelProto, inputs: Mapping[str, tuple[tuple[int, ...], int]], names: Sequence[str]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Shape and element type of each of `names`, from runs of `source`, whose `inputs` have these shapes and element types.
+
+    Raises ModelError where the model does not run or shapes depend on the data.
+    """
     model = onnx.ModelProto()
-    model.CopyFrom(source.model)
+    model.CopyFrom(source)
     present = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     try:
         runner = session(model.SerializeToString())
-        first, second = (runner.run(list(names), _feeds(source, random)) for random in (False, True))
+        first, second = (runner.run(list(names), _feeds(inputs, random)) for random in (False, True))
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise ModelError("shape unknown", where=names[0], why=str(error).split("\n")[0], hint="export with static shapes") from error
     for name, one, other in zip(names, first, second, strict=True):
@@ -42,12 +46,12 @@ def probe(source: Source, names: Sequence[str]) -> tuple[dict[str, tuple[int, ..
     }
 
 
-def _feeds(source: Source, random: bool) -> dict[str, np.ndarray]:
+def _feeds(inputs: Mapping[str, tuple[tuple[int, ...], int]], random: bool) -> dict[str, np.ndarray]:
     """Zeros, or standard normal numbers (0 and 1 for other types than floats)."""
     rng = np.random.default_rng(0)
     feeds = {}
-    for name in source.inputs:
-        kind = helper.tensor_dtype_to_np_dtype(source.elements[name])
-        values = rng.standard_normal(source.shapes[name]) if np.issubdtype(kind, np.floating) else rng.integers(0, 2, source.shapes[name])
+    for name, (shape, element) in inputs.items():
+        kind = helper.tensor_dtype_to_np_dtype(element)
+        values = rng.standard_normal(shape) if np.issubdtype(kind, np.floating) else rng.integers(0, 2, shape)
         feeds[name] = (values * random).astype(kind)
     return feeds

@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from mpqc.errors import ModelError
 from mpqc.frontend.reader import read_onnx
+from mpqc.qdq.read.probe import probe
 
 NEWEST_QDQ = 25
 """Opset of the newest QDQ files: the one that has int2"""
@@ -355,7 +356,6 @@ def _with_missing_shapes(source: Source) -> Source:
     missing = [name for name in needed if name not in source.shapes or not source.elements.get(name)]
     if not missing:
         return source
-    from mpqc.qdq.read.probe import probe
-
-    shapes, elements = probe(source, missing)
+    inputs = {name: (source.shapes[name], source.elements[name]) for name in source.inputs}
+    shapes, elements = probe(source.model, inputs, missing)
     return Source(source.model, source.nodes, source.constants, {**source.elements, **elements}, {**source.shapes, **shapes})
