@@ -21,13 +21,14 @@ import numpy as np
 import tvm
 from provenance import write_results
 
-from mpqc.lowering.kernels.kernel import Isa, Kernel, KernelTarget
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.timing.grid import _conv, _gemm
 
 MCA = "llvm-mca-19"
 REPEATS = 100
 CORES = ("cortex-a72", "cortex-a53")
-FORMS: tuple[Isa, ...] = ("generic", "neon")
+FORMS = {"generic": frozenset(), "neon": frozenset({"neon"})}
+"""Name of each form and the features of a core that gets it"""
 LAYERS = {
     "conv 3x3 64>64 @56": partial(_conv, (56, 56), (64, 64), 3, 1, 1),
     "conv 1x1 128>256 @28": partial(_conv, (28, 28), (128, 256), 1, 1, 1),
@@ -37,7 +38,7 @@ LAYERS = {
     "depthwise 5x5 120 @28": partial(_conv, (28, 28), (120, 120), 5, 1, 120),
     "fully connected 1024>4096": partial(_gemm, 1, 1024, 4096),
 }
-USEFUL: dict[tuple[str, Isa], float] = {("conv 3x3 3>32 @224 stride 2", "generic"): 9 / 12, ("conv 3x3 3>32 @224 stride 2", "neon"): 9 / 16}
+USEFUL: dict[tuple[str, str], float] = {("conv 3x3 3>32 @224 stride 2", "generic"): 9 / 12, ("conv 3x3 3>32 @224 stride 2", "neon"): 9 / 16}
 """Share of the products that are not with padding, where it is not all of them: rows of nine weights, stored as 12 or 16"""
 
 
@@ -98,7 +99,8 @@ def _cycles(lines: list[str], core: str) -> float:
 
 def row(layer: str, bits: int, core: str) -> dict[str, object]:
     """One line of the table."""
-    before, after = (loop_of(LAYERS[layer](bits, KernelTarget(form)).kernel, core, USEFUL.get((layer, form), 1.0)) for form in FORMS)
+    kernels = {form: LAYERS[layer](bits, KernelTarget(features)).kernel for form, features in FORMS.items()}
+    before, after = (loop_of(kernel, core, USEFUL.get((layer, form), 1.0)) for form, kernel in kernels.items())
     return {
         "core": core,
         "layer": layer,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mpqc.facts.features import PORTABLE, attributes, best_form, contradictions
 from mpqc.targets.kinds import WEIGHTED, OpKind
 from mpqc.targets.rows import CostRow
 
@@ -125,7 +126,7 @@ class Target(_Facts):
     lowering: Literal["code", "cost-only"]
     """code: mpqc compiles for it. cost-only: plan and QDQ file come out, no program"""
     isa: Texts = ()
-    """Features that kernels ask for: neon, dotprod, fp16, i8mm, avx2, ..."""
+    """Features of the cores, see mpqc/facts/features.py"""
     cores: Positive = 1
     clock_hz: Positive | None = None
     alignment: Positive = 64
@@ -154,9 +155,22 @@ class Target(_Facts):
         return self
 
     @property
-    def has_dotprod(self) -> bool:
-        """Whether the cores have SDOT."""
-        return "dotprod" in self.isa
+    def features(self) -> frozenset[str]:
+        """Features of the cores."""
+        return frozenset(self.isa)
+
+    @property
+    def machine(self) -> str:
+        """First part of LLVM's triple: aarch64, x86_64, ...; empty for a cost-only target."""
+        return self.llvm.mtriple.split("-")[0] if self.llvm else ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the code for this target."""
+        if self.llvm is None or best_form("product", self.features) != PORTABLE.name:
+            return ()
+        listed = ", ".join(self.isa) or "none"
+        return (f"{self.name}: no kernels for its instruction set (features listed: {listed}), so portable loops run",)
 
     @property
     def llvm_target(self) -> dict[str, str | list[str]]:
@@ -164,7 +178,8 @@ class Target(_Facts):
         if self.llvm is None:
             return {}
         found: dict[str, str | list[str]] = {"kind": "llvm", "mtriple": self.llvm.mtriple, "mcpu": self.llvm.mcpu}
-        return {**found, "mattr": list(self.llvm.mattr)} if self.llvm.mattr else found
+        switched = list(dict.fromkeys((*attributes(self.isa), *self.llvm.mattr)))
+        return {**found, "mattr": switched} if switched else found
 
     def kernel_bits(self, kind: OpKind, weight_bits: int | None, activation_bits: int) -> tuple[int | None, int] | None:
         """Widths (weight, activation) of the narrowest kernel for `kind` that holds these widths, or None where there is none.
@@ -194,6 +209,7 @@ def _contradictions(target: Target) -> Iterator[str]:
         yield "analytic: cost_rows and [analytic] exclude each other"
     if (target.cost_rows or target.analytic) and target.clock_hz is None:
         yield "clock_hz: is needed to turn cycles into time"
+    yield from contradictions(target.isa, target.machine, target.qemu_cpu)
     for side in ("weights", "activations"):
         widest = max(getattr(target.containers, side))
         beyond = [bits for bits in getattr(target.choices, side) if bits > widest]

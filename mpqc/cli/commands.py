@@ -216,6 +216,8 @@ def lower_command(model: Path, target: str, output: Path, shapes: Mapping[str, t
     print(f"{summary['integer_ops']} integer ops, {len(summary['floats'])} float regions, module {summary['module_bytes']:,} bytes")
     for row in summary["floats"]:
         print(f"float: {row['name']} ({row['ops']}): {row['reason']}")
+    if summary["note"]:
+        print(f"note: {summary['note']}")
     print(f"written to {output}: try  mpqc run {output} --emulate")
 
 
@@ -254,7 +256,7 @@ def targets_show_command(name: str, as_json: bool) -> None:
     from mpqc.targets import load_target
 
     target = load_target(name)
-    facts = {**target.model_dump(mode="json", exclude={"rows"}, exclude_none=True), "latency_origin": CostModel(target).origin}
+    facts = {**target.model_dump(mode="json", exclude={"rows"}, exclude_none=True), "latency_origin": CostModel(target).origin, "notes": target.notes}
     if as_json:
         _print_json(facts)
         return
@@ -266,13 +268,15 @@ def targets_check_command(file: Path) -> None:
     """`mpqc targets check`: every fault on stdout and exit code 2, or one line that says it is good."""
     import typer
 
-    from mpqc.targets import check_target
+    from mpqc.targets import check_target, load_target
 
     faults = check_target(file)
     for fault in faults:
         print(fault)
     if faults:
         raise typer.Exit(2)
+    for note in load_target(file).notes:
+        print(f"note: {note}")
     print(f"{file}: good")
 
 

@@ -16,6 +16,7 @@ from mpqc.cost.fit import Context, Fit, Run, Widths, fit_rows
 from mpqc.cost.storage import packable
 from mpqc.cost.workload import Workload, conversion, fused_additions, workload
 from mpqc.errors import TargetError
+from mpqc.facts.features import best_form
 from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Target
 from mpqc.targets.schema import Analytic, Caches
 from mpqc.values.budget import Resource
@@ -54,7 +55,7 @@ class CostModel:
         return CostModel(self.target, Context(network_weight_bytes=float(total)), conversions(table), packable(table), self._fused(table))
 
     def _fused(self, table: SiteTable) -> frozenset[str]:
-        return fused_additions(table) if self.target.has_dotprod and self.target.llvm else frozenset()
+        return fused_additions(table) if best_form("residual", self.target.features) else frozenset()
 
     def choices(self, site: Site) -> tuple[int, ...]:
         """Widths that `site` may be given, ascending."""

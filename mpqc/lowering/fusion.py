@@ -1,6 +1,6 @@
 """Which additions are done by the convolution that makes one of their operands: decided here, done by select.py and kernels/residual.py.
 
-A convolution takes an Add over where it has SDOT kernels, its output feeds nothing else, the other operand is ready before it
+A convolution takes an Add over where the target has that kernel, its output feeds nothing else, the other operand is ready before it
 runs, and all three tensors have one shape and lie channels last. Of two such convolutions the later one. Every other Add has its own kernel.
 """
 
@@ -35,7 +35,7 @@ Fusion = Mapping[str, Join]
 
 def plan_fusion(program: Program, layout: Layout, target: KernelTarget) -> Fusion:
     """The joins of `program` on `target`."""
-    if target.isa != "dotprod":
+    if not target.has("residual"):
         return {}
     planner = _Planner(program, layout)
     joins = (planner.join(op) for op in program.ops if isinstance(op, Binary))

@@ -9,7 +9,7 @@ from tvm import relax
 from mpqc.errors import TargetError
 from mpqc.lowering.arena import plan_arena
 from mpqc.lowering.emit import Emitter
-from mpqc.lowering.kernels.kernel import Isa, KernelTarget
+from mpqc.lowering.kernels.kernel import KernelTarget
 from mpqc.lowering.layout import plan_layout
 from mpqc.lowering.lowered import Kept, Lowered, describe
 from mpqc.lowering.movement import compose_moves
@@ -40,9 +40,7 @@ def lower_program(program: Program, target: Target) -> Lowered:
 
 def kernel_target(target: Target) -> KernelTarget:
     """What the kernels need to know of `target`."""
-    arm = str(target.llvm_target.get("mtriple", "")).startswith("aarch64")
-    without: Isa = "neon" if arm else "generic"
-    return KernelTarget(isa="dotprod" if target.has_dotprod else without, cores=target.cores)
+    return KernelTarget(target.features, target.cores)
 
 
 def _module(emitter: Emitter, description: str) -> tvm.IRModule:

@@ -21,7 +21,7 @@ from tvm.tirx.script.builder import ir as T
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import residual as residuals
 from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, flat, load, scratch, splat, store, store_run
-from mpqc.lowering.kernels.kernel import Isa
+from mpqc.lowering.kernels.forms import ProductForm
 from mpqc.lowering.kernels.micro import Operand, Reduction, raised, sign_extended
 from mpqc.lowering.kernels.requant import Requant
 from mpqc.lowering.kernels.smull import LongReduction
@@ -89,7 +89,7 @@ class Contraction:
     requant: Requant
     together: int
     """Products whose sum fits int16 (code without SDOT only)"""
-    isa: Isa
+    form: ProductForm
     residual: residuals.Form | None = None
     """What is added to the codes before they are stored"""
 
@@ -165,7 +165,7 @@ class _Emitter:
     def _reduction(self) -> Reduction:
         c = self.c
         narrow = c.weight_bits if c.unpack in ("register", "nested") else 8
-        return Reduction(c.window, c.tile, c.isa, c.strip is not None, c.together, narrow, c.unpack == "nested")
+        return Reduction(c.window, c.tile, c.form, c.strip is not None, c.together, narrow, c.unpack == "nested")
 
     def _source(self, image: Expr, row: Expr, rows: Expr, column: Expr) -> Operand:
         """Where the first pixel of a block begins, after its padded copy has been made if it needs one."""
@@ -217,7 +217,7 @@ class _Emitter:
         They are read again for every pixel (volatile): loads have idle pipes, copies between vector registers have not.
         """
         width = self.c.tile.channels
-        if self.c.isa != "dotprod" or self._single_tile:
+        if not self.c.form.start_in_memory or self._single_tile:
             return Operand(self.start, panel * (2 * width))
         size = 2 * width if self.c.requant.form == "positive" else width
         start = T.alloc_buffer((2 * width,), "int32", align=64, annotations={"tirx.volatile": True})
@@ -251,12 +251,12 @@ class _Emitter:
         unpacked = raised if self.c.requant.shift else sign_extended
         with T.serial(stored // 16) as word:
             packed = load(self.weights, panel * stored + word * 16, 16)
-            store_run(wide, word * fields * 16, [unpacked(packed, field, bits) for field in range(fields)], self.c.isa)
+            store_run(wide, word * fields * 16, [unpacked(packed, field, bits) for field in range(fields)], paired=self.c.form.paired_stores)
         return Operand(wide, 0)
 
     def _tile(self, panel: Expr, start: Operand, x: Operand, w: Operand, out: Expr, sums: Buffer | None) -> None:
         c, width = self.c, self.c.tile.channels
-        acc = self._long_sums(start, x, w) if c.isa == "neon" else self._sums(start, x, w, sums)
+        acc = self._long_sums(start, x, w) if c.form.loop == "rows" else self._sums(start, x, w, sums)
         with T.unroll(c.tile.pixels) as i:
             pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)
             at = out + pixel * c.output_channels
@@ -269,7 +269,7 @@ class _Emitter:
         """int32 [pixels, channels]: the accumulators of a tile."""
         c, width = self.c, self.c.tile.channels
         acc = scratch(c.tile.pixels * width, "int32")
-        lanes = 4 if c.isa == "dotprod" else width
+        lanes = 4 if c.form.loop == "quads" else width
         with T.unroll(c.tile.pixels) as i, T.unroll(width // lanes) as j:
             first = load(start.buffer, start.at + j * lanes, lanes) if sums is None else splat(T.int32(0), lanes)
             store(acc, i * width + j * lanes, lanes, first)

@@ -11,6 +11,7 @@ from mpqc.errors import LoweringError
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import smull
 from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
+from mpqc.lowering.kernels.forms import PRODUCT_FORMS
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
 from mpqc.lowering.kernels.packing import pack, products_together, split_segments, take_panels
@@ -94,13 +95,13 @@ def conv2d(
     """Convolution of int8 NHWC codes to int8 NHWC codes; op's weight is int8 [O, I/groups, kh, kw] with codes of op.weight_bits.
 
     acc = op.bias + sum(x * w), padding reads the input zero point; out = requantize(acc, op.multiplier, output_zero_point, op.low, op.high).
-    With a residual (dotprod only) the kernel takes the other operand after the input, and its output is the sum.
+    With a residual (where the target has that kernel) the kernel takes the other operand after the input, and its output is the sum.
     Raises LoweringError for negative padding and for widths that have no kernel.
     """
     _refuse(op)
     matrix = op.weight.transpose(0, 2, 3, 1).reshape(op.weight.shape[0], -1)
     spec = spec_of(op, input_shape)
-    contraction = plan(spec, matrix, requantization.choose(matrix, op, output_zero_point, target.isa), target, packing)
+    contraction = plan(spec, matrix, requantization.choose(matrix, op, output_zero_point, target.form("requantization")), target, packing)
     kernel = assemble(contraction if added is None else _joined(contraction, added), op, matrix, (input_zero_point, output_zero_point), spec.macs)
     return packed(kernel if added is None else replace(kernel, constants=(*kernel.constants, added.constants)), packing)
 
@@ -127,7 +128,7 @@ def assemble(c: Contraction, op: Conv | Gemm, matrix: np.ndarray, zero_points: t
 def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights, start values and multipliers, panel by panel."""
     width = c.tile.channels
-    segments = split_segments(matrix, c.window.length) if c.isa != "neon" else smull.aligned(matrix, c.window.length, c.strip is not None)
+    segments = smull.aligned(matrix, c.window.length, c.strip is not None) if c.form.loop == "rows" else split_segments(matrix, c.window.length)
     channels = requantization.channels(matrix, op.bias, op.multiplier, c.requant)
     groups = [slice(g * c.group_channels, (g + 1) * c.group_channels) for g in range(c.groups)]
     weights = np.concatenate([_pack(c, segments[group]) for group in groups])
@@ -136,18 +137,18 @@ def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.nda
 
 
 def _pack(c: Contraction, segments: np.ndarray) -> np.ndarray:
-    if c.isa == "neon":
+    if c.form.loop == "rows":
         return smull.pack(segments, c.tile.channels, c.weight_bits)
-    return pack(segments, c.tile.channels, c.weight_bits, c.isa, nested=c.unpack == "nested")
+    return pack(segments, c.tile.channels, c.weight_bits, c.form.loop, nested=c.unpack == "nested")
 
 
 def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | None], target: KernelTarget, packing: Packing = PLAIN) -> Contraction:
     """How the convolution is computed on `target`. requants: for plain sums, and for shifted ones where they are allowed."""
     plain = _plan(spec, requants[0], target, packing.input(0))
-    if target.isa == "generic":
+    if plain.form.loop == "columns":
         together = products_together(split_segments(matrix, plain.window.length))
         return replace(plain, name=f"{plain.name}_together{together}", together=together)
-    if target.isa == "neon":
+    if plain.form.loop == "rows":
         together = smull.together(smull.aligned(matrix, plain.window.length, plain.strip is not None))
         return replace(plain, name=f"{plain.name}_together{together}", together=together)
     if requants[1] is None or spec.weight_bits == 8:
@@ -185,7 +186,8 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
     window = _window(spec, _strip_pitch(spec)) if padded else direct
     tile = choose_tile(window, spec.channels // spec.groups, target)
     panels = ceil(spec.channels // spec.groups / tile.channels)
-    depth = window.quads * 4 if target.isa != "neon" else window.segments_y * window.segments_x * smull.padded_length(window.length)
+    form = PRODUCT_FORMS[target.form("product")]
+    depth = window.segments_y * window.segments_x * smull.padded_length(window.length) if form.loop == "rows" else window.quads * 4
     wide = depth * tile.channels
     stored = ceil(wide * spec.weight_bits / 128) * 16
     cores = target.cores if spec.macs >= PARALLEL_MACS else 1
@@ -194,7 +196,7 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
     _, height, width, depth = spec.input_shape
     images = 1 if spec.pointwise and not padded else spec.input_shape[0]
     return Contraction(
-        name=f"{spec.name}_{requant.key}_{target.isa}{cores}",
+        name=f"{spec.name}_{requant.key}_{form.name}{cores}",
         input_shape=spec.input_shape,
         output_shape=spec.output_shape,
         images=images,
@@ -212,7 +214,7 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
         unpack="none" if spec.weight_bits == 8 else "scratch",
         requant=requant,
         together=1,
-        isa=target.isa,
+        form=form,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from mpqc.lowering.kernels import depthwise_slide, depthwise_smull, depthwise_walk
@@ -35,11 +37,17 @@ BLOCK = 16
 
 def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """`op`, whose groups are the channels of `x`, with any number of outputs a channel; see program.Conv."""
-    if target.isa == "neon":
-        long = depthwise_smull.plan(op, x, y)
-        return depthwise_smull.kernel(op, long, x, y) if long else _portable(op, x, y)
-    if target.isa != "dotprod":
-        return _portable(op, x, y)
+    return FORMS[target.form("depthwise")](op, x, y)
+
+
+def _long(op: Conv, x: Tensor, y: Tensor) -> Kernel:
+    """SMULL and SMLAL, channel by channel."""
+    long = depthwise_smull.plan(op, x, y)
+    return depthwise_smull.kernel(op, long, x, y) if long else _portable(op, x, y)
+
+
+def _dotted(op: Conv, x: Tensor, y: Tensor) -> Kernel:
+    """SDOT over the taps."""
     slide = depthwise_slide.plan(op, x, y)
     if slide:
         return depthwise_walk.kernel(op, slide, x, y)
@@ -106,3 +114,7 @@ def _portable(op: Conv, x: Tensor, y: Tensor) -> Kernel:
     params = [Param("x", physical_shape(x), "int8"), *map(param, names, constants), Param("y", physical_shape(y), "int8")]
     name = symbol("depthwise", f"w{op.weight_bits}", physical_shape(x), physical_shape(y), op.weight.shape[2:], op.strides, op.pads, op.dilations)
     return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", macs(op, y))
+
+
+FORMS: Mapping[str, Callable[[Conv, Tensor, Tensor], Kernel]] = {"dotprod": _dotted, "neon": _long, "generic": _portable}
+"""The forms of mpqc/facts/features.py"""

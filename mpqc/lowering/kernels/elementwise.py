@@ -38,7 +38,7 @@ def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTar
     scalars = np.array([*output_bounds(y.zero_point, op.low, op.high), op.m_a, op.m_b], np.float32)
     zeros = np.array([a.zero_point, second.zero_point], np.int32)
     narrowing = Narrowing.of(y.zero_point, op.low, op.high, largest(op.kind, (a.zero_point, second.zero_point), op.m_a, op.m_b))
-    neon = target.isa != "generic"
+    neon = target.form("binary") == "neon"
     rounding = narrowing.constants(y.zero_point, op.low, op.high) if neon else (np.array([y.zero_point], np.int8),)
     arrays = (scalars, zeros, *rounding)
     fused = _fused(op, nest, (a.zero_point, second.zero_point, y.zero_point)) if neon else None
@@ -103,7 +103,7 @@ def table(op: Table, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """out = op.table[x + 128], element by element; `x` and `y` have one shape."""
     nest = Nest(reordered(y.shape, y), (reordered(strides(y), y), reordered(strides(x), y)))
     entries = op.table.astype(np.int8)
-    neon = target.isa == "dotprod" and nest.merged.sizes[-1] >= LANES
+    looked_up = target.form("table") == "dotprod" and nest.merged.sizes[-1] >= LANES
 
     def body(source: Expr, t: Expr, out: Expr) -> None:
         def step(width: int, at: list[Expr], by: list[int], rows: list[Expr]) -> None:
@@ -111,7 +111,7 @@ def table(op: Table, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
             found = look_up(value, rows) if rows and width == LANES else t[cast(value, "int32", width) + splat(128, width)]
             store(out, at[0], found, width, by[0])
 
-        nest.emit(step, lambda _: [bind(load(t, 16 * i, 16)) for i in range(16)] if neon else [])
+        nest.emit(step, lambda _: [bind(load(t, 16 * i, 16)) for i in range(16)] if looked_up else [])
 
     name = symbol("table", physical_shape(y), nest.merged.strides[1])
     params = [Param("x", physical_shape(x), "int8"), param("table", entries), Param("y", physical_shape(y), "int8")]

@@ -11,8 +11,6 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from mpqc.lowering.kernels.kernel import Isa
-
 Expr = Any
 """A tirx expression or a Python int"""
 Buffer = Any
@@ -53,9 +51,9 @@ def neon(name: str, dtype: str, *operands: Expr) -> Expr:
     return T.call_llvm_pure_intrin(dtype, f"llvm.aarch64.neon.{name}", *operands)
 
 
-def store_run(buffer: Buffer, start: Expr, values: Sequence[Expr], isa: Isa) -> None:
-    """int8x16 vectors to neighbouring places, two by two: by ST1, which costs half of what the compiler's STP does."""
-    if isa != "dotprod":
+def store_run(buffer: Buffer, start: Expr, values: Sequence[Expr], *, paired: bool) -> None:
+    """int8x16 vectors to neighbouring places. paired: two by two by ST1 (AArch64)."""
+    if not paired:
         for n, value in enumerate(values):
             store(buffer, start + n * 16, 16, value)
         return

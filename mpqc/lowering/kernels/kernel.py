@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpqc.errors import LoweringError
+from mpqc.facts.features import KernelName, best_form
+
 if TYPE_CHECKING:
     from tvm import tirx
-
-Isa = Literal["dotprod", "neon", "generic"]
 
 
 @dataclass(frozen=True)
 class KernelTarget:
     """What the kernels need to know of a chip."""
 
-    isa: Isa = "dotprod"
-    """dotprod: AArch64 with SDOT (Cortex-A55, A76, Neoverse N1). neon: AArch64 without (A53, A72). generic: portable loops for any CPU.
-
-    All give the same results bit for bit.
-    """
+    features: frozenset[str] = frozenset({"neon", "dotprod"})
+    """What its instruction set has, see mpqc/facts/features.py: they choose a kernel's form. All forms give the same results bit for bit."""
     cores: int = 4
     """Threads that share the work of one kernel; the result does not depend on it."""
+
+    def form(self, kernel: KernelName) -> str:
+        """Name of the form of `kernel` for this chip. Raises LoweringError where it has none."""
+        found = best_form(kernel, self.features)
+        if found is None:
+            raise LoweringError(f"the kernel {kernel} has no form for a core with {', '.join(sorted(self.features)) or 'no features'}")
+        return found
+
+    def has(self, kernel: KernelName) -> bool:
+        """Whether `kernel` has a form for this chip."""
+        return best_form(kernel, self.features) is not None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,9 @@ from math import prod
 
 import numpy as np
 
+from mpqc.facts.features import PORTABLE
 from mpqc.lowering.kernels import requant as requantization
-from mpqc.lowering.kernels.kernel import Isa, Kernel, KernelTarget
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.requant import MAGIC_BITS, Requant
 from mpqc.lowering.kernels.tir import (
     Expr,
@@ -47,8 +48,8 @@ ROWS = 64
 
 def matmul(op: MatMul, a: Tensor, b: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """`op` on codes of `a` [..., M, K] and `b` [..., K, N], rows contiguous; see program.MatMul and numerics.matmul."""
-    form = _form(op, a, b, y, target.isa)
-    product = _Product(a.shape, b.shape, y.shape, form, target.isa)
+    form = _form(op, a, b, y, target.form("requantization"))
+    product = _Product(a.shape, b.shape, y.shape, form, target.form("matmul") == "dotprod")
     terms = np.array([a.zero_point, b.zero_point, product.depth * a.zero_point * b.zero_point], np.int64)
     terms[2] += MAGIC_BITS * (form.form == "float")
     constants = (
@@ -63,8 +64,8 @@ def matmul(op: MatMul, a: Tensor, b: Tensor, y: Tensor, target: KernelTarget) ->
     return Kernel(name, function(name, params, product.body), constants, y.shape, "int8", product.macs)
 
 
-def _form(op: MatMul, a: Tensor, b: Tensor, y: Tensor, isa: Isa) -> Requant:
-    if isa == "generic":
+def _form(op: MatMul, a: Tensor, b: Tensor, y: Tensor, form: str) -> Requant:
+    if form == PORTABLE.name:
         return Requant("portable")
     largest = a.shape[-1] * prod(max(127 - t.zero_point, t.zero_point + 128) for t in (a, b))
     clamp = op.low > -128 or op.high < 127
@@ -81,12 +82,8 @@ class _Product:
     b: tuple[int, ...]
     y: tuple[int, ...]
     form: Requant
-    isa: Isa
-
-    @property
-    def quads(self) -> bool:
-        """Whether there is SDOT; otherwise codes are multiplied in 16 bits, one of the reduction at a time."""
-        return self.isa == "dotprod"
+    quads: bool
+    """By SDOT; otherwise codes are multiplied in 16 bits, one of the reduction at a time"""
 
     @property
     def depth(self) -> int:

@@ -1,6 +1,6 @@
 """The inner loops: one register tile of output pixels x channels over the whole reduction.
 
-dotprod: SDOT by lane. 16 input bytes of each pixel are four quads; each quad is broadcast by the instruction itself
+quads: SDOT by lane. 16 input bytes of each pixel are four quads; each quad is broadcast by the instruction itself
 (third operand) against 16 weights of four channels. 8 pixels x 8 channels: 64 SDOT, 16 loads, 32 cycles.
 The accumulators are a buffer of under 1 KiB with constant indices, which LLVM turns into registers.
 """
@@ -13,7 +13,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from mpqc.lowering.kernels.emit import Buffer, Expr, bits, load, neon, scratch, splat, store
-from mpqc.lowering.kernels.kernel import Isa
+from mpqc.lowering.kernels.forms import ProductForm
 from mpqc.lowering.kernels.tiling import Tile, Window
 
 UNROLLED = 240
@@ -54,7 +54,7 @@ class Reduction:
 
     window: Window
     tile: Tile
-    isa: Isa
+    form: ProductForm
     slack: bool
     """16 bytes past the last input byte are readable (scratch); otherwise the last vector of a segment reaches back"""
     together: int = 1
@@ -87,7 +87,7 @@ class Reduction:
         """`vectors`, in a way that the compiler cannot see where it would unroll the loop: the copies would not fit the registers."""
         size = self.tile.pixels * self.tile.channels
         unrolled = 1 < vectors <= UNROLLED // size
-        if self.isa != "dotprod" or size < 48 or not unrolled:
+        if not self.form.rolled or size < 48 or not unrolled:
             return vectors
         hidden = T.alloc_buffer((1,), "int32", annotations={"tirx.volatile": True})
         T.buffer_store(hidden, T.int32(vectors), [0])
@@ -99,9 +99,10 @@ class Reduction:
 
     def _vector(self, acc: Buffer, x: Operand, w: Operand, first: int, count: int) -> None:
         """`count` reduction steps of four: quads `first`... of the 16 input bytes at x, weights from w."""
-        if self.isa == "generic":
+        if self.form.loop == "columns":
             self._portable(acc, x, w, first, count)
             return
+        assert self.form.loop == "quads", self.form
         pixels, vectors = self.tile.pixels, self.tile.channels // 4
         quad = scratch(pixels * 4, "int32")
         with T.unroll(pixels) as i:

@@ -1,7 +1,7 @@
 """Weights as the kernels read them: panels of output channels, at their real width.
 
 A panel holds the weights of `width` output channels for the whole reduction, four reduction steps (a quad) at a time:
-dotprod [quad][channel][4], generic [quad][4][channel]. The last panel of a group overlaps the one before it, so that no
+quads [quad][channel][4], columns [quad][4][channel] (forms.py). The last panel of a group overlaps the one before it, so that no
 panel is ragged; only groups narrower than one panel are padded with zeros.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpqc.lowering.kernels.kernel import Isa
+from mpqc.lowering.kernels.forms import Loop
 
 
 def panel_starts(channels: int, width: int) -> tuple[int, ...]:
@@ -34,10 +34,14 @@ def split_segments(weight: np.ndarray, length: int) -> np.ndarray:
     return padded.reshape(channels, -1, 4)
 
 
-def pack(quads: np.ndarray, width: int, bits: int, isa: Isa, *, nested: bool = False) -> np.ndarray:
+_ORDERS: dict[Loop, tuple[int, ...]] = {"quads": (0, 2, 1, 3), "columns": (0, 2, 3, 1)}
+"""Axes of [panel, channel, quad, 4] as each loop reads them"""
+
+
+def pack(quads: np.ndarray, width: int, bits: int, loop: Loop, *, nested: bool = False) -> np.ndarray:
     """[O, quads, 4] int8 -> [panels, bytes] int8: panels of `width` channels, `bits` wide (8, 4 or 2), see `nest`."""
     panels = take_panels(quads, width)
-    ordered = panels.transpose((0, 2, 1, 3) if isa == "dotprod" else (0, 2, 3, 1))
+    ordered = panels.transpose(_ORDERS[loop])
     packed = narrow(np.ascontiguousarray(ordered).reshape(panels.shape[0], -1), bits)
     return nest(packed, bits) if nested else packed
 

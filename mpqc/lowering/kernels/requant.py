@@ -23,8 +23,8 @@ from typing import Literal
 import numpy as np
 from tvm.tirx.script.builder import ir as T
 
+from mpqc.facts.features import PORTABLE
 from mpqc.lowering.kernels.emit import Buffer, Expr, bits, joined, load, neon, splat
-from mpqc.lowering.kernels.kernel import Isa
 from mpqc.values.program import Conv, Gemm
 
 MAGIC = 12582912.0
@@ -64,16 +64,17 @@ def accumulator_range(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray,
     return start - 128 * positive + 127 * negative, start + 127 * positive - 128 * negative
 
 
-def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa) -> tuple[Requant, Requant | None]:
-    """The cheapest exact forms for these constants: of plain sums, and of shifted ones where they fit. weight [O, K] int8."""
-    plain = _choose(weight, op, zero_point, isa)
+def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, form: str) -> tuple[Requant, Requant | None]:
+    """The cheapest exact forms for these constants: of plain sums, and of shifted ones where they fit.
+
+    weight [O, K] int8; form: of the kernel "requantization".
+    """
+    plain = Requant("portable") if form == PORTABLE.name else _choose(weight, op, zero_point)
     return plain, shifted(plain, weight, op, zero_point)
 
 
-def _choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, isa: Isa, shift: int = 0) -> Requant:
+def _choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, shift: int = 0) -> Requant:
     """For accumulators that hold 2^shift times the sum."""
-    if isa == "generic":
-        return Requant("portable")
     least, most = (limit << shift for limit in accumulator_range(weight, op.bias))
     clamp = op.low > -128 or op.high < 127
     real = np.maximum(np.abs(least), np.abs(most)).astype(np.float64) * np.abs(op.multiplier.astype(np.float64)) / 2.0**shift
@@ -104,7 +105,7 @@ def shifted(plain: Requant, weight: np.ndarray, op: Conv | Gemm, zero_point: int
     largest = -min(int(least.min(initial=0)), -int(most.max(initial=0))) << shift
     if shift == 0 or plain.form == "portable" or largest >= 2**31 or not _scales_exactly(op.multiplier):
         return None
-    return _choose(weight, op, zero_point, "dotprod", shift)
+    return _choose(weight, op, zero_point, shift)
 
 
 def _scales_exactly(multiplier: np.ndarray) -> bool:

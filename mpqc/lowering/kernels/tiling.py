@@ -8,15 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from mpqc.lowering.kernels.kernel import Isa, KernelTarget
+from mpqc.lowering.kernels.forms import PRODUCT_FORMS, ProductForm
+from mpqc.lowering.kernels.kernel import KernelTarget
 
 L1_BYTES = 24 * 1024
 """Input bytes of a block that stays in L1 beside a panel of weights"""
 L2_BYTES = 160 * 1024
 """Input bytes of a block when the weights are too large to be read often"""
 LARGE_WEIGHTS = 256 * 1024
-_PIXELS: dict[Isa, int] = {"dotprod": 8, "neon": 2, "generic": 4}
-"""Most pixels of a tile: with 8 channels, as many accumulators as leave registers for operands"""
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,11 @@ class Blocks:
 
 def choose_tile(window: Window, channels: int, target: KernelTarget) -> Tile:
     """The register tile with the least work for the image, counting what its edges compute twice."""
-    most = _PIXELS[target.isa]
+    form = PRODUCT_FORMS[target.form("product")]
+    most = form.pixels
     shapes = [(r, c) for r in range(1, most + 1) for c in range(1, most // r + 1) if r <= window.rows and c <= window.columns]
     rows, columns = min(shapes, key=lambda shape: (_work(window, *shape), shape[0]))
-    return Tile(rows, columns, _panel_width(rows * columns, channels, target))
+    return Tile(rows, columns, _panel_width(rows * columns, channels, form))
 
 
 def _work(window: Window, rows: int, columns: int) -> float:
@@ -82,8 +82,8 @@ def _work(window: Window, rows: int, columns: int) -> float:
     return tiles * (rows * columns + 0.7)
 
 
-def _panel_width(pixels: int, channels: int, target: KernelTarget) -> int:
-    if target.isa != "dotprod" or channels <= 8 or pixels > 4:
+def _panel_width(pixels: int, channels: int, form: ProductForm) -> int:
+    if not form.wide_panels or channels <= 8 or pixels > 4:
         return 8
     return 32 if pixels == 1 and channels >= 32 else 16
 

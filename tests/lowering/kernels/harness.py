@@ -11,11 +11,20 @@ from pathlib import Path
 import numpy as np
 import tvm
 
-from mpqc.lowering.kernels.kernel import Kernel
+from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 
 DRIVER = Path(__file__).with_name("driver.c")
 SYSROOT = "/usr/aarch64-linux-gnu"
 CODES = {"i": 0, "u": 1, "f": 2}
+
+
+CORES: dict[str, frozenset[str]] = {"dotprod": frozenset({"neon", "dotprod"}), "neon": frozenset({"neon"}), "generic": frozenset()}
+"""What the cores have that kernels are tested for"""
+
+
+def core(isa: str, cores: int = 4) -> KernelTarget:
+    """What the kernels need to know of a core, one of CORES."""
+    return KernelTarget(CORES[isa], cores)
 
 
 @dataclass(frozen=True)

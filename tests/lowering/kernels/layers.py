@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from harness import Case, Machine, run
+from harness import Case, Machine, core, run
 
 from mpqc.lowering.kernels.conv import ConvSpec, conv2d
 from mpqc.lowering.kernels.gemm import gemm
-from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.numerics import integer
 from mpqc.values.program import Conv, Gemm
 
@@ -29,7 +29,7 @@ class Layer:
 
     def kernel(self, isa: str) -> Kernel:
         make = conv2d if isinstance(self.op, Conv) else gemm
-        return make(self.op, self.x.shape, *self.zero_points, KernelTarget(isa, self.cores))
+        return make(self.op, self.x.shape, *self.zero_points, core(isa, self.cores))
 
     def expected(self) -> np.ndarray:
         """By the definitions in numerics/integer.py."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from checking import ISAS, Expected, check, codes, expected, quantized
+from harness import core
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mpqc.lowering.kernels.depthwise import depthwise
 from mpqc.lowering.kernels.depthwise_smull import together
 from mpqc.lowering.kernels.depthwise_weights import packed
-from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.requant import accumulator_range
 from mpqc.numerics import integer
 from mpqc.values.program import Conv
@@ -80,7 +80,7 @@ SPECS = [
 ]
 
 
-def case(rng: np.random.Generator, isa: Isa, spec: Spec) -> Expected:
+def case(rng: np.random.Generator, isa: str, spec: Spec) -> Expected:
     zero_x, zero_y = int(rng.integers(-128, 128)), int(rng.integers(-128, 128)) if spec.zero is None else spec.zero
     x = codes(rng, (spec.batch, spec.channels, spec.height, spec.width))
     half, count = 1 << (spec.bits - 1), spec.channels * spec.outputs
@@ -97,11 +97,11 @@ def case(rng: np.random.Generator, isa: Isa, spec: Spec) -> Expected:
     y = integer.requantize(acc, m[:, None, None], zero_y, spec.low, 127)
     op = Conv("n", (), (), weight, spec.bits, bias, m, spec.strides, spec.pads, spec.dilations, spec.channels, spec.low, 127)
     tx, ty = quantized(x.shape, zero_x), quantized(y.shape, zero_y)
-    return expected(depthwise(op, tx, ty, KernelTarget(isa)), [(x, tx)], (y, ty), str(spec))
+    return expected(depthwise(op, tx, ty, core(isa)), [(x, tx)], (y, ty), str(spec))
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_depthwise(isa: Isa) -> None:
+def test_depthwise(isa: str) -> None:
     rng = np.random.default_rng(11)
     cases = [case(rng, isa, spec) for spec in SPECS]
     check(cases, isa)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from checking import ISAS, Expected, check, codes, expected, quantized
+from harness import core
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpqc.lowering.kernels.elementwise import binary, table
-from mpqc.lowering.kernels.kernel import Isa, KernelTarget
+from mpqc.lowering.kernels.kernel import KernelTarget
 from mpqc.numerics import integer
 from mpqc.values.program import Binary, Table
 
@@ -37,7 +38,7 @@ def reference(op: Binary, a: np.ndarray, b: np.ndarray, zeros: tuple[int, int], 
 
 
 def case(
-    rng: np.random.Generator, isa: Isa, shapes: tuple[tuple[int, ...], tuple[int, ...]], kind: str, *, constant: bool, largest: float = 2.0
+    rng: np.random.Generator, isa: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], kind: str, *, constant: bool, largest: float = 2.0
 ) -> Expected:
     zeros, zero = (int(rng.integers(-128, 128)), int(rng.integers(-128, 128))), int(rng.integers(-128, 128))
     a, b = codes(rng, shapes[0]), codes(rng, shapes[1])
@@ -46,13 +47,13 @@ def case(
     low, high = sorted(int(i) for i in rng.integers(-128, 128, 2)) if rng.random() < 0.3 else (-128, 127)
     op = Binary("n", (), (), kind, m[0], m[1], low, high, b if constant else None, zeros[1])
     ta, tb, y = quantized(a.shape, zeros[0]), quantized(b.shape, zeros[1]), quantized(np.broadcast_shapes(*shapes), zero)
-    kernel = binary(op, ta, None if constant else tb, y, KernelTarget(isa))
+    kernel = binary(op, ta, None if constant else tb, y, core(isa))
     inputs = [(a, ta)] if constant else [(a, ta), (b, tb)]
     return expected(kernel, inputs, (reference(op, a, b, zeros, zero), y), f"{op}")
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_binary(isa: Isa) -> None:
+def test_binary(isa: str) -> None:
     rng = np.random.default_rng(2)
     check(
         [case(rng, isa, pair, kind, constant=constant) for pair in PAIRS for kind in ("add", "sub", "mul") for constant in (False, True)],
@@ -62,7 +63,7 @@ def test_binary(isa: Isa) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("largest", [1e-3, 1e2, 1e6])
-def test_extreme_multipliers(isa: Isa, largest: float) -> None:
+def test_extreme_multipliers(isa: str, largest: float) -> None:
     rng = np.random.default_rng(3)
     check([case(rng, isa, PAIRS[0], kind, constant=False, largest=largest) for kind in ("add", "sub", "mul") for _ in range(3)], isa)
 
@@ -87,12 +88,12 @@ def test_every_pair_of_codes_is_added_as_numerics_does() -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_table(isa: Isa) -> None:
+def test_table(isa: str) -> None:
     rng, cases = np.random.default_rng(4), []
     for shape in [(1, 16, 9, 9), (7,), (256,), (1, 17, 5, 3), (1, 64, 31, 33), (1, 1), ()]:
         entries, t = codes(rng, (256,)), quantized(shape)
         x = np.arange(-128, 128).astype(np.int8) if shape == (256,) else codes(rng, shape)
-        kernel = table(Table("n", (), (), entries, "f"), t, t, KernelTarget(isa))
+        kernel = table(Table("n", (), (), entries, "f"), t, t, core(isa))
         cases.append(expected(kernel, [(x, t)], (integer.lookup(x, entries), t)))
     check(cases, isa)
 
@@ -109,7 +110,7 @@ def test_sums_with_one_rounding_less_are_exact_for_all_pairs_of_codes() -> None:
         zeros = (3, -128)
         ta, tb, y = quantized(a.shape, zeros[0]), quantized(a.shape, zeros[1]), quantized(a.shape, zero)
         wanted = (reference(op, a, b, zeros, zero), y)
-        cases.append(expected(binary(op, ta, tb, y, KernelTarget("dotprod")), [(a, ta), (b, tb)], wanted, str(m)))
+        cases.append(expected(binary(op, ta, tb, y, core("dotprod")), [(a, ta), (b, tb)], wanted, str(m)))
     suffixes = {case.kernel.name.split("_fused")[1] if "_fused" in case.kernel.name else "" for case in cases}
     assert suffixes == {"0", "1", ""}
     check(cases, "dotprod", threads=(1,))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from checking import ISAS, Expected, check, codes, expected, quantized
+from harness import core
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.matmul import matmul
 from mpqc.numerics import integer
 from mpqc.values.program import MatMul, Tensor
@@ -26,7 +26,7 @@ SHAPES = [
 ]
 
 
-def case(rng: np.random.Generator, isa: Isa, shapes: tuple[tuple[int, ...], tuple[int, ...]], spread: float, extreme: bool = False) -> Expected:
+def case(rng: np.random.Generator, isa: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], spread: float, extreme: bool = False) -> Expected:
     zeros = [-128, 127, -128] if extreme else [int(i) for i in rng.integers(-128, 128, 3)]
     a, b = (np.full(s, v, np.int8) for s, v in zip(shapes, (127, -128), strict=True)) if extreme else (codes(rng, s) for s in shapes)
     acc = integer.matmul(a, b, (zeros[0], zeros[1]))
@@ -35,7 +35,7 @@ def case(rng: np.random.Generator, isa: Isa, shapes: tuple[tuple[int, ...], tupl
     y = integer.requantize(acc, m, zeros[2], *bounds)
     op = MatMul("n", (), (), float(m), *bounds)
     tensors = [plain_rows(array.shape, zero) for array, zero in zip((a, b, y), zeros, strict=True)]
-    kernel = matmul(op, *tensors, KernelTarget(isa))
+    kernel = matmul(op, *tensors, core(isa))
     return expected(kernel, list(zip((_shown(a), _shown(b)), tensors, strict=False)), (_shown(y), tensors[2]), f"{zeros} {spread}")
 
 
@@ -49,7 +49,7 @@ def _shown(array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_matmul(isa: Isa) -> None:
+def test_matmul(isa: str) -> None:
     rng = np.random.default_rng(5)
     cases = [case(rng, isa, shapes, spread) for shapes in SHAPES for spread in (150.0, 4e4)]
     cases.append(case(rng, isa, ((9, 255), (255, 9)), 255.0, extreme=True))

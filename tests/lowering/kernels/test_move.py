@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from checking import ISAS, Expected, check, expected, plain, quantized
+from harness import core
 
-from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.move import concat, is_view, move, pad, relayout
 from mpqc.lowering.kernels.walk import walk
 from mpqc.values.program import Concat, Move, Pad, Tensor
@@ -46,22 +46,22 @@ def data(tensor: Tensor, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(-128, 128, tensor.shape).astype(tensor.dtype)
 
 
-def move_case(shape: tuple[int, ...], f: Callable[[np.ndarray], np.ndarray], make: Callable[[tuple[int, ...]], Tensor], isa: Isa) -> Expected:
+def move_case(shape: tuple[int, ...], f: Callable[[np.ndarray], np.ndarray], make: Callable[[tuple[int, ...]], Tensor], isa: str) -> Expected:
     x = make(shape)
     index = np.ascontiguousarray(f(np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)))
     y, values = make(index.shape), data(x, np.random.default_rng(7))
     op = Move("n", (), (), "Any", index)
-    return expected(move(op, x, y, KernelTarget(isa)), [(values, x)], (f(values), y), str(shape))
+    return expected(move(op, x, y, core(isa)), [(values, x)], (f(values), y), str(shape))
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", MAKERS)
-def test_move(kind: str, isa: Isa) -> None:
+def test_move(kind: str, isa: str) -> None:
     check([move_case(shape, f, MAKERS[kind], isa) for shape, f in MOVES], isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_concat_and_pad(isa: Isa) -> None:
+def test_concat_and_pad(isa: str) -> None:
     rng, cases = np.random.default_rng(8), []
     for make in MAKERS.values():
         for axis in (0, 1, 2, 3, -1):
@@ -72,7 +72,7 @@ def test_concat_and_pad(isa: Isa) -> None:
             values = [data(x, rng) for x in xs]
             joined = np.concatenate(values, axis)
             y = make(joined.shape)
-            kernel = concat(Concat("n", (), (), axis), xs, y, KernelTarget(isa))
+            kernel = concat(Concat("n", (), (), axis), xs, y, core(isa))
             cases.append(expected(kernel, list(zip(values, xs, strict=True)), (joined, y), f"axis {axis}"))
         x = make((1, 17, 5, 6))
         values = data(x, rng)
@@ -82,7 +82,7 @@ def test_concat_and_pad(isa: Isa) -> None:
             ((0, 0, 0, 2, 0, 1, -1, 0), np.pad(values, ((0, 0), (0, 1), (0, 0), (2, 0)), constant_values=7)[:, :, :-1]),
         ]:
             y = make(result.shape)
-            cases.append(expected(pad(Pad("n", (), (), pads, 7), x, y, KernelTarget(isa)), [(values, x)], (result, y)))
+            cases.append(expected(pad(Pad("n", (), (), pads, 7), x, y, core(isa)), [(values, x)], (result, y)))
     check(cases, isa)
 
 
@@ -91,7 +91,7 @@ def test_relayout_to_the_edge_of_the_network_and_back() -> None:
     inner, outer = quantized((2, 19, 16, 33)), plain((2, 19, 16, 33), "int8")
     values = data(outer, rng)
     pairs = [(inner, outer), (outer, inner)]
-    check([expected(relayout(x, y, KernelTarget("generic")), [(values, x)], (values, y)) for x, y in pairs], "generic")
+    check([expected(relayout(x, y, core("generic")), [(values, x)], (values, y)) for x, y in pairs], "generic")
 
 
 def test_reshape_is_a_view_only_where_the_bytes_stay() -> None:

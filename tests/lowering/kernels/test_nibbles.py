@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import A76, HOST, Case, Machine, run
+from harness import A76, HOST, Case, Machine, core, run
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from layers import Layer, conv
@@ -43,7 +43,7 @@ def narrow(spec: ConvSpec, seed: int, zero_points: tuple[int, int] = (-8, -8), b
 
 def check(layers: list[tuple[Layer, Packing]], isa: str, machine: Machine, folder: Path) -> None:
     """Fails unless every layer gives exactly what it must."""
-    kernels = [conv2d(layer.op, layer.x.shape, *layer.zero_points, KernelTarget(isa, layer.cores), packing=packing) for layer, packing in layers]
+    kernels = [conv2d(layer.op, layer.x.shape, *layer.zero_points, core(isa, layer.cores), packing=packing) for layer, packing in layers]
     stored = [halves(layer.x) if packing.input(0) else layer.x for layer, packing in layers]
     cases = [Case(kernel, (x,), layer.threads) for kernel, x, (layer, _) in zip(kernels, stored, layers, strict=True)]
     for (layer, packing), kernel, result in zip(layers, kernels, run(cases, machine, folder), strict=True):

@@ -28,8 +28,8 @@ def test_segments_are_padded_to_quads() -> None:
 
 def test_quads_lie_side_by_side_for_sdot() -> None:
     quads = np.arange(64, dtype=np.int8).reshape(8, 2, 4)
-    assert pack(quads, 8, 8, "dotprod")[0, :12].tolist() == [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19]
-    assert pack(quads, 8, 8, "generic")[0, :9].tolist() == [0, 8, 16, 24, 32, 40, 48, 56, 1]
+    assert pack(quads, 8, 8, "quads")[0, :12].tolist() == [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19]
+    assert pack(quads, 8, 8, "columns")[0, :9].tolist() == [0, 8, 16, 24, 32, 40, 48, 56, 1]
 
 
 @pytest.mark.parametrize("bits", [4, 2])

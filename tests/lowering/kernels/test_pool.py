@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from checking import ISAS, Expected, check, codes, expected, quantized
+from harness import core
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpqc.lowering.kernels.kernel import Isa, KernelTarget
 from mpqc.lowering.kernels.pool import pool
 from mpqc.numerics import integer
 from mpqc.values.program import Pool
@@ -27,7 +27,7 @@ SPECS = [
 ]
 
 
-def case(rng: np.random.Generator, isa: Isa, spec: tuple, kind: str, *, per_position: bool = False) -> Expected:
+def case(rng: np.random.Generator, isa: str, spec: tuple, kind: str, *, per_position: bool = False) -> Expected:
     shape, kernel, strides, pads, dilations = spec
     zero_x, zero_y = (int(i) for i in rng.integers(-128, 128, 2))
     x, low, high = codes(rng, shape), -100 if rng.random() < 0.5 else -128, 99
@@ -40,11 +40,11 @@ def case(rng: np.random.Generator, isa: Isa, spec: tuple, kind: str, *, per_posi
         y = integer.average_pool(x, kernel, (zero_x, zero_y), m, low, high, **window)
     op = Pool("n", (), (), kind, kernel, strides, pads, dilations, m, low, high)
     tx, ty = quantized(shape, zero_x), quantized(y.shape, zero_x if kind == "max" else zero_y)
-    return expected(pool(op, tx, ty, KernelTarget(isa)), [(x, tx)], (y, ty))
+    return expected(pool(op, tx, ty, core(isa)), [(x, tx)], (y, ty))
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_pool(isa: Isa) -> None:
+def test_pool(isa: str) -> None:
     rng, cases = np.random.default_rng(5), []
     for spec in SPECS:
         cases += [case(rng, isa, spec, "max"), case(rng, isa, spec, "average"), case(rng, isa, spec, "average", per_position=True)]
@@ -56,7 +56,7 @@ def test_pool_of_rank_3() -> None:
     x, op = codes(rng, (2, 5, 17)), Pool("n", (), (), "average", (1, 3), (1, 2), (0, 1, 0, 1), (1, 1), np.float32(0.4), -128, 127)
     y = integer.average_pool(x[:, :, None], op.kernel, (3, -4), op.multiplier, -128, 127, strides=op.strides, pads=op.pads)[:, :, 0]
     tx, ty = quantized(x.shape, 3), quantized(y.shape, -4)
-    check([expected(pool(op, tx, ty, KernelTarget("generic")), [(x, tx)], (y, ty))], "generic")
+    check([expected(pool(op, tx, ty, core("generic")), [(x, tx)], (y, ty))], "generic")
 
 
 AXIS = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(0, 2), st.integers(1, 2), st.integers(0, 6))

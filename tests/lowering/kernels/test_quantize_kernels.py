@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from checking import ISAS, check, expected, plain, quantized
+from harness import core
 
-from mpqc.lowering.kernels.kernel import Isa, KernelTarget
+from mpqc.lowering.kernels.kernel import KernelTarget
 from mpqc.lowering.kernels.quantize import dequantize, quantize
 from mpqc.numerics import integer
 
@@ -26,17 +27,15 @@ def values(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> np
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("isa", ISAS)
-def test_quantize_and_dequantize(isa: Isa) -> None:
+def test_quantize_and_dequantize(isa: str) -> None:
     rng, cases = np.random.default_rng(1), []
     for index, shape in enumerate(SHAPES):
         for scale, zero in SCALES if index < 3 else SCALES[index % 5 : index % 5 + 1]:
             real, codes = plain(shape), quantized(shape, zero, scale)
             x = values(rng, shape, scale)
             q = integer.quantize(x, codes.qparams)
-            cases.append(expected(quantize(real, codes, KernelTarget(isa)), [(x, real)], (q, codes), f"{scale} {zero}"))
-            cases.append(
-                expected(dequantize(codes, real, KernelTarget(isa)), [(q.astype(np.int8), codes)], (integer.dequantize(q, codes.qparams), real))
-            )
+            cases.append(expected(quantize(real, codes, core(isa)), [(x, real)], (q, codes), f"{scale} {zero}"))
+            cases.append(expected(dequantize(codes, real, core(isa)), [(q.astype(np.int8), codes)], (integer.dequantize(q, codes.qparams), real)))
     check(cases, isa)
 
 
@@ -45,7 +44,7 @@ def test_quantize_and_dequantize(isa: Isa) -> None:
 def test_narrow_types_saturate_at_their_own_bounds(bits: int) -> None:
     real, codes = plain((5, 9)), quantized((5, 9), -1, 0.1, bits)
     x = values(np.random.default_rng(bits), (5, 9), 0.1)
-    check([expected(quantize(real, codes, KernelTarget("generic")), [(x, real)], (integer.quantize(x, codes.qparams), codes))], "generic")
+    check([expected(quantize(real, codes, core("generic")), [(x, real)], (integer.quantize(x, codes.qparams), codes))], "generic")
 
 
 def test_equal_shapes_share_a_name_whatever_the_scale() -> None:

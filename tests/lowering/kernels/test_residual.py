@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import A76, Case, run
+from harness import A76, Case, core, run
 from layers import Layer, conv, with_op
 
 from mpqc.lowering.kernels import conv as conv_module
 from mpqc.lowering.kernels.conv import ConvSpec, conv2d
-from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.residual import Residual, residual
 from mpqc.numerics import integer
 from mpqc.values.program import Binary
@@ -39,7 +39,7 @@ def joined(layer: Layer, add: Binary, zeros: tuple[int, int, int], rng: np.rando
     other = rng.integers(-128, 128, made.shape).astype(np.int8)
     added = residual(layer.op, add, zeros)
     assert added is not None
-    kernel = conv2d(layer.op, layer.x.shape, *layer.zero_points, KernelTarget("dotprod", layer.cores), added)
+    kernel = conv2d(layer.op, layer.x.shape, *layer.zero_points, core("dotprod", layer.cores), added)
     pair, pair_zeros = ((made, other), zeros[:2]) if add.inputs[0] == "y" else ((other, made), zeros[1::-1])
     wanted = integer.add(*pair, pair_zeros, add.m_a, add.m_b, zeros[2], add.low, add.high)
     return Case(kernel, (layer.x, other), layer.threads), wanted.astype(np.int8), added

@@ -1,0 +1,1 @@
+"""Facts that several rooms need, one table an idea."""
