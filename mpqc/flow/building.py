@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from mpqc.targets import Target
     from mpqc.training.folding import TrainedParameters
     from mpqc.values.program import Program
+
+
+BATCH_CHECKED = 3
+"""Samples that a file with an open batch is run on, together and one by one"""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,23 @@ class Builder:
         self.workspace.write_text("plan.json", plan.to_json())
         with self.progress.phase("export"):
             model, program = export_program(self.analysis, plan, self.options, self.parameters)
+            model = self._with_source_batch(model)
         self.workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
         with self.progress.phase("lower"):
             write = write_artifacts if launched().leads else write_nothing
             artifacts = write(program, self.target, self.workspace, batches=self.analysis.batches)
         self.built = Built(model, program, artifacts)
         return self.built
+
+    def _with_source_batch(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """`model` with the batch dimension as the source has it; where it holds to a batch of 1, a warning says why."""
+        from mpqc.qdq.write.batch import free_batch
+
+        analysis = self.analysis
+        freed = free_batch(model, analysis.network.batch, list(islice(analysis.batches, BATCH_CHECKED)))
+        if freed.reason:
+            self.progress.warn(f"model.qdq.onnx keeps a batch of 1, which the source leaves open: {freed.reason}")
+        return freed.model
 
     def price(self, plan: Plan, verifier: Verifier) -> float:
         """Builds `plan` and prices its bundle: modelled microseconds."""

@@ -13,7 +13,7 @@ from mpqc.errors import UsageError
 from mpqc.frontend.importer import import_graph, shape_and_dtype
 from mpqc.frontend.opset import canonical_opset
 from mpqc.frontend.reader import check_source, read_onnx
-from mpqc.frontend.shapes import Shapes, Values, fix_inputs, fix_values
+from mpqc.frontend.shapes import Shapes, Values, fix_inputs, fix_values, open_batches
 from mpqc.passes.batch_norm_to_conv import BatchNormToConv
 from mpqc.passes.decompose_recurrent import DecomposeRecurrent
 from mpqc.passes.division_to_product import DivisionToProduct
@@ -84,6 +84,7 @@ def load_network(
         digest=hashlib.sha256(canonical.model.SerializeToString(deterministic=True)).hexdigest(),
         notes=canonical.notes,
         attributes=imported.attributes,
+        batch={name: dim for name, dim in open_batches(model, shapes).items() if name in {value.name for value in graph.input}},
     )
 
 

@@ -52,6 +52,17 @@ def fix_inputs(model: onnx.ModelProto, shapes: Shapes | None) -> onnx.ModelProto
     return fixed
 
 
+def open_batches(model: onnx.ModelProto, shapes: Shapes | None) -> dict[str, str]:
+    """Input name -> name of its first dimension, for the true inputs whose first dimension the file leaves open and `shapes` does not fix."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    found: dict[str, str] = {}
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in stored and value.name not in (shapes or {}) and dims and dims[0].dim_value <= 0:
+            found[value.name] = dims[0].dim_param or "batch"
+    return found
+
+
 def _check_names(given: Iterable[str], names: list[str], option: str) -> None:
     for name in given:
         if name not in names:

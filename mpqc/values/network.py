@@ -62,3 +62,5 @@ class Network:
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Initializer name -> attribute (parameter or buffer) of `module`."""
+    batch: Mapping[str, str] = field(default_factory=dict)
+    """Input name -> name of its first dimension, for inputs whose source left that open; here it is 1"""

@@ -182,9 +182,10 @@ def test_eight_bit_files_run_as_integer_kernels_in_onnx_runtime(tmp_path: Path) 
 
 
 def test_widened_narrow_weights_run_as_integer_kernels(tmp_path: Path) -> None:
-    model = exported(2, 8)
+    model = exported(4, 8)
     assert Counter(optimized_ops(model, tmp_path))["QLinearConv"] == 0
     assert Counter(optimized_ops(widen(model), tmp_path))["QLinearConv"] == 2
+    assert Counter(optimized_ops(exported(2, 8), tmp_path))["QLinearConv"] == 2  # int2 lies behind a Cast already
 
 
 @pytest.mark.parametrize("bits", [(4, 4), (2, 4), (3, 5)])

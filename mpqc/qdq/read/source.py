@@ -263,6 +263,8 @@ def _evaluated(
         return {}
     if node.op_type == QUANTIZE:
         return _quantized(node, constants, elements)
+    if node.op_type == "Cast" and attribute(node, "to", 0) in RANGES and elements[node.input[0]] in RANGES:
+        return _cast(node, constants)
     return _run_reference(proto, node, constants, elements)
 
 
@@ -294,6 +296,17 @@ def _quantized(node: NodeProto, constants: Mapping[str, np.ndarray], elements: M
     steps = np.rint(real.astype(np.float32) / scale.astype(np.float32).reshape(shape)) + zero.astype(np.float32).reshape(shape)
     low, high, kind = RANGES[element]
     return {node.output[0]: (np.clip(steps, low, high).astype(kind), element)}
+
+
+def _cast(node: NodeProto, constants: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, int]]:
+    """An integer constant in another integer type, the bits that do not fit cut off; {} for types of less than a byte, whose wrapping numpy lacks."""
+    element = int(attribute(node, "to", 0))
+    value = constants[node.input[0]]
+    low, high, kind = RANGES[element]
+    narrow = element in _SUB_BYTE | _SUB_BYTE_UNSIGNED
+    if narrow and value.size and (value.min() < low or value.max() > high):
+        return {}
+    return {node.output[0]: (value.astype(kind), element)}
 
 
 def _run_reference(

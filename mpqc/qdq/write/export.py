@@ -1,12 +1,13 @@
 """A plan becomes a file: standard Q/DQ nodes written by tensor name into the network's ONNX graph.
 
-Weights are real int4 (opset 21) and int2 (opset 25, IR 13) where the plan says so; an opset that lacks a width stores them in a wider
-one, and in int8 behind a Clip (QCDQ), which tells other tools the width. Activations of fewer than 8 bits are int8 with a Clip between
+Weights are real int4 (opset 21) and int2 (opset 25, IR 13, behind a Cast to int8: ONNX Runtime 1.31 fuses int2 into a QLinearConv that does not
+take it) where the plan says so; an opset that lacks a width stores them in a wider one, and in int8 behind a Clip (QCDQ), which tells other tools
+the width. Activations of fewer than 8 bits are int8 with a Clip between
 Q and DQ: ONNX Runtime 1.31 builds invalid graphs from int4 ones around MaxPool and from int2 ones around Conv, and Clip has no int4.
 
 ONNX Runtime 1.31 runs every such file on its CPU: 8-bit chains as integer kernels (QLinearConv, QGemm, QLinearAdd; on x86 signed
-activations need the session option `session.qdqisint8allowed` = 1), convolutions with int4 or int2 weights in float between Q and DQ.
-`widen` (export_widen.py) stores such weights in 8 bits with the same values, and they run as integer kernels too.
+activations need the session option `session.qdqisint8allowed` = 1), convolutions with int4 weights in float between Q and DQ.
+`widen` (widen.py) stores such weights in 8 bits with the same values, and they run as integer kernels too.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mpqc.errors import UsageError
 from mpqc.numerics import integer
+from mpqc.qdq.write.biases import bias_codes, raised_scales
 from mpqc.values.qtype import QParams, QType
 from mpqc.values.site import OpNode, SiteKind, SiteTable
 
 LOWEST_OPSET, NARROW_OPSET, INT2_OPSET = 13, 21, 25
 _ELEMENTS: dict[int, int] = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
 _SINCE = {2: INT2_OPSET, 4: NARROW_OPSET, 8: LOWEST_OPSET, 16: NARROW_OPSET}
-_INT32 = (-(2**31), 2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class _Writer:
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.taken = set(self.initializers) | {node.name for node in graph.node}
         self.taken |= {name for node in graph.node for name in (*node.input, *node.output)}
+        self.chosen = {**self.chosen, **raised_scales({node.name: node for node in graph.node}, self.initializers, self.table, self.chosen)}
         self._drop_clamps()
         self._write_operands()
         self._write_activations()
@@ -129,6 +130,8 @@ class _Writer:
 
     def _dequantized(self, name: str, codes: np.ndarray, q: QParams, storage: _Storage) -> str:
         stored = self.constant(f"{name}_q", codes, storage.element)
+        if storage.element == TensorProto.INT2:  # ONNX Runtime 1.31 builds QLinearConv around int2 weights, which that op does not take
+            stored, storage = self.node("Cast", [stored], self.free(f"{name}_int8"), to=TensorProto.INT8), _Storage(TensorProto.INT8, None)
         clipped = self._clip(stored, f"{name}_clipped", storage)
         return self._dq(clipped, self.free(f"{name}_dq"), name, q, storage.element)
 
@@ -147,16 +150,10 @@ class _Writer:
         return self.node("Clip", [codes, *bounds], self.free(output))
 
     def _write_bias(self, node: NodeProto, op: OpNode) -> None:
-        """int32 codes with scale s_x * s_w; a bias that does not fit stays float, and its node with it."""
-        x = self.chosen.get(op.inputs[0]) if op.inputs else None
-        if x is None or op.weight is None or len(node.input) < 3 or node.input[2] not in self.initializers:
+        """int32 codes with scale s_x * s_w, or with a multiple of it where they would not fit."""
+        if not op.inputs or op.inputs[0] not in self.chosen or len(node.input) < 3 or node.input[2] not in self.initializers:
             return
-        w = self.chosen[op.weight]
-        real = numpy_helper.to_array(self.initializers[node.input[2]]).reshape(-1)
-        scale = (np.float32(x.scale) * w.scale.astype(np.float32)).astype(np.float32)
-        codes = np.rint(real.astype(np.float64) / scale)
-        if codes.min() < _INT32[0] or codes.max() > _INT32[1]:
-            return
+        codes, scale = bias_codes(op, numpy_helper.to_array(self.initializers[node.input[2]]), self.chosen)
         axis = None if scale.ndim == 0 else 0
         codes, scale = (codes, scale) if axis is None else np.broadcast_arrays(codes, scale)
         q = QParams(QType(16, axis), np.ascontiguousarray(scale), np.zeros(scale.shape, dtype=np.int32))
