@@ -163,7 +163,7 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
             bound = chosen.bound(resource, None)
         except TargetError:
             continue  # the target has no price for a resource that no budget bounds
-        used = float(pricing.amount(resource, bound.exact([0] * len(decided))))
+        used = round_up(pricing.amount(resource, bound.exact([0] * len(decided))))
         uses.append(Use(resource.value, used, limits.get(resource)))
     return tuple(uses)
 

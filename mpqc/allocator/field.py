@@ -66,10 +66,10 @@ class Field:
         index = [np.arange(self.first[slot], self.first[slot + 1]) for slot in slots]
         starts = np.cumsum([0, *(len(value) for value in values[:-1])]) if values else np.zeros(0, dtype=np.int64)
         spread = sum(float(part.max() - part.min()) for part in row.parts.values())
-        slack = 0.0 if row.whole else 1e-12 * (row.magnitude + abs(row.limit))
+        slack = 0.0 if row.whole else 1e-12 * (row.magnitude + abs(float(row.limit)))
         where = np.concatenate(index) if index else np.zeros(0, dtype=np.int64)
         what = np.concatenate(values) if values else np.zeros(0)
-        return FlatRow(slots, starts, where, what, row.limit - row.constant, max(spread / 2, 1e-30), slack)
+        return FlatRow(slots, starts, where, what, float(row.room), max(spread / 2, 1e-30), slack)
 
     @cached_property
     def is_positive(self) -> bool:

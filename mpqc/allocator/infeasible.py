@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from mpqc.allocator.model import Effort, Model, Outcome, grid
-from mpqc.allocator.problem import Cost, Peak, Problem
+from mpqc.allocator.problem import Cost, Peak, Problem, limit_of
 from mpqc.allocator.search import minimum
 from mpqc.allocator.solution import Solution, round_up, solution_of
-from mpqc.allocator.terms import merge, terms_of
+from mpqc.allocator.terms import are_whole, merge, terms_of
 from mpqc.errors import BudgetInfeasibleError, PlanError
 
 Bound = Cost | Peak
 
+HAIR = Fraction(1, 2**1100)
+"""Less than any two sums of floats can differ by"""
+
 
 @dataclass(frozen=True)
 class Least:
-    """The least that a bound can be, and choices that attain it; `value` None where nothing is possible."""
+    """The least that a bound can be, and choices that attain it; both None where nothing is possible."""
 
     name: str
-    value: float | None
+    value: Fraction | None
     at: tuple[int, ...] | None
+    proven: bool = True
+    """Whether nothing less is possible; else it is the least found in the time given"""
+
+    @property
+    def shown(self) -> float:
+        """The smallest float that admits `value` as a limit."""
+        assert self.value is not None, self.name
+        return round_up(self.value)
 
 
 @dataclass(frozen=True)
@@ -56,26 +68,31 @@ def explain(problem: Problem, effort: Effort) -> Conflict:
     alone = tuple(_least(problem, bound, (), effort) for bound in bounds)
     if any(least.at is None for least in alone):
         raise PlanError("no combination of the allowed and fixed choices has a kernel", hint="free some fixed sites or pick another target")
-    impossible = tuple(least.name for least, bound in zip(alone, bounds, strict=True) if (least.value or 0.0) > (bound.limit or 0.0))
+    impossible = tuple(least.name for least, bound in zip(alone, bounds, strict=True) if (least.value or 0) > limit_of(bound))
     together = tuple(_least(problem, bound, [b for b in bounds if b is not bound], effort) for bound in bounds) if len(bounds) > 1 else ()
     return Conflict(impossible, alone, together)
 
 
 def _values(leasts: tuple[Least, ...]) -> dict[str, float]:
-    return {least.name: least.value for least in leasts if least.value is not None}
+    return {least.name: least.shown for least in leasts if least.value is not None}
 
 
 def _told(problem: Problem, conflict: Conflict, alone: dict[str, float], together: dict[str, float]) -> tuple[str, str, str]:
     """What, why and hint."""
     bounds = {bound.name: bound for bound in problem.limited}
-    limits = {name: f"{name} <= {bound.show(bound.limit or 0.0)}" for name, bound in bounds.items()}
-    options = "; ".join(f"{name} {bounds[name].show(value)}" for name, value in together.items())
+    least = {found.name: "least possible" if found.proven else "least found" for found in conflict.alone}
+    limits = {name: f"{name} <= {bound.show(limit_of(bound), limit_of(bound))}" for name, bound in bounds.items()}
+
+    def show(name: str, value: float) -> str:
+        return bounds[name].show(value, limit_of(bounds[name]))
+
+    options = "; ".join(f"{name} {show(name, value)}" for name, value in together.items())
     if conflict.impossible:
-        faults = (f"{limits[name]} (the least possible is {bounds[name].show(alone[name])})" for name in conflict.impossible)
-        tighter = "; ".join(f"{name} {bounds[name].show(together[name])}" for name in conflict.impossible if together.get(name, 0.0) > alone[name])
+        faults = (f"{limits[name]} (the {least[name]} is {show(name, alone[name])})" for name in conflict.impossible)
+        tighter = "; ".join(f"{name} {show(name, together[name])}" for name in conflict.impossible if together.get(name, 0.0) > alone[name])
         hint = f"with the other budgets held: at least {tighter}" if tighter else "raise it to at least that"
         return f"cannot meet {' nor '.join(faults)}", "", hint
-    singles = "; ".join(f"{name} {bounds[name].show(value)}" for name, value in alone.items())
+    singles = "; ".join(f"{name} {show(name, value)}" for name, value in alone.items())
     hint = f"with the others held, the least is: {options}" if options else "raise at least two of them"
     return f"cannot meet {' and '.join(limits.values())} together", f"each alone can be met (least: {singles})", hint
 
@@ -95,36 +112,56 @@ def _best(problem: Problem, conflict: Conflict, effort: Effort) -> Solution | No
     return solution_of(eased, found.choice or least.at, found.bound, 0.0)
 
 
-def _eased(bound: Bound, least: Least, kept: set[str]) -> float | None:
+def _eased(bound: Bound, least: Least, kept: set[str]) -> float | Fraction | None:
     if bound.name == least.name:
         return least.value
     return bound.limit if bound.name in kept else None
 
 
-def _least(problem: Problem, bound: Bound, others: Iterable[Bound], effort: Effort) -> Least:
-    terms = terms_of(problem, others)
-    if isinstance(bound, Cost):
-        terms = replace(terms, loss=merge(bound.tables))
-        outcome = minimum(terms, effort, lambda choice: _hold(others, choice))
-    else:
-        outcome = _least_peak(problem, bound, others, effort)
+def _least(problem: Problem, bound: Bound, others: Sequence[Bound], effort: Effort) -> Least:
+    start = time.monotonic()
+    outcome = _least_cost(problem, bound, others, effort) if isinstance(bound, Cost) else _least_peak(problem, bound, others, effort)
     if outcome.choice is None:
-        return Least(bound.name, None, None)
-    return Least(bound.name, round_up(bound.exact(outcome.choice)), outcome.choice)
+        return Least(bound.name, None, None, outcome.status == "infeasible")
+    left = replace(effort, seconds=max(effort.seconds - (time.monotonic() - start), 0.1))
+    return _lowered(problem, bound, others, outcome.choice, left)
 
 
-def _least_peak(problem: Problem, bound: Peak, others: Iterable[Bound], effort: Effort) -> Outcome:
+def _lowered(problem: Problem, bound: Bound, others: Sequence[Bound], at: tuple[int, ...], effort: Effort) -> Least:
+    """The least that `bound` can be, from choices that attain it nearly: the search before closes gaps of floats that are tiny, not none.
+
+    Each round asks, in digits enough, for anything less than what is known.
+    """
+    deadline = time.monotonic() + effort.seconds
+    while (left := deadline - time.monotonic()) > 0:
+        value = bound.exact(at)
+        below = replace(bound, limit=value - HAIR)
+        model = Model(terms_of(problem, [*others, below]), strict=True)
+        found = model.minimise({}, 1.0, replace(effort, seconds=left), whole=True)
+        if found.choice is None:
+            return Least(bound.name, value, at, found.status == "infeasible")
+        at = found.choice
+    return Least(bound.name, bound.exact(at), at, proven=False)
+
+
+def _least_cost(problem: Problem, bound: Cost, others: Sequence[Bound], effort: Effort) -> Outcome:
+    terms = replace(terms_of(problem, others), loss=merge(bound.tables))
+    return minimum(terms, effort, lambda choice: _hold(others, choice))
+
+
+def _least_peak(problem: Problem, bound: Peak, others: Sequence[Bound], effort: Effort) -> Outcome:
     moments = [merge(moment) for moment in bound.moments]
-    unit = grid(max((sum(float(abs(part).max()) for part in parts.values()) for parts in moments), default=0.0))
+    whole = all(are_whole(parts.values()) for parts in moments)
+    unit = 1.0 if whole else grid(max((sum(float(abs(part).max()) for part in parts.values()) for parts in moments), default=0.0))
     terms = terms_of(problem, others)
-    outcome = Model(terms, strict=False).minimise_largest(moments, unit, effort)
-    return _strict_if_needed(others, outcome, lambda: Model(terms, strict=True).minimise_largest(moments, unit, effort))
+    outcome = Model(terms, strict=False).minimise_largest(moments, unit, effort, whole=whole)
+    return _strict_if_needed(others, outcome, lambda: Model(terms, strict=True).minimise_largest(moments, unit, effort, whole=whole))
 
 
-def _strict_if_needed(others: Iterable[Bound], outcome: Outcome, again: Callable[[], Outcome]) -> Outcome:
+def _strict_if_needed(others: Sequence[Bound], outcome: Outcome, again: Callable[[], Outcome]) -> Outcome:
     """`outcome`, or that of `again` where its choices exceed another limit by less than the grid can show."""
     return outcome if outcome.choice is None or _hold(others, outcome.choice) else again()
 
 
 def _hold(bounds: Iterable[Bound], choice: tuple[int, ...]) -> bool:
-    return all(bound.exact(choice) <= Fraction(bound.limit or 0) for bound in bounds)
+    return all(bound.exact(choice) <= limit_of(bound) for bound in bounds)

@@ -3,8 +3,8 @@
 A combination's Booleans add up to the Booleans of its choices along every axis (the local polytope): the linear relaxation
 is then exact on trees, where a product linearised by itself ("both chosen" >= a + b - 1) is weak.
 CP-SAT counts in integers, so every number is put on a grid. A *relaxed* model rounds costs down and limits up: what it
-proves impossible is impossible. A *strict* one counts on a grid so fine that floats of usual range are on it, and rounds up what
-is not: what it finds fits.
+proves impossible is impossible. A *strict* one counts on a grid so fine that every number is on it: what it finds fits, and what
+it proves is so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mpqc.allocator.terms import Row, Scope, Terms
 
 GRID_BITS = 36
 """Sums are counted in about 2^36 steps: rounding is below 1e-7 of a sum of 3,000 terms, and sums are far from overflow."""
-LIMB_BITS, LIMBS = 20, 3
+LIMB_BITS = 20
 LIMB = 1 << LIMB_BITS
 ROUNDING = 2.0**-8
 """Of a grid step: more than the float error of adding tables up, so that rounding down is safe."""
@@ -45,17 +45,17 @@ class Outcome:
     choice: tuple[int, ...] | None
     bound: float
     exact: bool = False
-    """Whether every number was on the grid, so that nothing was rounded in the rows."""
+    """Whether nothing was rounded in the rows."""
 
 
 def grid(magnitude: float) -> float:
-    """A power of two u such that `magnitude` is at most 2^GRID_BITS u."""
-    return ldexp(1.0, frexp(magnitude)[1] - GRID_BITS) if magnitude > 0 else 1.0
+    """A power of two u such that `magnitude` is at most 2^GRID_BITS u; for 0 next to nothing, as rounding down may take a step a term."""
+    return ldexp(1.0, max(frexp(magnitude)[1] - GRID_BITS, -900)) if magnitude > 0 else ldexp(1.0, -900)
 
 
 def row_grid(row: Row) -> float:
     """The grid step of a row: 1 where it holds integers that are small enough, and then nothing is rounded."""
-    unit = grid(max(row.magnitude, abs(row.limit)))
+    unit = grid(max(row.magnitude, abs(float(row.limit))))
     return 1.0 if row.whole else unit
 
 
@@ -63,7 +63,8 @@ class Model:
     """Variables and constraints of `terms`; then `minimise` one objective."""
 
     def __init__(self, terms: Terms, *, strict: bool) -> None:
-        self.terms, self.strict, self.exact = terms, strict, True
+        self.terms, self.strict = terms, strict
+        self.exact = strict or all(row.whole for row in terms.rows)
         self.cp = cp_model.CpModel()
         self.alive = [np.flatnonzero(terms.legal[(group,)]).tolist() for group in range(len(terms.sizes))]
         self.chosen = [self._choices(group) for group in range(len(terms.sizes))]
@@ -139,43 +140,42 @@ class Model:
             return
         unit = row_grid(row)
         expression, constant = self._sum(row.parts, unit, whole=row.whole)
-        limit = floor(row.limit - row.constant) if row.whole else ceil(row.limit / unit) - floor(row.constant / unit)
+        limit = floor(row.room) if row.whole else ceil(row.room / Fraction(unit))
         self.cp.add(expression <= limit - constant)
 
     def _add_exact(self, row: Row) -> None:
-        """The row counted in steps 2^60 times finer: digits of LIMB_BITS, one constraint a digit, carries between them."""
-        fine = Fraction(row_grid(row)) / LIMB**LIMBS
-        counted = [
-            (scope, cell, literal, ceil(Fraction(float(values[cell])) / fine))
-            for scope, values in row.terms
-            for cell, literal in self.literals[scope]
-        ]
-        self.exact &= all(Fraction(float(values[cell])) % fine == 0 for scope, values in row.terms for cell, _ in self.literals[scope])
-        limit = floor((Fraction(row.limit) - Fraction(row.constant)) / fine)
-        limit -= sum(value for _, _, literal, value in counted if isinstance(literal, int))
-        variables = [(literal, value) for _, _, literal, value in counted if not isinstance(literal, int)]
-        self._add_digits([literal for literal, _ in variables], [value for _, value in variables], limit)
+        """The row counted so finely that every value is on the grid: digits of LIMB_BITS, one constraint a digit, carries between them."""
+        terms = [(literal, Fraction(float(values[cell]))) for scope, values in row.terms for cell, literal in self.literals[scope]]
+        unit = Fraction(row_grid(row))
+        limbs = max((_limbs(unit, value) for _, value in terms), default=1)
+        fine = unit / LIMB**limbs
+        counted = [(literal, int(value / fine)) for literal, value in terms]
+        limit = floor(row.room / fine) - sum(value for literal, value in counted if isinstance(literal, int))
+        variables = [(literal, value) for literal, value in counted if not isinstance(literal, int)]
+        self._add_digits([literal for literal, _ in variables], [value for _, value in variables], limit, limbs)
 
-    def _add_digits(self, literals: list[cp_model.IntVar], values: list[int], limit: int) -> None:
+    def _add_digits(self, literals: list[cp_model.IntVar], values: list[int], limit: int, limbs: int) -> None:
         carried = self.cp.new_constant(0)
-        for _ in range(LIMBS):
+        for _ in range(limbs):
             carry = self.cp.new_int_var(0, len(literals) + 2, "carry")
             low = cp_model.LinearExpr.weighted_sum(literals, [value % LIMB for value in values])
             self.cp.add(low + carried - LIMB * carry <= limit % LIMB)
             carried, values, limit = carry, [value // LIMB for value in values], limit // LIMB
         self.cp.add(cp_model.LinearExpr.weighted_sum(literals, values) + carried <= limit)
 
-    def minimise(self, parts: dict[Scope, np.ndarray], unit: float, effort: Effort, hint: tuple[int, ...] | None = None) -> Outcome:
-        """Minimise the sum of `parts` counted in `unit` (rounded down). The bound is valid for the unrounded sum."""
-        expression, constant = self._sum(parts, unit)
+    def minimise(
+        self, parts: dict[Scope, np.ndarray], unit: float, effort: Effort, hint: tuple[int, ...] | None = None, *, whole: bool = False
+    ) -> Outcome:
+        """Minimise the sum of `parts` counted in `unit` (rounded down, unless `whole`). The bound is valid for the unrounded sum."""
+        expression, constant = self._sum(parts, unit, whole=whole)
         self.cp.minimize(expression)
         if hint is not None:
             self._add_hint(hint)
         return self._search(unit, constant, effort)
 
-    def minimise_largest(self, moments: list[dict[Scope, np.ndarray]], unit: float, effort: Effort) -> Outcome:
-        """Minimise the largest of several sums, counted in `unit` (rounded down)."""
-        sums = [self._sum(parts, unit) for parts in moments]
+    def minimise_largest(self, moments: list[dict[Scope, np.ndarray]], unit: float, effort: Effort, *, whole: bool = False) -> Outcome:
+        """Minimise the largest of several sums, counted in `unit` (rounded down, unless `whole`)."""
+        sums = [self._sum(parts, unit, whole=whole) for parts in moments]
         largest = self.cp.new_int_var(0, 2 << GRID_BITS, "largest")
         for expression, constant in sums:
             self.cp.add(expression + constant <= largest)
@@ -209,6 +209,12 @@ class Model:
     @staticmethod
     def _chosen(solver: cp_model.CpSolver, chosen: dict[int, cp_model.IntVar | int]) -> int:
         return next(choice for choice, literal in chosen.items() if isinstance(literal, int) or solver.value(literal))
+
+
+def _limbs(unit: Fraction, value: Fraction) -> int:
+    """Digits below `unit` (a power of two) that it takes to write `value` without rounding."""
+    below = (value / unit).denominator.bit_length() - 1
+    return -(-below // LIMB_BITS)
 
 
 def _solved(solver: cp_model.CpSolver, cp: cp_model.CpModel) -> Any:

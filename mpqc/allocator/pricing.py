@@ -6,17 +6,15 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
-from mpqc.allocator.problem import Cost, Peak, Table
-from mpqc.allocator.solution import round_up
+from mpqc.allocator.problem import Cost, Peak, Table, written
 from mpqc.errors import TargetError
-from mpqc.values.budget import Resource, format_amount, parse_budget
+from mpqc.values.budget import Resource, amount_of, format_amount
 from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
 
 FLOAT_BITS = 32
@@ -71,20 +69,20 @@ class Pricing:
         if require is not None:
             require(resource)
 
-        def show(total: float) -> str:
-            return enough(resource, round_up(self.amount(resource, total)))
+        def show(total: float | Fraction, other: Fraction | None = None) -> str:
+            return enough(resource, self.amount(resource, total), None if other is None else self.amount(resource, other))
 
         if resource is Resource.PEAK_MEMORY:
             return Peak(resource.value, tuple(self._moment(names) for names in self.table.live), limit, show)
         if resource is Resource.LARGEST_ACTIVATION:
             return Peak(resource.value, tuple(self._moment([site.name]) for site in self._sites(SiteKind.ACTIVATION)), limit, show)
         tables, constant = self._terms(resource)
-        scaled = limit if limit is None or resource not in _KINDS else float(math.floor(Fraction(limit) * self._elements(resource)))
+        scaled = None if limit is None else written(limit) * self._steps(resource)
         return Cost(resource.value, tuple(tables), scaled, constant, show)
 
     def amount(self, resource: Resource, total: Fraction | float) -> Fraction:
-        """The problem's sum in the resource's unit: average bits are summed over elements."""
-        return Fraction(total) / self._elements(resource) if resource in _KINDS else Fraction(total)
+        """The problem's sum in the resource's unit: average bits are summed over elements, times and energies in whole parts of STEPS."""
+        return written(total) / self._steps(resource)
 
     def kernels(self) -> Cost:
         """A cost of nothing that forbids widths for which the target has no kernel. Raises TargetError for a node without any."""
@@ -100,9 +98,9 @@ class Pricing:
         if resource is Resource.SIZE:
             return self._per_site(SiteKind.WEIGHT, self._weight_bytes), self._bias_bytes()
         if resource is Resource.LATENCY:
-            tables = [self._node_table(node, self._microseconds, output=True) for node in self.table.nodes if not self._is_float(node)]
-            return [part for table in tables for part in split(table)], float(self.model.fixed_microseconds())
-        price = self._bit_operations if resource is Resource.BOPS else self._nanojoules
+            tables = [self._node_table(node, self._picoseconds, output=True) for node in self.table.nodes if not self._is_float(node)]
+            return [part for table in tables for part in split(table)], _steps(self.model.fixed_microseconds())
+        price = self._bit_operations if resource is Resource.BOPS else self._femtojoules
         nodes = [node for node in self.table.nodes if node.macs]
         return [part for node in nodes for part in split(self._node_table(node, price))], 0.0
 
@@ -135,17 +133,17 @@ class Pricing:
             return float(sum(overhead(site) for site in self._sites(SiteKind.WEIGHT)))
         return float(sum(node.bias_elements * BIAS_BYTES for node in self.table.nodes))
 
-    def _microseconds(self, node: OpNode, weight: int | None, inputs: tuple[int, ...], output: int) -> float:
-        return self.model.microseconds(node, weight, inputs, output)
+    def _picoseconds(self, node: OpNode, weight: int | None, inputs: tuple[int, ...], output: int) -> float:
+        return _steps(self.model.microseconds(node, weight, inputs, output))
 
     def _bit_operations(self, node: OpNode, weight: int | None, inputs: tuple[int, ...], output: int) -> float:
         return self.model.bit_operations(node, weight, inputs)
 
-    def _nanojoules(self, node: OpNode, weight: int | None, inputs: tuple[int, ...], output: int) -> float:
+    def _femtojoules(self, node: OpNode, weight: int | None, inputs: tuple[int, ...], output: int) -> float:
         nanojoules = getattr(self.model, "nanojoules", None)
         if nanojoules is None:
             raise TargetError("energy cannot be bounded", why="the cost model has no energy table")
-        return nanojoules(node, weight, inputs)
+        return _steps(nanojoules(node, weight, inputs))
 
     def _kernel_table(self, node: OpNode) -> Table:
         table = self._node_table(node, lambda node, weight, inputs, output: 0.0)
@@ -185,28 +183,34 @@ class Pricing:
     def _sites(self, kind: SiteKind) -> Sequence[Site]:
         return [site for site in self.table.sites if site.kind is kind]
 
+    def _steps(self, resource: Resource) -> int:
+        """What the problem counts a unit of the resource as: whole numbers, so that sums are exact and a limit is met to the last one."""
+        return self._elements(resource) if resource in _KINDS else STEPS if resource in _FINE else 1
+
     def _elements(self, resource: Resource) -> int:
         return max(sum(site.counted for site in self._sites(_KINDS[resource])), 1)
 
 
+STEPS = 10**6
+"""Parts of a microsecond and of a nanojoule that prices are rounded to"""
+_FINE = {Resource.LATENCY, Resource.ENERGY}
 _KINDS = {Resource.WEIGHT_BITS: SiteKind.WEIGHT, Resource.ACTIVATION_BITS: SiteKind.ACTIVATION}
 
 
-def enough(resource: Resource, amount: float) -> str:
-    """`amount` in words, rounded up in the last digit shown: typed back as a budget, it is not below `amount`."""
-    text = format_amount(resource, amount)
-    if resource in _KINDS:
-        return text if float(text.split()[0]) >= amount else f"{math.ceil(amount * 1e4) / 1e4:g} bits"
-    if parse_amount(resource, text) >= amount or "e" in text:
-        return text
-    number, unit = text.split()
-    step = Decimal(1).scaleb(Decimal(number).adjusted() - 3)
-    return f"{Decimal(number) + step} {unit}"
+def _steps(amount: float) -> float:
+    """Microseconds or nanojoules in whole parts of STEPS; infinity stays."""
+    return float(np.rint(amount * STEPS))
 
 
-def parse_amount(resource: Resource, text: str) -> float:
-    """The amount that `format_amount` wrote; 0 has no budget text."""
-    return 0.0 if text.startswith(("0 ", "-")) else parse_budget(resource, text).limit
+def enough(resource: Resource, amount: Fraction | float, limit: Fraction | None = None) -> str:
+    """`amount` in words, four digits, rounded up in the last: typed back as a budget, it is not below `amount`.
+
+    Beside a `limit` that it exceeds, with digits enough to see by how much; the limit itself (an amount equal to it) in full.
+    """
+    exact = written(amount)
+    texts = [format_amount(resource, exact, digits) for digits in range(4, 18)] if exact > 0 else []
+    room = None if limit is None else abs(exact - limit) / 10
+    return next((text for text in texts if room is None or amount_of(resource, text) - exact <= room), format_amount(resource, exact))
 
 
 def split(table: Table) -> list[Table]:

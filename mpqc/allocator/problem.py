@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 
@@ -21,12 +22,14 @@ Label = int | str | None
 """What a choice is called: bits, a qtype key, or None for float."""
 
 
-Show = Callable[[float], str]
+Show = Callable[[float | Fraction, Fraction | None], str]
+"""Writes an amount for people; beside a limit that it exceeds, with digits enough to see by how much"""
 
 
-def plain(amount: float) -> str:
-    """`amount` with six digits."""
-    return f"{amount:.6g}"
+def plain(amount: float | Fraction, limit: Fraction | None = None) -> str:
+    """`amount` with six digits, or all that it takes to tell it from `limit`."""
+    value = float(amount)
+    return f"{value:.6g}" if limit is None or abs(value - float(limit)) > 1e-5 * abs(value) else repr(value).removesuffix(".0")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Cost:
 
     name: str
     tables: tuple[Table, ...]
-    limit: float | None = None
+    limit: float | Fraction | None = None
     constant: float = 0.0
     show: Show = plain
     """Writes an amount of it for people"""
@@ -80,13 +83,23 @@ class Peak:
 
     name: str
     moments: tuple[tuple[Table, ...], ...]
-    limit: float | None = None
+    limit: float | Fraction | None = None
     show: Show = plain
     """Writes an amount of it for people"""
 
     def exact(self, choice: Sequence[int]) -> Fraction:
         """The largest moment's sum for `choice`, without rounding."""
         return max((sum((Fraction(table.at(choice)) for table in moment), Fraction(0)) for moment in self.moments), default=Fraction(0))
+
+
+def limit_of(bound: Cost | Peak) -> Fraction:
+    """The limit as it is written in decimal: 0.1 is a tenth, not the float nearest to it."""
+    return written(bound.limit or 0.0)
+
+
+def written(amount: float | Fraction) -> Fraction:
+    """`amount` as its shortest decimal text says; a Fraction is exact already."""
+    return amount if isinstance(amount, Fraction) else Fraction(Decimal(repr(float(amount))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +182,7 @@ class Problem:
 
     def violated(self, choice: Sequence[int]) -> tuple[str, ...]:
         """Names of the limits that `choice` exceeds, by exact arithmetic."""
-        return tuple(bound.name for bound in self.limited if bound.exact(choice) > Fraction(bound.limit or 0))
+        return tuple(bound.name for bound in self.limited if bound.exact(choice) > limit_of(bound))
 
     def admits(self, choice: Sequence[int]) -> bool:
         """Whether `choice` obeys fixed choices and existing combinations, exceeds no limit (exact arithmetic)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,8 +38,15 @@ class Relaxed:
     """The incumbent's loss in floats; inf without one"""
 
 
-def relax(terms: Terms, hint: tuple[int, ...] | None = None) -> Relaxed:
-    """The relaxation of `terms`; where its graph is too wide for elimination, of what remains without the weakest edges."""
+Admits = Callable[[tuple[int, ...]], bool]
+"""The exact test that choices must pass"""
+
+
+def relax(terms: Terms, admits: Admits, hint: tuple[int, ...] | None = None) -> Relaxed:
+    """The relaxation of `terms`; where its graph is too wide for elimination, of what remains without the weakest edges.
+
+    The incumbent has passed `admits`: floats alone never say that choices fit.
+    """
     place = Field(terms)
     loose, order = _eliminable(terms)
     eased = place if loose is terms else Field(loose)
@@ -47,7 +55,7 @@ def relax(terms: Terms, hint: tuple[int, ...] | None = None) -> Relaxed:
     if dual.infeasible:
         return Relaxed(place, dual.bound, np.zeros(0), True, None, float("inf"))
     least = _spread(place, eased, _least(eased, order, dual), dual.bound)
-    incumbent = _repaired(place, ascent, dual, hint)
+    incumbent = _repaired(place, ascent, dual, admits, hint)
     value = float("inf") if incumbent is None else place.objective(incumbent)
     return Relaxed(place, dual.bound, least, False, None if incumbent is None else tuple(incumbent.tolist()), value)
 
@@ -67,7 +75,7 @@ def _spread(place: Field, eased: Field, least: np.ndarray, bound: float) -> np.n
     return found
 
 
-def _repaired(place: Field, ascent: Ascent, dual: Dual, hint: tuple[int, ...] | None) -> np.ndarray | None:
+def _repaired(place: Field, ascent: Ascent, dual: Dual, admits: Admits, hint: tuple[int, ...] | None) -> np.ndarray | None:
     """The best choices that repair makes of those met near the best prices."""
     lagrangians = [loss + float(dual.prices @ over) for loss, over in zip(ascent.losses, ascent.overs, strict=True)]
     count = min(CANDIDATES, max(3, REPAIRS // place.groups))
@@ -77,7 +85,7 @@ def _repaired(place: Field, ascent: Ascent, dual: Dual, hint: tuple[int, ...] | 
         starts.insert(0, np.array(hint))
     repair = Repair(place, dual.prices)
     repaired = [found for found in map(repair.admissible, starts) if found is not None]
-    return min(repaired, key=place.objective, default=None)
+    return next((found for found in sorted(repaired, key=place.objective) if admits(tuple(found.tolist()))), None)
 
 
 def _eliminable(terms: Terms) -> tuple[Terms, Elimination]:

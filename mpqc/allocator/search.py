@@ -7,15 +7,14 @@ on narrow cores for better incumbents, each of which rules out more, then on all
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import fsum, inf, isfinite
+from math import ceil, fsum, inf, isfinite
 
 import numpy as np
 
 from mpqc.allocator.dual import EPS
 from mpqc.allocator.model import Effort, Model, Outcome, grid
-from mpqc.allocator.relaxation import Relaxed, relax
+from mpqc.allocator.relaxation import Admits, Relaxed, relax
 from mpqc.allocator.solution import OPTIMAL_GAP
 from mpqc.allocator.terms import Terms
 
@@ -26,8 +25,6 @@ CORE_SHARE = 0.1
 
 LATE = 0.05
 """Of the time: with less than this left, the proof is not begun."""
-
-Admits = Callable[[tuple[int, ...]], bool]
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,12 @@ def minimum(terms: Terms, effort: Effort, admits: Admits, hint: tuple[int, ...] 
     if not terms.legal:  # nothing to choose
         return Outcome("optimal", (), 0.0) if admits(()) else Outcome("infeasible", None, inf)
     clock = _Clock(effort)
-    relaxed = relax(terms, hint)
+    relaxed = relax(terms, admits, hint)
     if relaxed.infeasible:
         return Outcome("infeasible", None, inf)
     best = _Best(relaxed.incumbent, relaxed.value)
-    if _closed(best.value, relaxed.bound):
-        return Outcome("optimal", best.choice, relaxed.bound)
+    if _closed(relaxed, best.value, relaxed.bound):
+        return Outcome("optimal", best.choice, _bound(relaxed, relaxed.bound))
     for size in CORES:
         if clock.left > 0.5 * effort.seconds:
             best = _improved(relaxed, best, size, clock.share(CORE_SHARE), admits)
@@ -78,24 +75,32 @@ def _better(relaxed: Relaxed, best: _Best, found: Outcome, admits: Admits) -> _B
 def _proved(relaxed: Relaxed, best: _Best, clock: _Clock, admits: Admits) -> Outcome:
     """The outcome of searching all that can be better than `best`."""
     if best.choice is not None and clock.left < LATE * clock.effort.seconds:
-        return Outcome("feasible", best.choice, relaxed.bound)
+        return Outcome("feasible", best.choice, _bound(relaxed, relaxed.bound))
     kept = kept_terms(relaxed, best, best.value)
     first = exact(kept, clock.share(1.0), strict=False, hint=best.choice)
     if first.status == "infeasible" and best.choice is None:
         return first
     better = _better(relaxed, best, first, admits)
     bound = max(relaxed.bound, min(first.bound, better.value))
-    if first.choice is not None and not admits(first.choice) and not _closed(better.value, bound):
+    if first.choice is not None and not admits(first.choice) and not _closed(relaxed, better.value, bound):
         second = exact(kept_terms(relaxed, better, better.value), clock.share(1.0), strict=True, hint=better.choice)
         better = _better(relaxed, better, second, admits)
         bound = max(bound, min(second.bound, better.value)) if second.exact else bound
         first = second
     status = first.status if better.choice is None else "feasible"
-    return Outcome("optimal" if _closed(better.value, bound) else status, better.choice, bound)
+    return Outcome("optimal" if _closed(relaxed, better.value, bound) else status, better.choice, _bound(relaxed, bound))
 
 
-def _closed(value: float, bound: float) -> bool:
-    return bool(np.isfinite(value)) and value - bound <= OPTIMAL_GAP * abs(value)
+def _closed(relaxed: Relaxed, value: float, bound: float) -> bool:
+    """Whether nothing is better than `value`: of integers none lies between, of floats none that is better by more than OPTIMAL_GAP."""
+    if not np.isfinite(value):
+        return False
+    return value - bound < 1 if relaxed.place.terms.whole else value - bound <= OPTIMAL_GAP * abs(value)
+
+
+def _bound(relaxed: Relaxed, bound: float) -> float:
+    """`bound`, up to the next integer where every objective is one."""
+    return float(ceil(bound)) if relaxed.place.terms.whole and isfinite(bound) else bound
 
 
 def _core_ceiling(relaxed: Relaxed, size: int) -> float:
@@ -127,8 +132,8 @@ def exact(terms: Terms, effort: Effort, *, strict: bool, hint: tuple[int, ...] |
     spread = sum(float(part.max()) for part in above.values())
     clock = _Clock(effort)
     model = Model(terms, strict=strict)
-    outcome = model.minimise(above, grid(spread), clock.share(1.0), hint)
-    rounding = 4 * EPS * (sum(map(abs, least.values())) + spread)
+    outcome = model.minimise(above, 1.0 if terms.whole else grid(spread), clock.share(1.0), hint, whole=terms.whole)
+    rounding = 0.0 if terms.whole else 4 * EPS * (sum(map(abs, least.values())) + spread)
     return replace(outcome, bound=outcome.bound + fsum(least.values()) - rounding)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import inf, nextafter
 
-from mpqc.allocator.problem import Label, Problem
+from mpqc.allocator.problem import Label, Problem, written
 
 OPTIMAL_GAP = 1e-7
 """Below this relative gap, which is what counting on a grid costs, a solution is called optimal."""
@@ -45,6 +45,6 @@ def solution_of(problem: Problem, at: tuple[int, ...], bound: float, seconds: fl
 
 
 def round_up(value: Fraction) -> float:
-    """The smallest float that is not below `value`: as a limit, it admits what used it."""
+    """The smallest float whose decimal text is not below `value`: as a limit, it admits what used it."""
     nearest = float(value)
-    return nearest if Fraction(nearest) >= value else nextafter(nearest, inf)
+    return nearest if written(nearest) >= value else nextafter(nearest, inf)

@@ -34,7 +34,6 @@ def solve(problem: Problem, *, seconds: float = 10.0, seed: int = 0, hint: Mappi
         raise MpqcError(f"no plan found in {seconds:g} s", hint="allow more time or widen the budgets")
     if outcome.choice is None:
         raise refuse(problem, effort)
-    assert problem.admits(outcome.choice), "a solution outside its limits"
     return solution_of(problem, outcome.choice, outcome.bound, time.monotonic() - start)
 
 

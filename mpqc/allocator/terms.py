@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
+from math import floor
 
 import numpy as np
 
-from mpqc.allocator.problem import Cost, Peak, Problem, Table
+from mpqc.allocator.problem import Cost, Peak, Problem, Table, limit_of
 
 WHOLE = 2.0**36
 """Sums of integers below this are counted as they are."""
@@ -17,12 +19,18 @@ Scope = tuple[int, ...]
 """Group indices in rising order."""
 
 
+def are_whole(parts: Iterable[np.ndarray]) -> bool:
+    """Whether `parts` hold integers alone, whose sums stay below WHOLE."""
+    values = list(parts)
+    return sum(float(np.abs(value).max()) for value in values) < WHOLE and all(np.array_equal(value, np.floor(value)) for value in values)
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """sum of `terms` + constant <= limit; entries of combinations that do not exist are 0."""
 
     name: str
-    limit: float
+    limit: Fraction
     constant: float
     terms: tuple[tuple[Scope, np.ndarray], ...]
     """The tables as given, axes in rising group order."""
@@ -30,10 +38,14 @@ class Row:
     """The same with tables of one scope added up (in floats: to be rounded with care)."""
 
     @cached_property
+    def room(self) -> Fraction:
+        """What the terms may add up to: limit - constant, without a fraction where they are integers."""
+        return Fraction(floor(self.limit - Fraction(self.constant))) if self.whole else self.limit - Fraction(self.constant)
+
+    @cached_property
     def whole(self) -> bool:
         """Whether everything is an integer small enough for the solver to count as it is."""
-        values = [np.array([self.constant]), *self.parts.values()]
-        return self.magnitude < WHOLE and all(np.array_equal(value, np.floor(value)) for value in values)
+        return are_whole([np.array([self.constant]), *self.parts.values()])
 
     @cached_property
     def magnitude(self) -> float:
@@ -49,6 +61,11 @@ class Terms:
     loss: dict[Scope, np.ndarray]
     rows: tuple[Row, ...]
     legal: dict[Scope, np.ndarray]
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether every objective is an integer small enough for the solver to count as it is."""
+        return are_whole(self.loss.values())
 
     @property
     def scopes(self) -> list[Scope]:
@@ -67,7 +84,7 @@ def terms_of(problem: Problem, bounds: Iterable[Cost | Peak] | None = None) -> T
     rows, single = _split_single(rows)
     for row in single:
         ((scope, part),) = row.parts.items()
-        legal[scope] = legal[scope] & (part <= row.limit - row.constant)
+        legal[scope] = legal[scope] & _below(row, part.shape)
     return Terms(tuple(len(group.choices) for group in problem.groups), _loss(problem), rows, legal)
 
 
@@ -76,21 +93,27 @@ def _split_single(rows: Sequence[Row]) -> tuple[tuple[Row, ...], list[Row]]:
     kept: list[Row] = []
     single: list[Row] = []
     for row in rows:
-        if row.constant + sum(float(part.max()) for part in row.parts.values()) <= row.limit * (1 - 1e-9):
+        if row.constant + sum(float(part.max()) for part in row.parts.values()) <= float(row.limit) - 1e-9 * row.magnitude:
             continue
-        is_single = len(row.parts) == 1 and row.constant == 0 and len(next(iter(row.parts))) == 1
+        is_single = len(row.parts) == 1 and len(next(iter(row.parts))) == 1
         (single if is_single else kept).append(row)
     return tuple(kept), single
 
 
+def _below(row: Row, shape: tuple[int, ...]) -> np.ndarray:
+    """Which choices of the one group that `row` depends on are inside it, by exact arithmetic."""
+    sums = [sum((Fraction(float(values[at])) for _, values in row.terms), Fraction(0)) for at in range(shape[0])]
+    return np.array([value <= row.room for value in sums], dtype=bool)
+
+
 def _rows(bound: Cost | Peak) -> list[Row]:
-    limit = float(bound.limit or 0.0)
+    limit = limit_of(bound)
     if isinstance(bound, Cost):
         return [_row(bound.name, limit, bound.constant, bound.tables)]
     return [_row(bound.name, limit, 0.0, moment) for moment in bound.moments]
 
 
-def _row(name: str, limit: float, constant: float, tables: Iterable[Table]) -> Row:
+def _row(name: str, limit: Fraction, constant: float, tables: Iterable[Table]) -> Row:
     terms = tuple((scope, np.where(np.isinf(values), 0.0, values)) for scope, values in map(sort_axes, tables))
     return Row(name, limit, constant, terms, merge(tables))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 
 from mpqc.errors import UsageError
 
@@ -50,7 +52,7 @@ class Budget:
     limit: float
 
     def __str__(self) -> str:
-        return f"{self.resource.value} <= {format_amount(self.resource, self.limit)}"
+        return f"{self.resource.value} <= {format_amount(self.resource, Fraction(Decimal(repr(self.limit))), 17)}"
 
 
 def parse_budget(resource: Resource, text: str) -> Budget:
@@ -63,10 +65,15 @@ def parse_budget(resource: Resource, text: str) -> Budget:
     if match[2] not in units:
         fault = f"{text!r} has no unit" if not match[2] else f"{text!r} has the unknown unit {match[2]!r}"
         raise UsageError(fault, where=where, hint=f"use one of {', '.join(units)}, for example {example}")
-    limit = float(match[1]) * units[match[2]]
+    limit = _float(Decimal(match[1]), units[match[2]])
     if not 0 < limit < math.inf:
         raise UsageError(f"{text!r} is not a number above zero", where=where)
     return Budget(resource, limit)
+
+
+def _float(number: Decimal, factor: float) -> float:
+    """The float nearest to the product, which is worked out in decimal: 32.77824 million is 32,778,240. Infinite beyond floats."""
+    return math.inf if number.adjusted() > 300 else float(number * Decimal(factor))
 
 
 def parse_average_bits(text: str) -> tuple[Budget, ...]:
@@ -92,10 +99,32 @@ def _bits(text: str, where: str) -> float:
     return bits
 
 
-def format_amount(resource: Resource, amount: float) -> str:
-    """`amount` of `resource` in the largest unit that keeps it at or above 1, four digits."""
-    if resource not in _UNITS:
-        return f"{amount:.4g} bits"
-    units = {factor: unit for unit, factor in reversed(_UNITS[resource].items())}  # the first spelling of a factor wins
-    factor = max((f for f in units if f <= abs(amount)), default=min(units))
-    return f"{amount / factor:.4g} {units[factor]}"
+def _units(resource: Resource) -> dict[str, float]:
+    return _UNITS.get(resource, {"bits": 1.0})
+
+
+def format_amount(resource: Resource, amount: float | Fraction, digits: int | None = None) -> str:
+    """`amount` of `resource` in the largest unit that keeps it at or above 1.
+
+    Four digits, rounded to the nearest; with `digits`, that many, rounded up, in the unit that needs the fewest where they do not round.
+    """
+    units: dict[float, str] = {factor: unit for unit, factor in reversed(_units(resource).items())}  # the first spelling of a factor wins
+    size = abs(float(amount))
+    fitting = [factor for factor in sorted(units, reverse=True) if factor <= size] or [min(units)]
+    if digits is None:
+        return f"{float(amount) / fitting[0]:.4g} {units[fitting[0]]}"
+    texts = [f"{_rounded_up(Fraction(amount) / Fraction(factor), digits)} {units[factor]}" for factor in fitting]
+    return min((text for text in texts if amount_of(resource, text) == amount), key=lambda text: sum(map(str.isdigit, text)), default=texts[0])
+
+
+def _rounded_up(value: Fraction, digits: int) -> str:
+    """`value`, above zero, with `digits` digits, in plain decimal."""
+    place = math.floor(math.log10(value)) + 1 - digits
+    step = Fraction(10) ** place
+    return f"{Decimal(math.ceil(value / step)).scaleb(place).normalize():f}"
+
+
+def amount_of(resource: Resource, text: str) -> Fraction:
+    """The exact amount that a text of `format_amount` means."""
+    number, unit = text.split()
+    return Fraction(Decimal(number)) * Fraction(_units(resource)[unit])

@@ -70,7 +70,7 @@ def test_a_hint_changes_neither_optimum_nor_limits() -> None:
 def test_a_dense_graph_still_has_a_valid_bound(seed: int) -> None:
     """Twelve sites that all interact are too wide for elimination; the bound comes from what is left of the graph."""
     problem = network(12, seed, list(itertools.combinations(range(12), 2)), 0.5)
-    relaxed = relax(terms_of(problem))
+    relaxed = relax(terms_of(problem), problem.admits)
     solution = solve(problem, seconds=4)
     assert problem.admits(solution.at)
     assert relaxed.bound <= solution.bound <= solution.objective
@@ -78,7 +78,7 @@ def test_a_dense_graph_still_has_a_valid_bound(seed: int) -> None:
 
 def test_every_entry_that_is_ruled_out_is_worse() -> None:
     problem = network(5, 11, chain(5), 0.4)
-    relaxed = relax(terms_of(problem))
+    relaxed = relax(terms_of(problem), problem.admits)
     width = relaxed.place.choices
     losses = {at: float(problem.loss(at)) for at in itertools.product(range(5), repeat=5) if problem.admits(at)}
     for group, choice in itertools.product(range(5), repeat=2):

@@ -47,6 +47,13 @@ class PickyChip(Chip):
         return weight_bits != 2 or input_bits == (8,)
 
 
+class Wide(Chip):
+    """Every width from 1 to 16."""
+
+    def choices(self, site: Site) -> tuple[int, ...]:
+        return tuple(range(1, 17))
+
+
 TABLE = SiteTable(
     sites=(
         Site("x", ACTIVATION, (1, 100)),
@@ -156,7 +163,7 @@ def test_infeasible_says_budget_least_and_plan_in_user_units() -> None:
     with pytest.raises(BudgetInfeasibleError) as caught:
         allocate(TABLE, SENSITIVITIES, Chip(), [parse_budget(Resource.SIZE, "1kB"), *parse_average_bits("-/4")])
     error = caught.value
-    assert error.message.startswith("cannot meet size <= 1 kB (the least possible is 1.68 kB)")
+    assert error.message.startswith("cannot meet size <= 1 kB (the least possible is 1720 B)")
     assert error.least == {"size": 1720.0, "activation_bits": 2.0}
     assert error.plan is not None
     used = {use.resource: use.used for use in error.plan.uses}  # type: ignore[attr-defined]
@@ -170,6 +177,26 @@ def test_the_least_typed_back_is_met() -> None:
     for amount in (1720.0, 1234567.0, 999.96, 1048575.0, 3.0):
         assert parse_budget(Resource.SIZE, enough(Resource.SIZE, amount)).limit >= amount
     assert float(enough(Resource.WEIGHT_BITS, 3.99996).split()[0]) >= 3.99996
+
+
+def test_a_refusal_tells_the_limit_from_the_least_however_near_they_are() -> None:
+    """Uses of latency: 7 + (4000 w1 + 1600 w2) / 1000 + 2 h; all at 2 bits 22.2 us."""
+    for text in ("22.2us", "0.0222ms", "22.200000001us"):
+        assert bits_of(allocate(TABLE, SENSITIVITIES, Chip(), [parse_budget(Resource.LATENCY, text)]))["w1"] == 2
+    with pytest.raises(BudgetInfeasibleError, match=r"latency <= 22\.199 us \(the least possible is 22\.2 us\)"):
+        allocate(TABLE, SENSITIVITIES, Chip(), [parse_budget(Resource.LATENCY, "22.199us")])
+    with pytest.raises(BudgetInfeasibleError, match=r"bops <= 22399\.999 BOPs \(the least possible is 22400 BOPs\)"):
+        allocate(TABLE, SENSITIVITIES, Chip(), [parse_budget(Resource.BOPS, "22399.999BOPs")])
+
+
+def test_an_average_typed_in_decimal_is_met_exactly() -> None:
+    """4.1 bits of ten elements are 41 bits, although the float 4.1 is a little less than that."""
+    sites = (Site("x", ACTIVATION, (1, 9)), Site("y", ACTIVATION, (1, 1)))
+    table = SiteTable(sites, (OpNode("op", "Relu", ("x",), "y"),), (), (("x", "y"),))
+    values = Sensitivities("fit", "nats", {"x": {4: 1.0, 8: 0.0}, "y": {4: 1.0, 5: 0.0}})
+    plan = allocate(table, values, Wide(), parse_average_bits("-/4.1"))
+    assert bits_of(plan) == {"x": 4, "y": 5}
+    assert [use.used for use in plan.uses if use.limit is not None] == [4.1]
 
 
 def test_kernels_that_do_not_exist_are_not_planned() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
 from mpqc.errors import UsageError
-from mpqc.values.budget import Budget, Resource, format_amount, parse_average_bits, parse_budget
+from mpqc.values.budget import Budget, Resource, amount_of, format_amount, parse_average_bits, parse_budget
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,8 @@ from mpqc.values.budget import Budget, Resource, format_amount, parse_average_bi
         (Resource.BOPS, "3GBOPs", 3e9),
         (Resource.PEAK_MEMORY, "8KB", 8192.0),
         (Resource.ENERGY, "2mJ", 2e6),
+        (Resource.BOPS, "32.77824MBOPs", 32_778_240.0),  # in floats 32778239.999999996
+        (Resource.LATENCY, "0.0003s", 300.0),
     ],
 )
 def test_amounts_are_read_in_the_unit_of_the_resource(resource: Resource, text: str, limit: float) -> None:
@@ -48,3 +52,12 @@ def test_amounts_print_in_their_largest_unit() -> None:
     assert format_amount(Resource.SIZE, 70 * 1024) == "70 kB"
     assert format_amount(Resource.SIZE, 0) == "0 B"
     assert format_amount(Resource.WEIGHT_BITS, 3.25) == "3.25 bits"
+
+
+def test_amounts_are_rounded_up_to_the_digits_asked_for_and_limits_print_in_full() -> None:
+    assert format_amount(Resource.LATENCY, Fraction("15190.001"), 4) == "15.2 ms"
+    assert format_amount(Resource.LATENCY, Fraction("15190.001"), 8) == "15.190001 ms"
+    assert format_amount(Resource.SIZE, Fraction(21377), 5) == "21377 B"
+    for text in ("32.77824 MBOPs", "7 BOPs", "1.5 GBOPs"):
+        assert str(Budget(Resource.BOPS, parse_budget(Resource.BOPS, text).limit)) == f"bops <= {text}"
+    assert amount_of(Resource.SIZE, "1.5 kB") == 1536
