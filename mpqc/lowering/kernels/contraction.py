@@ -180,18 +180,8 @@ class _Emitter:
             return Operand(padded, column * window.column_pitch)
         with T.serial((rows - 1) * strip.step + strip.reach) as r:
             y = row * strip.step - strip.top + r
-            self._copy_row(strip, padded, r * strip.pitch, (y, image * self.c.image_bytes + y * strip.source_pitch), zero)
+            copy_row(strip, Operand(self.x, image * self.c.image_bytes + y * strip.source_pitch), Operand(padded, r * strip.pitch), y, zero)
         return Operand(padded, column * window.column_pitch)
-
-    def _copy_row(self, strip: Strip, padded: Buffer, at: Expr, source: tuple[Expr, Expr], zero: Expr) -> None:
-        """One row of the copy; rows above and below the image are padding. `source`: row number and offset in the input."""
-        with T.If(tirx.all(source[0] >= 0, source[0] < strip.height)):
-            with T.Then():
-                fill(padded, at, zero, strip.left)
-                copy(padded, at + strip.left, self.x, source[1], strip.middle)
-                fill(padded, at + strip.left + strip.middle, zero, strip.right)
-            with T.Else():
-                fill(padded, at, zero, strip.left + strip.middle + strip.right)
 
     def _panels(self, split: Expr, source: Operand, target: Expr, size: tuple[Expr, Expr], sums: Buffer | None) -> None:
         """A share of all panels: unpack, then every tile of the block. sums: of the inputs of the one tile, for nested weights."""
@@ -307,3 +297,14 @@ def _span(block: Expr, length: int, tile: int, extent: int) -> tuple[Expr, Expr]
 
 def _tiles(length: Expr, tile: int) -> Expr:
     return tirx.floordiv(length + (tile - 1), tile)
+
+
+def copy_row(strip: Strip, source: Operand, target: Operand, y: Expr, zero: Expr) -> None:
+    """Row `y` of the image, which begins at `source`, into the copy, with its padding; rows above and below the image are padding."""
+    with T.If(tirx.all(y >= 0, y < strip.height)):
+        with T.Then():
+            fill(target.buffer, target.at, zero, strip.left)
+            copy(target.buffer, target.at + strip.left, source.buffer, source.at, strip.middle)
+            fill(target.buffer, target.at + strip.left + strip.middle, zero, strip.right)
+        with T.Else():
+            fill(target.buffer, target.at, zero, strip.left + strip.middle + strip.right)

@@ -56,12 +56,15 @@ class Requant:
         return self.form + "_odd" * self.odd + "_clamp" * self.clamp + f"_x{1 << self.shift}" * (self.shift > 0)
 
 
-def accumulator_range(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest accumulator of each output channel for any int8 input. weight [O, K] int8, bias int32 [O]; int64 [O] each."""
+INT8 = (-128, 127)
+
+
+def accumulator_range(weight: np.ndarray, bias: np.ndarray, codes: tuple[int, int] = INT8) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest accumulator of each output channel for any input of these codes. weight [O, K] int8, bias int32 [O]; int64 [O] each."""
     positive = np.where(weight > 0, weight, 0).sum(axis=1, dtype=np.int64)
     negative = np.where(weight < 0, weight, 0).sum(axis=1, dtype=np.int64)
     start = bias.astype(np.int64)
-    return start - 128 * positive + 127 * negative, start + 127 * positive - 128 * negative
+    return start + codes[0] * positive + codes[1] * negative, start + codes[1] * positive + codes[0] * negative
 
 
 def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, form: str) -> tuple[Requant, Requant | None]:
@@ -73,9 +76,9 @@ def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, form: str) -> t
     return plain, shifted(plain, weight, op, zero_point)
 
 
-def _choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, shift: int = 0) -> Requant:
+def _choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, shift: int = 0, codes: tuple[int, int] = INT8) -> Requant:
     """For accumulators that hold 2^shift times the sum."""
-    least, most = (limit << shift for limit in accumulator_range(weight, op.bias))
+    least, most = (limit << shift for limit in accumulator_range(weight, op.bias, codes))
     clamp = op.low > -128 or op.high < 127
     real = np.maximum(np.abs(least), np.abs(most)).astype(np.float64) * np.abs(op.multiplier.astype(np.float64)) / 2.0**shift
     if np.max(real, initial=0.0) >= 32000:
@@ -101,11 +104,18 @@ def _centres(least: np.ndarray, most: np.ndarray) -> np.ndarray:
 def shifted(plain: Requant, weight: np.ndarray, op: Conv | Gemm, zero_point: int) -> Requant | None:
     """The form for accumulators that hold 2^(8 - bits) times the sum; None where the code has no use for it or they could overflow."""
     shift = 8 - op.weight_bits
-    least, most = accumulator_range(weight, op.bias)
-    largest = -min(int(least.min(initial=0)), -int(most.max(initial=0))) << shift
-    if shift == 0 or plain.form == "portable" or largest >= 2**31 or not _scales_exactly(op.multiplier):
+    if shift == 0 or plain.form == "portable":
         return None
-    return _choose(weight, op, zero_point, shift)
+    return widened(weight, op, zero_point, shift)
+
+
+def widened(weight: np.ndarray, op: Conv | Gemm, zero_point: int, shift: int, codes: tuple[int, int] = INT8) -> Requant | None:
+    """The form for accumulators that hold 2^shift times the sum, of inputs within `codes`; None where they could overflow."""
+    least, most = accumulator_range(weight, op.bias, codes)
+    largest = -min(int(least.min(initial=0)), -int(most.max(initial=0))) << shift
+    if largest >= 2**31 or not _scales_exactly(op.multiplier):
+        return None
+    return _choose(weight, op, zero_point, shift, codes)
 
 
 def _scales_exactly(multiplier: np.ndarray) -> bool:
@@ -125,12 +135,12 @@ class Channels:
     """float32 [O]. float: what to subtract from the accumulator's bits; positive: -2^23 * scale; else 0"""
 
 
-def channels(weight: np.ndarray, bias: np.ndarray, multiplier: np.ndarray, requant: Requant) -> Channels:
-    """The constants for weights int8 [O, K], biases int32 and multipliers float32 [O]."""
+def channels(weight: np.ndarray, bias: np.ndarray, multiplier: np.ndarray, requant: Requant, codes: tuple[int, int] = INT8) -> Channels:
+    """The constants for weights int8 [O, K], biases int32 and multipliers float32 [O], and inputs within `codes`."""
     start, scale = bias.astype(np.int64) << requant.shift, np.ldexp(multiplier.astype(np.float32), -requant.shift)
     base = np.zeros_like(scale)
     if requant.form == "float":
-        centre = _centres(*(limit << requant.shift for limit in accumulator_range(weight, bias)))
+        centre = _centres(*(limit << requant.shift for limit in accumulator_range(weight, bias, codes)))
         start, base = start - centre + MAGIC_BITS, (MAGIC - centre).astype(np.float32)
     elif requant.form == "positive":
         start, base = start + POSITIVE_BITS, np.float32(-(2.0**23)) * scale
