@@ -17,12 +17,13 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from PIL import Image
 from provenance import WORK, shared, write_results
 
+from mpqc.facts.amounts import parse_average_bits, parse_budget
 from mpqc.flow.pipeline import Compiled, Options, compile_network
 from mpqc.lowering import build, lower
 from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, write_bundle
 from mpqc.targets import load_target
-from mpqc.values.budget import Resource, parse_average_bits, parse_budget
+from mpqc.values.budget import Resource
 from mpqc.values.program import Float
 from mpqc.workspace.progress import Progress
 

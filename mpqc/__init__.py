@@ -2,7 +2,7 @@
 
 The whole flow: `compile`, which returns a `Compiled`; `Options`, `Recipe` (training) and `Progress` for what it
 is asked and what it shows.
-Budgets: `Latency`, `Size`, `Bops`, `AverageBits`, `ActivationMemory`, `LargestActivation`, `Energy`.
+Budgets: BUDGETS.
 The steps, in order: `load_network`, `find_sites`, `open_data`, `calibrate`, `measure`, `load_target`, `CostModel`, `allocate`, `evaluate`,
 `export_qdq`, `read_qdq`, `interpret`, `lower`, `build`, `write_bundle`, `run_host`, `run_emulated`.
 Values between them: `Plan`, `read_plan`, `uniform_plan`, `Sensitivities`, `read_sensitivities`, `Report`.
@@ -16,6 +16,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mpqc.facts.resources import flags
 from mpqc.values.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
     from mpqc.data.batches import open_data
     from mpqc.errors import BudgetInfeasibleError, MpqcError
-    from mpqc.flow.api import ActivationMemory, AverageBits, Bops, Energy, LargestActivation, Latency, Size, compile
+    from mpqc.flow.api import compile
     from mpqc.flow.pipeline import Compiled, Options
     from mpqc.frontend import load_network
     from mpqc.lowering import build, lower
@@ -41,8 +42,13 @@ if TYPE_CHECKING:
     from mpqc.values.sensitivities import Sensitivities, read_sensitivities
     from mpqc.workspace.progress import Progress
 
+BUDGETS = tuple(flag.bound for flag in flags())
+"""Classes of budgets, one a kind"""
+__doc__ = (__doc__ or "").replace("BUDGETS", ", ".join(f"`{name}`" for name in BUDGETS))
+
 _HOMES = {
-    "mpqc.flow.api": ("ActivationMemory", "AverageBits", "Bops", "Energy", "LargestActivation", "Latency", "Size", "compile"),
+    "mpqc.facts.bounds": BUDGETS,
+    "mpqc.flow.api": ("compile",),
     "mpqc.flow.pipeline": ("Compiled", "Options"),
     "mpqc.training.recipe": ("Recipe",),
     "mpqc.workspace.progress": ("Progress",),
@@ -68,15 +74,9 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "ActivationMemory",
-    "AverageBits",
-    "Bops",
     "BudgetInfeasibleError",
     "Compiled",
     "CostModel",
-    "Energy",
-    "LargestActivation",
-    "Latency",
     "MpqcError",
     "Options",
     "Plan",
@@ -84,7 +84,6 @@ __all__ = [
     "Recipe",
     "Report",
     "Sensitivities",
-    "Size",
     "allocate",
     "build",
     "calibrate",
@@ -106,6 +105,8 @@ __all__ = [
     "uniform_plan",
     "write_bundle",
 ]
+__all__ += BUDGETS
+__all__.sort()
 
 
 def __getattr__(name: str) -> Any:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mpqc.allocator.pairs import interactions_of
-from mpqc.allocator.pricing import Pricer, Pricing
+from mpqc.allocator.pricing import Pricing
 from mpqc.allocator.problem import Cost, Group, Peak, Problem
 from mpqc.allocator.reasons import Reasons
 from mpqc.allocator.solution import Solution, round_up
 from mpqc.allocator.solver import solve
 from mpqc.errors import BudgetInfeasibleError, PlanError, TargetError
+from mpqc.facts.prices import Pricer
+from mpqc.facts.resources import RESOURCES
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Choice, Plan, Proof, Use
 from mpqc.values.sensitivities import Pair, Sensitivities
@@ -158,7 +160,7 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
     decided = {name: (width if width is None else int(width),) for name, width in solution.choice.items()}
     chosen = replace(pricing, candidates=decided)
     uses = []
-    for resource in Resource:
+    for resource in RESOURCES:
         try:
             bound = chosen.bound(resource, None)
         except TargetError:

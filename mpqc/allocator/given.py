@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mpqc.allocator.build import allocate
-from mpqc.allocator.pricing import Pricer
+from mpqc.facts.prices import Pricer
 from mpqc.values.budget import Budget
 from mpqc.values.plan import Plan, Proof
 from mpqc.values.sensitivities import Sensitivities

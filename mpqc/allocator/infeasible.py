@@ -88,9 +88,10 @@ def _told(problem: Problem, conflict: Conflict, alone: dict[str, float], togethe
 
     options = "; ".join(f"{name} {show(name, value)}" for name, value in together.items())
     if conflict.impossible:
+        asked = " and ".join(dict.fromkeys(bounds[name].asked for name in conflict.impossible))
         faults = (f"{limits[name]} (the {least[name]} is {show(name, alone[name])})" for name in conflict.impossible)
         tighter = "; ".join(f"{name} {show(name, together[name])}" for name in conflict.impossible if together.get(name, 0.0) > alone[name])
-        hint = f"with the other budgets held: at least {tighter}" if tighter else "raise it to at least that"
+        hint = f"with the other budgets held: at least {tighter}" if tighter else f"raise {asked} to at least that"
         return f"cannot meet {' nor '.join(faults)}", "", hint
     singles = "; ".join(f"{name} {show(name, value)}" for name, value in alone.items())
     hint = f"with the others held, the least is: {options}" if options else "raise at least two of them"

@@ -7,46 +7,21 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
-from typing import Protocol
+from functools import cached_property, partial
+from typing import ParamSpec, assert_never
 
 import numpy as np
 
 from mpqc.allocator.problem import Cost, Peak, Table, written
 from mpqc.errors import TargetError
-from mpqc.values.budget import Resource, amount_of, format_amount
+from mpqc.facts.amounts import amount_of, format_amount
+from mpqc.facts.prices import FLOAT_BITS, Largest, NodeSum, Pricer, SiteMean, SitePrice, SiteSum
+from mpqc.facts.resources import RESOURCES
+from mpqc.values.budget import Resource
 from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
 
-FLOAT_BITS = 32
-SitePrice = Callable[[Site, int], float]
-NodePrice = Callable[[OpNode, int | None, tuple[int, ...], int], float]
-BIAS_BYTES = 4
-
-
-class Pricer(Protocol):
-    """What the allocator asks of a cost model. Bits are those of `Site` choices; a float tensor counts 32.
-
-    Optional: `overhead_bytes(site)` (scale and bias of a weight), `has_kernel(node, weight_bits, input_bits)`,
-    `nanojoules(node, weight_bits, input_bits)`, `require(resource)` (raises where the target does not know it).
-    """
-
-    def choices(self, site: Site) -> tuple[int, ...]:
-        """Bits that the target allows for `site`."""
-
-    def microseconds(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int) -> float:
-        """Time of one run of `node`."""
-
-    def fixed_microseconds(self) -> float:
-        """Time of a run that no choice changes."""
-
-    def weight_bytes(self, site: Site, bits: int) -> int:
-        """Bytes of a weight as stored."""
-
-    def activation_bytes(self, site: Site, bits: int) -> int:
-        """Bytes of an activation as stored."""
-
-    def bit_operations(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> float:
-        """MACs x weight bits x activation bits of `node`."""
+P = ParamSpec("P")
+NodeCost = Callable[[OpNode, int | None, tuple[int, ...], int], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +47,17 @@ class Pricing:
         def show(total: float | Fraction, other: Fraction | None = None) -> str:
             return enough(resource, self.amount(resource, total), None if other is None else self.amount(resource, other))
 
-        if resource is Resource.PEAK_MEMORY:
-            return Peak(resource.value, tuple(self._moment(names) for names in self.table.live), limit, show)
-        if resource is Resource.LARGEST_ACTIVATION:
-            return Peak(resource.value, tuple(self._moment([site.name]) for site in self._sites(SiteKind.ACTIVATION)), limit, show)
-        tables, constant = self._terms(resource)
+        facts = RESOURCES[resource]
         scaled = None if limit is None else written(limit) * self._steps(resource)
-        return Cost(resource.value, tuple(tables), scaled, constant, show)
+        if isinstance(facts.price, Largest):
+            price = _counted(facts.price.price, facts.steps)
+            moments = tuple(self._moment(names, price) for names in facts.price.moments(self.table))
+            return Peak(resource.value, moments, scaled, show, facts.flag.option)
+        tables, constant = self._terms(facts.price, facts.steps)
+        return Cost(resource.value, tuple(tables), scaled, constant, show, facts.flag.option)
 
     def amount(self, resource: Resource, total: Fraction | float) -> Fraction:
-        """The problem's sum in the resource's unit: average bits are summed over elements, times and energies in whole parts of STEPS."""
+        """The problem's sum in the resource's unit: average bits are summed over elements, times and energies in whole parts of a unit."""
         return written(total) / self._steps(resource)
 
     def kernels(self) -> Cost:
@@ -92,17 +68,17 @@ class Pricing:
         tables = [self._kernel_table(node) for node in self.table.nodes if not self._is_float(node)]
         return Cost("kernels", tuple(table for table in tables if np.isinf(table.values).any()))
 
-    def _terms(self, resource: Resource) -> tuple[list[Table], float]:
-        if resource in _KINDS:
-            return self._per_site(_KINDS[resource], lambda site, bits: site.elements * bits), 0.0
-        if resource is Resource.SIZE:
-            return self._per_site(SiteKind.WEIGHT, self._weight_bytes), self._bias_bytes()
-        if resource is Resource.LATENCY:
-            tables = [self._node_table(node, self._picoseconds, output=True) for node in self.table.nodes if not self._is_float(node)]
-            return [part for table in tables for part in split(table)], _steps(self.model.fixed_microseconds())
-        price = self._bit_operations if resource is Resource.BOPS else self._femtojoules
-        nodes = [node for node in self.table.nodes if node.macs]
-        return [part for node in nodes for part in split(self._node_table(node, price))], 0.0
+    def _terms(self, price: SiteSum | SiteMean | NodeSum, steps: int) -> tuple[list[Table], float]:
+        if isinstance(price, SiteMean):
+            return self._per_site(price.kind, _bits), 0.0
+        constant = _in_steps(price.constant(self.model, self.table), steps)
+        if isinstance(price, SiteSum):
+            return self._per_site(price.kind, _counted(price.price, steps)), constant
+        if isinstance(price, NodeSum):
+            nodes = [node for node in self.table.nodes if (node.macs if price.products else not self._is_float(node))]
+            cost = partial(_counted(price.price, steps), self.model)
+            return [part for node in nodes for part in split(self._node_table(node, cost, output=price.output))], constant
+        assert_never(price)
 
     def _per_site(self, kind: SiteKind, price: SitePrice) -> list[Table]:
         tables: list[Table] = []
@@ -115,35 +91,11 @@ class Pricing:
 
     def _site_table(self, site: Site, price: SitePrice) -> Table:
         bits = self.candidates[site.group_name]
-        return Table((self.position[site.group_name],), np.array([float(price(site, width or FLOAT_BITS)) for width in bits]))
+        return Table((self.position[site.group_name],), np.array([float(price(self.model, site, width or FLOAT_BITS)) for width in bits]))
 
-    def _moment(self, names: Iterable[str]) -> tuple[Table, ...]:
+    def _moment(self, names: Iterable[str], price: SitePrice) -> tuple[Table, ...]:
         sites = (self.table.by_name[name] for name in names if name in self.table.by_name)
-        return tuple(self._site_table(site, self._activation_bytes) for site in sites)
-
-    def _weight_bytes(self, site: Site, bits: int) -> int:
-        return site.elements * FLOAT_BITS // 8 if bits == FLOAT_BITS else self.model.weight_bytes(site, bits)
-
-    def _activation_bytes(self, site: Site, bits: int) -> int:
-        return site.elements * FLOAT_BITS // 8 if bits == FLOAT_BITS else self.model.activation_bytes(site, bits)
-
-    def _bias_bytes(self) -> float:
-        overhead = getattr(self.model, "overhead_bytes", None)
-        if overhead is not None:
-            return float(sum(overhead(site) for site in self._sites(SiteKind.WEIGHT)))
-        return float(sum(node.bias_elements * BIAS_BYTES for node in self.table.nodes))
-
-    def _picoseconds(self, node: OpNode, weight: int | None, inputs: tuple[int, ...], output: int) -> float:
-        return _steps(self.model.microseconds(node, weight, inputs, output))
-
-    def _bit_operations(self, node: OpNode, weight: int | None, inputs: tuple[int, ...], output: int) -> float:
-        return self.model.bit_operations(node, weight, inputs)
-
-    def _femtojoules(self, node: OpNode, weight: int | None, inputs: tuple[int, ...], output: int) -> float:
-        nanojoules = getattr(self.model, "nanojoules", None)
-        if nanojoules is None:
-            raise TargetError("energy cannot be bounded", why="the cost model has no energy table")
-        return _steps(nanojoules(node, weight, inputs))
+        return tuple(self._site_table(site, price) for site in sites)
 
     def _kernel_table(self, node: OpNode) -> Table:
         table = self._node_table(node, lambda node, weight, inputs, output: 0.0)
@@ -152,7 +104,7 @@ class Pricing:
             raise TargetError(f"the target has no kernel for {node.op_type} at any allowed bits", where=node.name, hint=hint)
         return table
 
-    def _node_table(self, node: OpNode, price: NodePrice, *, output: bool = False) -> Table:
+    def _node_table(self, node: OpNode, price: NodeCost, *, output: bool = False) -> Table:
         """`price` of `node` over the bits of the groups around it: weight, inputs, maybe output; +inf where there is no kernel."""
         around = (node.weight, *node.inputs, node.output) if output else (node.weight, *node.inputs)
         names = [name for name in around if name in self.table.by_name]
@@ -163,7 +115,7 @@ class Pricing:
             values[cell] = self._price(node, bits, price)
         return Table(tuple(self.position[group] for group in groups), values)
 
-    def _price(self, node: OpNode, bits: Mapping[str, int | None], price: NodePrice) -> float:
+    def _price(self, node: OpNode, bits: Mapping[str, int | None], price: NodeCost) -> float:
         weight = self._bits(node.weight, bits) if node.weight else None
         inputs = tuple(self._bits(name, bits) for name in node.inputs if name in self.table.by_name)
         has_kernel = getattr(self.model, "has_kernel", None)
@@ -185,21 +137,29 @@ class Pricing:
 
     def _steps(self, resource: Resource) -> int:
         """What the problem counts a unit of the resource as: whole numbers, so that sums are exact and a limit is met to the last one."""
-        return self._elements(resource) if resource in _KINDS else STEPS if resource in _FINE else 1
+        facts = RESOURCES[resource]
+        return self._elements(facts.price.kind) if isinstance(facts.price, SiteMean) else facts.steps
 
-    def _elements(self, resource: Resource) -> int:
-        return max(sum(site.counted for site in self._sites(_KINDS[resource])), 1)
-
-
-STEPS = 10**6
-"""Parts of a microsecond and of a nanojoule that prices are rounded to"""
-_FINE = {Resource.LATENCY, Resource.ENERGY}
-_KINDS = {Resource.WEIGHT_BITS: SiteKind.WEIGHT, Resource.ACTIVATION_BITS: SiteKind.ACTIVATION}
+    def _elements(self, kind: SiteKind) -> int:
+        return max(sum(site.counted for site in self._sites(kind)), 1)
 
 
-def _steps(amount: float) -> float:
-    """Microseconds or nanojoules in whole parts of STEPS; infinity stays."""
-    return float(np.rint(amount * STEPS))
+def _bits(model: Pricer, site: Site, bits: int) -> float:
+    return site.elements * bits
+
+
+def _counted(price: Callable[P, float], steps: int) -> Callable[P, float]:
+    """`price` in whole steps."""
+
+    def counted(*arguments: P.args, **named: P.kwargs) -> float:
+        return _in_steps(price(*arguments, **named), steps)
+
+    return counted
+
+
+def _in_steps(amount: float, steps: int) -> float:
+    """An amount in the whole steps of which a unit has `steps`; infinity stays. With one step a unit prices are whole already."""
+    return float(amount) if steps == 1 else float(np.rint(amount * steps))
 
 
 def enough(resource: Resource, amount: Fraction | float, limit: Fraction | None = None) -> str:

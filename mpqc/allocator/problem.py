@@ -71,6 +71,8 @@ class Cost:
     constant: float = 0.0
     show: Show = plain
     """Writes an amount of it for people"""
+    asked: str = "it"
+    """The option that the limit comes from, for messages"""
 
     def exact(self, choice: Sequence[int]) -> Fraction:
         """The sum for `choice`, without rounding. Raises nothing; the combination must exist."""
@@ -86,6 +88,8 @@ class Peak:
     limit: float | Fraction | None = None
     show: Show = plain
     """Writes an amount of it for people"""
+    asked: str = "it"
+    """The option that the limit comes from, for messages"""
 
     def exact(self, choice: Sequence[int]) -> Fraction:
         """The largest moment's sum for `choice`, without rounding."""

@@ -9,10 +9,11 @@ from functools import cached_property
 from mpqc.allocator.pricing import Pricing
 from mpqc.allocator.problem import Cost, Group, Peak, Problem, Table
 from mpqc.allocator.solution import Solution
-from mpqc.values.budget import Resource, format_amount
+from mpqc.facts.amounts import format_amount
+from mpqc.facts.prices import SiteMean
+from mpqc.facts.resources import RESOURCES
+from mpqc.values.budget import Resource
 from mpqc.values.site import Site
-
-_AVERAGES = {Resource.WEIGHT_BITS: "weight", Resource.ACTIVATION_BITS: "activation"}
 
 
 class Reasons:
@@ -67,9 +68,9 @@ class Reasons:
         return [self._in_words(resource, amount) for resource, amount in amounts if amount > 0]
 
     def _in_words(self, resource: Resource, total: float) -> str:
-        side = _AVERAGES.get(resource)
+        price = RESOURCES[resource].price
         text = format_amount(resource, float(self.pricing.amount(resource, total)))
-        return f"{text} of the average {side}" if side else text
+        return f"{text} of the average {price.kind.value}" if isinstance(price, SiteMean) else text
 
     def _difference(self, bound: Cost | Peak, group: int, changed: Sequence[int]) -> float:
         if isinstance(bound, Peak):

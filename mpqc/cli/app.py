@@ -11,11 +11,10 @@ from typing import Annotated
 
 import typer
 
+from mpqc.cli.budgets import over_help, with_budgets
 from mpqc.cli.options import (
-    BudgetTexts,
     TrainingTexts,
     existing,
-    parse_budgets,
     parse_channels,
     parse_fixed,
     parse_range,
@@ -23,6 +22,7 @@ from mpqc.cli.options import (
     parse_training,
     parse_values,
 )
+from mpqc.values.budget import Budget
 from mpqc.values.version import __version__
 
 app = typer.Typer(
@@ -69,13 +69,6 @@ Prune = Annotated[
     str, typer.Option(help="channels that go before training: auto (the least that lets 2 bits and more fit), none, or a part of the weights (0.3)")
 ]
 Bits = Annotated[str, typer.Option(help="weight/activation bits of the strategy uniform")]
-Latency = Annotated[str | None, typer.Option(help="for example 20ms")]
-Size = Annotated[str | None, typer.Option(help="weights and biases as stored, for example 1.5MB (1 MB = 1024^2 bytes)")]
-Bops = Annotated[str | None, typer.Option(help="MACs x weight bits x activation bits, for example 3GBOPs")]
-AvgBits = Annotated[str | None, typer.Option(help="average bits of weights/activations, for example 4/4 or 3/-")]
-ActivationMemory = Annotated[str | None, typer.Option(help="activations that are live together, for example 8KB")]
-LargestActivation = Annotated[str | None, typer.Option(help="largest single activation, for example 8KB")]
-Energy = Annotated[str | None, typer.Option(help="where the target has an energy table, for example 2mJ")]
 Fix = Annotated[list[str], typer.Option(help="bits that you decide, SITE=BITS or SITE=float (repeat for more)")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of everything random")]
 SolverTime = Annotated[float, typer.Option(min=0.1, help="seconds the allocator may take")]
@@ -89,6 +82,7 @@ Force = Annotated[bool, typer.Option("--force", help="write into a folder with o
 
 
 @app.command(epilog="Example: mpqc compile model.onnx --target cortex-a76 --budget-latency 20ms --data images/ -o out")
+@with_budgets
 def compile(
     model: Model,
     target: Target = "cortex-a76",
@@ -114,13 +108,7 @@ def compile(
     prune: Prune = "",
     bits: Bits = "8/8",
     plan: Annotated[Path | None, typer.Option(help="plan.json to obey instead of solving for one")] = None,
-    budget_latency: Latency = None,
-    budget_size: Size = None,
-    budget_bops: Bops = None,
-    budget_avg_bits: AvgBits = None,
-    budget_activation_memory: ActivationMemory = None,
-    budget_largest_activation: LargestActivation = None,
-    budget_energy: Energy = None,
+    budgets: tuple[Budget, ...] = (),
     fix: Fix = [],  # noqa: B006
     price: Price = False,
     pricer: Pricer = None,
@@ -136,15 +124,14 @@ def compile(
     """Compiles a network inside budgets; writes QDQ ONNX, plan, report, module and bundle to the output folder."""
     from mpqc.cli.commands import Analyzing, Checking, Showing, compile_command
 
-    texts = BudgetTexts(budget_latency, budget_size, budget_bops, budget_avg_bits, budget_activation_memory, budget_largest_activation, budget_energy)
     channels = parse_channels(mean, "--mean"), parse_channels(std, "--std")
     reading = Analyzing(model, output_dir, data, samples, parse_shapes(shape), parse_values(value), *channels, parse_range(input_range), ranges)
     showing = Showing(as_json, quiet, verbose)
     training = parse_training(TrainingTexts(qat_steps, qat_time, qat_batch, qat_rate, augment), seed)
     method = strategy or ("auto" if training and plan is None else "fit")
-    limits, fixed, checks = parse_budgets(texts), parse_fixed(fix), Checking(price, pricer, allow_slower)
+    fixed, checks = parse_fixed(fix), Checking(price, pricer, allow_slower)
     compile_command(
-        reading, target, limits, method, bits, labels, plan, fixed, checks, opset, seed, solver_time, force, showing, training, teacher_cache, prune
+        reading, target, budgets, method, bits, labels, plan, fixed, checks, opset, seed, solver_time, force, showing, training, teacher_cache, prune
     )
 
 
@@ -177,16 +164,11 @@ def analyze(
 
 
 @app.command(epilog="Example: mpqc allocate out --budget-size 100kB")
+@with_budgets
 def allocate(
     folder: Annotated[Path, typer.Argument(help="output folder of `mpqc analyze` or `mpqc compile`", show_default=False)],
     target: Target = "cortex-a76",
-    budget_latency: Latency = None,
-    budget_size: Size = None,
-    budget_bops: Bops = None,
-    budget_avg_bits: AvgBits = None,
-    budget_activation_memory: ActivationMemory = None,
-    budget_largest_activation: LargestActivation = None,
-    budget_energy: Energy = None,
+    budgets: tuple[Budget, ...] = (),
     fix: Fix = [],  # noqa: B006
     seed: Seed = 0,
     solver_time: SolverTime = 20.0,
@@ -195,14 +177,13 @@ def allocate(
     """Solves for the best plan inside budgets from saved sensitivities; rewrites plan.json in the folder."""
     from mpqc.cli.commands import allocate_command
 
-    texts = BudgetTexts(budget_latency, budget_size, budget_bops, budget_avg_bits, budget_activation_memory, budget_largest_activation, budget_energy)
-    allocate_command(existing(folder, "folder"), target, parse_budgets(texts), parse_fixed(fix), seed, solver_time, as_json)
+    allocate_command(existing(folder, "folder"), target, budgets, parse_fixed(fix), seed, solver_time, as_json)
 
 
 @app.command(epilog="Example: mpqc pareto out --over size --points 8")
 def pareto(
     folder: Annotated[Path, typer.Argument(help="output folder of `mpqc analyze` or `mpqc compile`", show_default=False)],
-    over: Annotated[str, typer.Option(help="latency, size, bops, weight_bits, activation_bits, peak_memory, largest_activation or energy")] = "size",
+    over: Annotated[str, typer.Option(help=over_help())] = "size",
     points: Annotated[int, typer.Option(min=2, max=100, help="limits from the least possible to what the best plan uses")] = 8,
     target: Target = "cortex-a76",
     fix: Fix = [],  # noqa: B006

@@ -176,19 +176,18 @@ def pareto_command(
     folder: Path, over: str, points: int, target: str, fixed: Mapping[str, int | None], seed: int, seconds: float, as_json: bool
 ) -> None:
     """`mpqc pareto`."""
+    from mpqc.facts.amounts import format_amount
+    from mpqc.facts.resources import resource_named
     from mpqc.flow.pareto import FILE, sweep_saved
-    from mpqc.values.budget import Resource, format_amount
 
-    if over not in list(Resource):
-        raise UsageError(f"{over!r} is not a resource", where="--over", hint=f"use one of {', '.join(Resource)}")
-    resource = Resource(over)
+    resource = resource_named(over)
     trades = sweep_saved(folder, Options(target=target, fixed=fixed, seed=seed, solver_seconds=seconds), resource, points)
     if as_json:
         _print_json([asdict(trade) for trade in trades])
         return
     for trade in trades:
         limit, used = format_amount(resource, trade.limit), format_amount(resource, trade.used)
-        print(f"{over} within {limit:>12}: {used:>12}  loss +{trade.loss:<12.4g} {trade.status}")
+        print(f"{resource.value} within {limit:>12}: {used:>12}  loss +{trade.loss:<12.4g} {trade.status}")
     print(f"written to {folder / FILE}")
 
 

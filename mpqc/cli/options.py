@@ -11,34 +11,6 @@ from typing import Any
 
 from mpqc.errors import UsageError
 from mpqc.training.recipe import Recipe
-from mpqc.values.budget import Budget, Resource, parse_average_bits, parse_budget
-
-
-@dataclass(frozen=True)
-class BudgetTexts:
-    """The --budget-* options as written; None where an option was not given."""
-
-    latency: str | None = None
-    size: str | None = None
-    bops: str | None = None
-    avg_bits: str | None = None
-    activation_memory: str | None = None
-    largest_activation: str | None = None
-    energy: str | None = None
-
-
-def parse_budgets(texts: BudgetTexts) -> tuple[Budget, ...]:
-    """All budgets that were asked for. Raises UsageError for amounts without a unit."""
-    amounts = (
-        (Resource.LATENCY, texts.latency),
-        (Resource.SIZE, texts.size),
-        (Resource.BOPS, texts.bops),
-        (Resource.PEAK_MEMORY, texts.activation_memory),
-        (Resource.LARGEST_ACTIVATION, texts.largest_activation),
-        (Resource.ENERGY, texts.energy),
-    )
-    budgets = tuple(parse_budget(resource, text) for resource, text in amounts if text is not None)
-    return budgets + (parse_average_bits(texts.avg_bits) if texts.avg_bits is not None else ())
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -17,6 +17,7 @@ from mpqc.cost.storage import packable
 from mpqc.cost.workload import Workload, conversion, fused_additions, workload
 from mpqc.errors import TargetError
 from mpqc.facts.features import best_form
+from mpqc.facts.resources import RESOURCES, priced_everywhere
 from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Target
 from mpqc.targets.schema import Analytic, Caches
 from mpqc.values.budget import Resource
@@ -81,17 +82,16 @@ class CostModel:
 
     def can_bound(self, resource: Resource) -> bool:
         """Whether the target knows this resource."""
-        if resource is Resource.LATENCY:
-            return bool(self.target.rows or self.target.analytic)
-        return resource is not Resource.ENERGY or self.target.energy is not None
+        need = RESOURCES[resource].need
+        return need is None or need.met(self.target)
 
     def require(self, resource: Resource) -> None:
         """Raises TargetError, naming target and resource, where the target does not know `resource`."""
-        if self.can_bound(resource):
+        facts = RESOURCES[resource]
+        if facts.need is None or facts.need.met(self.target):
             return
-        lacks = "cost rows" if resource is Resource.LATENCY else "energy table"
-        hint = "bound size, BOPs, bits or memory instead, or give the target cost rows (cost_rows in its TOML)"
-        raise TargetError(f"{resource.value} cannot be bounded", where=self.target.name, why=f"the target has no {lacks}", hint=hint)
+        hint = f"bound {', '.join(priced_everywhere())} instead, or give the target some ({facts.need.key} in its TOML)"
+        raise TargetError(f"{facts.label} cannot be bounded", where=self.target.name, why=f"the target has no {facts.need.what}", hint=hint)
 
     def microseconds(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int) -> float:
         """Time of one run of `node` on one core; an output that stays float counts 32 bits.

@@ -1,4 +1,4 @@
-"""The Python interface: budgets as values, and `compile`."""
+"""The Python interface: `compile`."""
 
 from __future__ import annotations
 
@@ -6,80 +6,18 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from mpqc.errors import UsageError
+from mpqc.facts.bounds import Bound
 from mpqc.flow.pipeline import Compiled, Options, compile_network
-from mpqc.values.budget import Budget, Resource, parse_average_bits, parse_budget
+from mpqc.values.budget import Budget
 from mpqc.values.plan import Plan, read_plan
 from mpqc.workspace.progress import Progress
-
-
-@dataclass(frozen=True)
-class Bound:
-    """An upper bound, as text with its unit. Raises UsageError where the unit is missing or unknown."""
-
-    amount: str
-    resource: ClassVar[Resource]
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.amount, str):
-            raise UsageError(f"{self.amount!r} has no unit", where=type(self).__name__, hint="write text with a unit, as in Latency('20ms')")
-        _ = self.budgets
-
-    @property
-    def budgets(self) -> tuple[Budget, ...]:
-        """What the allocator sees."""
-        return (parse_budget(self.resource, self.amount),)
-
-
-class Latency(Bound):
-    """Predicted time of one run on one core: `Latency("20ms")`."""
-
-    resource = Resource.LATENCY
-
-
-class Size(Bound):
-    """Weights and biases as stored: `Size("1.5MB")`, 1 MB = 1024^2 bytes."""
-
-    resource = Resource.SIZE
-
-
-class Bops(Bound):
-    """Multiply-accumulates x weight bits x activation bits: `Bops("3GBOPs")`."""
-
-    resource = Resource.BOPS
-
-
-class ActivationMemory(Bound):
-    """Activations that are live together, at the worst moment: `ActivationMemory("8KB")`."""
-
-    resource = Resource.PEAK_MEMORY
-
-
-class LargestActivation(Bound):
-    """The largest single activation: `LargestActivation("8KB")`."""
-
-    resource = Resource.LARGEST_ACTIVATION
-
-
-class Energy(Bound):
-    """Energy of one run, where the target has a table: `Energy("2mJ")`."""
-
-    resource = Resource.ENERGY
-
-
-class AverageBits(Bound):
-    """Average bits of weights/activations, each weighted by its elements: `AverageBits("4/4")`, `AverageBits("3/-")`."""
-
-    @property
-    def budgets(self) -> tuple[Budget, ...]:
-        """One budget for each side that has a number."""
-        return parse_average_bits(self.amount)
 
 
 def compile(

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from mpqc.errors import BudgetInfeasibleError
+from mpqc.facts.amounts import format_amount
 from mpqc.flow.demo_network import HELD_OUT, Digits, load_digits, train_network
 from mpqc.flow.pipeline import Compiled, Options, analyze_network, choose_plan, compile_network, cost_model_of
 from mpqc.frontend.reference import Reference
 from mpqc.report.text import print_report
 from mpqc.runtime import run_emulated
-from mpqc.values.budget import Budget, Resource, format_amount
+from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan
 from mpqc.workspace.folder import open_workspace
 from mpqc.workspace.progress import Progress

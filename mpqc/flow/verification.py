@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpqc.errors import BudgetInfeasibleError, GuardError, PlanError, TargetError, UsageError
-from mpqc.values.budget import Budget, Resource, format_amount
+from mpqc.facts.amounts import format_amount
+from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, uniform_plan
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.errors import BudgetInfeasibleError, ModelError, PlanError, UsageError
+from mpqc.facts.amounts import format_budget
 from mpqc.pruning.choice import Layer, Unit, ranked
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.sensitivities import Sensitivities
@@ -316,7 +317,7 @@ def _notes(network: Network, pruned: Pruned, options: Options, asked: str) -> tu
     if asked == PLANNED:
         why = "the plan says so"
     if asked == "auto":
-        why = f"types of {LEAST_BITS} bits and more then fit {', '.join(map(str, options.budgets))}"
+        why = f"types of {LEAST_BITS} bits and more then fit {', '.join(map(format_budget, options.budgets))}"
     total = sum(site.counted for site in pruned.table.sites if site.kind is SiteKind.WEIGHT)
     gone = sum(site.removed for site in pruned.table.sites if site.kind is SiteKind.WEIGHT)
     head = f"channels pruned: {gone:,} of {total:,} weights went, so that averages count them with 0 bits: {why}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpqc.facts.amounts import format_budget
 from mpqc.flow.verification import int8_plan, predicted
 from mpqc.numerics.overflow import LIMIT, accumulator_peaks
 from mpqc.report.model import AccumulatorRow, Accuracy, FloatRow, LayerRow, Quality, Report, Sizes
@@ -57,7 +58,7 @@ def build_report(
         strategy=plan.strategy,
         seed=options.seed,
         data=analysis.batches.origin,
-        budgets=tuple(map(str, options.budgets)),
+        budgets=tuple(map(format_budget, options.budgets)),
         proof=plan.proof,
         uses=plan.uses,
         layers=layer_rows(table, plan, program, cost_model),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpqc.facts.amounts import format_amount
+from mpqc.facts.resources import RESOURCES
 from mpqc.report.model import LayerRow, Report
-from mpqc.values.budget import Resource, format_amount
+from mpqc.values.budget import Resource
 from mpqc.values.plan import Choice, Plan, Proof, Use
 
 if TYPE_CHECKING:
@@ -125,7 +127,7 @@ def _decibel(sqnr: float | None) -> str:
 
 
 def _resource(name: str) -> str:
-    return name.replace("_", " ")
+    return RESOURCES[Resource(name)].label
 
 
 def _amount(resource: str, amount: float) -> str:

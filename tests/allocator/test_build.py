@@ -10,7 +10,8 @@ from mpqc.allocator import allocate, evaluate
 from mpqc.allocator.pricing import enough, split
 from mpqc.allocator.problem import Table
 from mpqc.errors import BudgetInfeasibleError, PlanError, TargetError
-from mpqc.values.budget import Budget, Resource, parse_average_bits, parse_budget
+from mpqc.facts.amounts import parse_average_bits, parse_budget
+from mpqc.values.budget import Budget, Resource
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import FloatNode, OpNode, Site, SiteKind, SiteTable
 

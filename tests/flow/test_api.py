@@ -16,6 +16,7 @@ import pytest
 
 import mpqc
 from mpqc.errors import BudgetInfeasibleError, UsageError
+from mpqc.facts.amounts import format_budget
 from tests.cli_runs import Place, samples, small_model
 
 HEAVY = ["torch", "onnx", "onnxruntime", "onnx_graphsurgeon", "tvm", "ortools", "scipy", "sklearn", "matplotlib", "networkx", "pydantic", "PIL"]
@@ -79,7 +80,7 @@ def _processor_seconds() -> float:
     ],
 )
 def test_budgets_are_text_with_units(bound: mpqc.Latency, text: str) -> None:
-    assert [str(budget) for budget in bound.budgets] == [text]
+    assert [format_budget(budget) for budget in bound.budgets] == [text]
 
 
 @pytest.mark.parametrize("make", [lambda: mpqc.Latency("20"), lambda: mpqc.Size("5ms"), lambda: mpqc.Bops(3e9), lambda: mpqc.AverageBits("4")])

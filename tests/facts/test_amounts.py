@@ -7,7 +7,8 @@ from fractions import Fraction
 import pytest
 
 from mpqc.errors import UsageError
-from mpqc.values.budget import Budget, Resource, amount_of, format_amount, parse_average_bits, parse_budget
+from mpqc.facts.amounts import amount_of, format_amount, format_budget, parse_average_bits, parse_budget, parse_exactly
+from mpqc.values.budget import Budget, Resource
 
 
 @pytest.mark.parametrize(
@@ -59,5 +60,22 @@ def test_amounts_are_rounded_up_to_the_digits_asked_for_and_limits_print_in_full
     assert format_amount(Resource.LATENCY, Fraction("15190.001"), 8) == "15.190001 ms"
     assert format_amount(Resource.SIZE, Fraction(21377), 5) == "21377 B"
     for text in ("32.77824 MBOPs", "7 BOPs", "1.5 GBOPs"):
-        assert str(Budget(Resource.BOPS, parse_budget(Resource.BOPS, text).limit)) == f"bops <= {text}"
+        assert format_budget(parse_budget(Resource.BOPS, text)) == f"bops <= {text}"
     assert amount_of(Resource.SIZE, "1.5 kB") == 1536
+
+
+def test_budgets_that_differ_are_never_the_same_text() -> None:
+    near, nearer = parse_budget(Resource.SIZE, "1.50001MB"), parse_budget(Resource.SIZE, "1.50002MB")
+    assert str(near) != str(nearer)
+    assert format_budget(near) != format_budget(nearer)
+
+
+@pytest.mark.parametrize(("text", "exact"), [("0.1us", Fraction(1, 10)), ("1e-3ms", 1), ("0.3ms", 300), ("16777217.5us", Fraction(33554435, 2))])
+def test_amounts_are_read_without_rounding(text: str, exact: Fraction | int) -> None:
+    assert parse_exactly(Resource.LATENCY, text) == exact
+
+
+@pytest.mark.parametrize("text", ["1e999999999ms", "1e-999999999ms"])
+def test_an_amount_that_no_float_holds_is_refused_at_once(text: str) -> None:
+    with pytest.raises(UsageError, match="not a number above zero"):
+        parse_budget(Resource.LATENCY, text)
