@@ -18,11 +18,11 @@ import onnx
 from onnx import defs, helper, numpy_helper, shape_inference
 
 from mpqc.errors import ModelError
+from mpqc.facts.ops import RANDOM, STANDARD_DOMAINS
 from mpqc.passes.lib.base import PassResult, captured, first_line, node_reads, subgraphs
 from mpqc.passes.lib.evaluate import fits, probe_types, run_node, type_of
 from mpqc.passes.lib.windows import is_windowed, write_out
 
-RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 GROW_LIMIT = 1 << 20
 """Elements above which a constant is only stored when it is no larger than what it is made from."""
 
@@ -81,7 +81,7 @@ class _Folder:
 
     def fold(self, node: onnx.NodeProto) -> bool:
         """Whether the node's outputs became constants."""
-        if node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
+        if node.op_type in RANDOM or node.domain not in STANDARD_DOMAINS:
             return False
         if node.op_type == "Constant" and [item.name for item in node.attribute] == ["value"]:
             self.add_constant(node.output[0], node.attribute[0].t)

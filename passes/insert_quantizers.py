@@ -28,11 +28,10 @@ class InsertQuantizers:
     def run(self, network: Network, table: SiteTable) -> None:
         """Insert one quantizer for each site of `table`. Raises ModelError for a site that the graph does not have."""
         values = producers(network.module)
-        written = {name for node in table.nodes for name in (node.output, *node.extra_outputs)}
         for site in table.sites:
             if site.name not in values:
                 raise ModelError("the graph has no such tensor", where=site.name)
-            readers = None if site.name in written else _integer_readers(site, table)
+            readers = None if site.name in table.written else _integer_readers(site, table)
             _insert(network.module, values[site.name], site, readers)
         network.module.recompile()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import ClassVar
 
 import torch
 from torch import fx
 
+from mpqc.facts.ops import Role, facts
 from mpqc.numerics.fake_quant import FakeQuantize, FakeQuantizeBias, FakeQuantizeOperand, Quantizer, quantizers
 from mpqc.numerics.ranges import affine_qparams
 from mpqc.passes.lib.quantizer_graph import add_module, origin
@@ -18,8 +18,8 @@ from mpqc.values.site import OpNode, SiteTable
 
 @dataclass(frozen=True)
 class QuantizeConstants:
-    """Inserts quantizers that follow the sites around their node, in place: a bias has the scale s_x * s_w, an operand of more than one value
-    8 bits over its range (a single number becomes part of a table and is exact).
+    """Inserts quantizers that follow the sites around their node, in place: a bias has the scale s_x * s_w, an operand
+    8 bits over its range (a node that runs as a table computes with the real value).
 
     Without them a network of few bits would differ from its integer program in about one activation of a hundred.
     """
@@ -54,7 +54,7 @@ def _constants(call: fx.Node) -> list[fx.Node]:
 def _quantizer(module: fx.GraphModule, node: OpNode, constant: fx.Node, sites: dict[str, FakeQuantize]) -> Quantizer | None:
     if node.weight is not None:
         return FakeQuantizeBias(sites[node.inputs[0]], sites[node.weight])
-    if node.op_type not in ("Add", "Sub", "Mul") or prod(constant.meta["shape"]) <= 1:
+    if facts(node.op_type).role is not Role.BINARY or node.is_table:
         return None
     values = _attribute(module, str(constant.target)).detach()
     qparams = affine_qparams(float(values.min()), float(values.max()), 8)

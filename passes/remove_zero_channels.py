@@ -18,6 +18,7 @@ from mpqc.passes.lib.base import PassResult
 from mpqc.passes.lib.channel_graph import ChannelGraph
 
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+"""Those whose output has the channels of the input in their place (a ReduceMean may move them)"""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mpqc.errors import TargetError, UsageError
-from mpqc.targets.kinds import STAND_INS, WEIGHTED, OpKind
+from mpqc.facts.kinds import STAND_INS, WEIGHTED, OpKind
 from mpqc.targets.rows import RUNTIME_KERNELS, CostRow, Shape, read_rows, write_rows
 from mpqc.targets.schema import Target
 

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from mpqc.errors import TargetError
-from mpqc.targets.kinds import OpKind
+from mpqc.facts.kinds import OpKind
 
 RUNTIME_KERNELS = ("call", "run")
 """What the runtime adds: `call` to every kernel, `run` to every run of a program."""

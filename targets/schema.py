@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mpqc.facts.features import PORTABLE, attributes, best_form, contradictions
-from mpqc.targets.kinds import WEIGHTED, OpKind
+from mpqc.facts.kinds import WEIGHTED, OpKind
 from mpqc.targets.rows import CostRow
 
 SCHEMA_VERSION = 1

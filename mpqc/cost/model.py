@@ -212,7 +212,8 @@ class CostModel:
             raise TargetError(
                 f"no cost rows for {work.kind.value} at {_named(widths)}", where=self.target.name, hint="bound size, BOPs or bits instead"
             )
-        return fit.cycles(Run(work.shape, widths, self._caches, self.context)) + (0.0 if fit.kind is OpKind.RESIDUAL else self._row_cycles("call"))
+        call = 0.0 if fit.kind is OpKind.RESIDUAL else self._row_cycles("call")
+        return work.runs * (fit.cycles(Run(work.shape, widths, self._caches, self.context)) + call)
 
 
 def conversions(table: SiteTable) -> tuple[Workload, ...]:
@@ -245,7 +246,7 @@ def _roofline(model: Analytic, work: Workload, widths: Widths, output_bits: int,
     activation_bytes = (work.shape.inputs * activations + work.shape.outputs * output_bits) / 8
     activation_cycles = activation_bytes / model.activation_bytes_per_cycle
     traffic = weight_cycles + activation_cycles if model.shared_bus else max(weight_cycles, activation_cycles)
-    return max(_work(work) / rate, traffic)
+    return work.runs * max(_work(work) / rate, traffic)
 
 
 def _work(work: Workload) -> float:

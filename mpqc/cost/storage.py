@@ -12,21 +12,23 @@ from math import prod
 
 import networkx as nx
 
-from mpqc.cost.workload import VIEWS
+from mpqc.cost.workload import kind_of
+from mpqc.facts.kinds import OpKind
+from mpqc.facts.ops import facts, is_view
 from mpqc.values.site import OpNode, SiteKind, SiteTable
 
-_WHOLE = frozenset({"Resize", "Upsample", "Slice", "Split", "Gather", "Expand", "Tile", "Transpose", "DepthToSpace", "SpaceToDepth", "ConvTranspose"})
-"""Ops whose kernels move single codes, or that have no integer kernel"""
+_WHOLE = frozenset({OpKind.RESIZE, OpKind.NEAREST, OpKind.MOVE, OpKind.SHUFFLE})
+"""Kinds whose kernels move single codes"""
 
 
 def packable(table: SiteTable) -> frozenset[str]:
     """Names of the activation sites that are stored two codes a byte when they have at most 4 bits."""
-    products = {name for node in table.nodes if node.op_type in ("Gemm", "MatMul") for name in _around(node)}
+    products = {name for node in table.nodes if OpKind.GEMM in facts(node.op_type).kinds for name in _around(node)}
     sites = [site for site in table.sites if site.kind is SiteKind.ACTIVATION]
     whole = {site.name for site in sites if not _is_even(site.shape, site.name in products)}
     for node in table.nodes:
         whole |= set(_refused(node, whole))
-    views = nx.Graph((node.inputs[0], node.output) for node in table.nodes if node.op_type in VIEWS and node.inputs)
+    views = nx.Graph((node.inputs[0], node.output) for node in table.nodes if is_view(node.op_type) and node.inputs)
     for group in nx.connected_components(views):
         if group & whole:
             whole |= group
@@ -45,7 +47,7 @@ def _is_even(shape: tuple[int, ...], in_product: bool) -> bool:
 
 def _refused(node: OpNode, whole: set[str]) -> Iterator[str]:
     """Sites of `node` that its kernel cannot read or write two a byte."""
-    if node.op_type in _WHOLE or (node.op_type in VIEWS and not _keeps_order(node)):
+    if kind_of(node) in _WHOLE or (is_view(node.op_type) and not _keeps_order(node)):
         yield from _around(node)
     elif (node.op_type == "Conv" and not _writes_pairs(node)) or (node.op_type == "Concat" and whole & set(node.inputs)):
         yield node.output

@@ -5,27 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from mpqc.errors import TargetError
-from mpqc.targets import OpKind, Shape
-from mpqc.values.site import OpNode, SiteTable
-
-VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
-"""Ops whose output is the input's memory: no kernel runs, the runtime only renames it."""
-
-_KINDS = {
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Min", "Max"), OpKind.BINARY),
-    **dict.fromkeys(("MaxPool", "GlobalMaxPool", "ReduceMax"), OpKind.MAX_POOL),
-    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), OpKind.AVERAGE_POOL),
-    **dict.fromkeys(("Resize", "Upsample"), OpKind.RESIZE),
-    **dict.fromkeys(("Slice", "Split", "Gather", "Expand", "Tile"), OpKind.MOVE),
-    **dict.fromkeys(("Transpose", "DepthToSpace", "SpaceToDepth"), OpKind.SHUFFLE),
-    "Concat": OpKind.CONCAT,
-    "Pad": OpKind.PAD,
-    "QuantizeLinear": OpKind.QUANTIZE,
-    "DequantizeLinear": OpKind.DEQUANTIZE,
-}
+from mpqc.facts.kinds import OpKind
+from mpqc.facts.ops import Role, facts
+from mpqc.targets import Shape
+from mpqc.values.site import FILL, OpNode, SiteTable
 
 
 @dataclass(frozen=True)
@@ -37,22 +23,39 @@ class Workload:
     macs: int = 0
     weights: int = 0
     """Weight values"""
+    runs: int = 1
+    """How often the kernel runs: once for each output"""
+
+
+def kind_of(node: OpNode) -> OpKind | None:
+    """The kind of kernel that runs `node`, None for a view, which runs none. Raises TargetError for an op that has no integer kernel."""
+    row = facts(node.op_type)
+    if row.role is Role.VIEW:
+        return None
+    if not row.kinds:
+        raise TargetError(f"{node.op_type} has no kernel and no cost", where=node.name, hint="keep it float, or bound size, BOPs or bits instead")
+    if node.is_table:
+        return OpKind.TABLE
+    kind = row.kinds[0]
+    if kind is OpKind.CONV and node.groups > 1 and node.groups == _nhwc(node.input_shape)[2]:
+        return OpKind.DEPTHWISE
+    if kind is OpKind.GEMM and node.weight is None:
+        return OpKind.MATMUL
+    if kind is OpKind.RESIZE and node.mode == "nearest":
+        return OpKind.NEAREST
+    return OpKind.MOVE if kind is OpKind.PAD and node.mode not in ("", FILL) else kind
 
 
 def workload(node: OpNode) -> Workload | None:
     """The kernel run of `node`, or None for a view, which runs nothing. Raises TargetError for an op that no kernel is known for."""
-    if node.op_type in VIEWS:
+    kind = kind_of(node)
+    if kind is None:
         return None
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return _convolution(node)
-    if node.op_type in ("Gemm", "MatMul"):
-        return _product(node)
-    kind = OpKind.NEAREST if node.mode == "nearest" else _KINDS.get(node.op_type)
-    if kind is not None:
-        return _unweighted(node, kind)
-    if prod(node.input_shape) == prod(node.output_shape):
-        return Workload(OpKind.TABLE, _values(node))
-    raise TargetError(f"{node.op_type} has no kernel and no cost", where=node.name, hint="keep it float, or bound size, BOPs or bits instead")
+    if kind in (OpKind.CONV, OpKind.DEPTHWISE):
+        return _convolution(node, kind)
+    if kind in (OpKind.GEMM, OpKind.MATMUL):
+        return _product(node, kind)
+    return _pooling(node, kind) if kind in (OpKind.MAX_POOL, OpKind.AVERAGE_POOL) else _elements(node, kind)
 
 
 def fused_additions(table: SiteTable) -> frozenset[str]:
@@ -85,34 +88,37 @@ def conversion(kind: OpKind, shape: tuple[int, ...]) -> Workload:
     return Workload(kind, Shape(*extents, *extents))
 
 
-def _convolution(node: OpNode) -> Workload:
+def _convolution(node: OpNode, kind: OpKind) -> Workload:
     in_h, in_w, in_c = _nhwc(node.input_shape)
     out_h, out_w, out_c = _nhwc(node.output_shape)
     kernel_h, kernel_w = _pair(node.kernel or node.weight_shape[2:])
     stride_h, stride_w = _pair(node.strides or (1, 1))
     groups = max(node.groups, 1)
-    kind = OpKind.DEPTHWISE if groups > 1 and groups == in_c else OpKind.CONV
     shape = Shape(in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride_h, stride_w, groups)
     return Workload(kind, shape, node.macs or shape.outputs * shape.taps, prod(node.weight_shape))
 
 
-def _product(node: OpNode) -> Workload:
+def _product(node: OpNode, kind: OpKind) -> Workload:
     rows, out_c = prod(node.output_shape[:-1]), node.output_shape[-1]
     in_c = node.input_shape[-1] if node.input_shape else max(node.macs // max(prod(node.output_shape), 1), 1)
     shape = Shape(in_h=rows, in_c=in_c, out_h=rows, out_c=out_c)
     macs = node.macs or rows * in_c * out_c
-    if node.weight is None:
-        return Workload(OpKind.MATMUL, shape, macs)
-    return Workload(OpKind.GEMM, shape, macs, in_c * out_c)
+    return Workload(kind, shape, macs, in_c * out_c if kind is OpKind.GEMM else 0)
 
 
-def _unweighted(node: OpNode, kind: OpKind) -> Workload:
+def _pooling(node: OpNode, kind: OpKind) -> Workload:
     shape = _values(node)
-    if kind not in (OpKind.MAX_POOL, OpKind.AVERAGE_POOL):
-        return Workload(kind, shape)
     kernel_h, kernel_w = _pair(node.kernel) if node.kernel else (max(shape.in_h // shape.out_h, 1), max(shape.in_w // shape.out_w, 1))
     stride_h, stride_w = _pair(node.strides or (1, 1))
     return Workload(kind, Shape(*_nhwc(node.input_shape), *_nhwc(node.output_shape), kernel_h, kernel_w, stride_h, stride_w))
+
+
+def _elements(node: OpNode, kind: OpKind) -> Workload:
+    """Outputs of different sizes (Split) count as so many of the mean size."""
+    runs = 1 + len(node.extra_outputs)
+    parts = zip(node.input_shape, node.output_shape, strict=False)
+    output = tuple(ceil(whole / runs) if part != whole else whole for whole, part in parts) if runs > 1 else node.output_shape
+    return Workload(kind, Shape(*_nhwc(node.input_shape), *_nhwc(output)), runs=runs)
 
 
 def _values(node: OpNode) -> Shape:

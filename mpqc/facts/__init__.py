@@ -1,1 +1,1 @@
-"""Facts that several rooms need, one table an idea."""
+"""Facts that several rooms need, one table an idea. Imports nothing but values and errors."""

@@ -8,61 +8,61 @@ from torch import Tensor
 from mpqc.frontend.registry import op
 
 
-@op("Equal")
+@op()
 def equal(a: Tensor, b: Tensor) -> Tensor:
     """a == b."""
     return torch.eq(a, b)
 
 
-@op("Greater")
+@op()
 def greater(a: Tensor, b: Tensor) -> Tensor:
     """a > b."""
     return torch.gt(a, b)
 
 
-@op("GreaterOrEqual")
+@op()
 def greater_or_equal(a: Tensor, b: Tensor) -> Tensor:
     """a >= b."""
     return torch.ge(a, b)
 
 
-@op("Less")
+@op()
 def less(a: Tensor, b: Tensor) -> Tensor:
     """a < b."""
     return torch.lt(a, b)
 
 
-@op("LessOrEqual")
+@op()
 def less_or_equal(a: Tensor, b: Tensor) -> Tensor:
     """a <= b."""
     return torch.le(a, b)
 
 
-@op("And")
+@op()
 def logical_and(a: Tensor, b: Tensor) -> Tensor:
     """Both."""
     return torch.logical_and(a, b)
 
 
-@op("Or")
+@op()
 def logical_or(a: Tensor, b: Tensor) -> Tensor:
     """Either."""
     return torch.logical_or(a, b)
 
 
-@op("Xor")
+@op()
 def logical_xor(a: Tensor, b: Tensor) -> Tensor:
     """One, not both."""
     return torch.logical_xor(a, b)
 
 
-@op("Not")
+@op()
 def logical_not(a: Tensor) -> Tensor:
     """The opposite."""
     return torch.logical_not(a)
 
 
-@op("Where")
+@op()
 def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """a where the condition holds, else b."""
     return torch.where(condition, a, b)

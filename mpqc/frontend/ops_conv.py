@@ -27,7 +27,7 @@ def _refuse_conv(attributes: Mapping[str, Any]) -> str:
     return "" if rank in _CONV else f"a convolution over {rank} axes is not supported"
 
 
-@op("Conv", refuse=_refuse_conv)
+@op(refuse=_refuse_conv)
 def conv(
     x: Tensor,
     weight: Tensor,
@@ -47,7 +47,7 @@ def conv(
     return _CONV[rank](x, weight, bias, tuple(strides), tuple(padding), tuple(dilations), group)
 
 
-@op("ConvTranspose", refuse=_refuse_conv)
+@op(refuse=_refuse_conv)
 def conv_transpose(
     x: Tensor,
     weight: Tensor,
@@ -73,7 +73,7 @@ def conv_transpose(
     return cut if bias is None else cut + bias.reshape(-1, *[1] * rank)
 
 
-@op("Gemm")
+@op()
 def gemm(
     a: Tensor,
     b: Tensor,
@@ -92,13 +92,13 @@ def gemm(
     return product + (c if beta == 1.0 else c * beta)
 
 
-@op("MatMul")
+@op()
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """numpy.matmul."""
     return torch.matmul(a, b)
 
 
-@op("Einsum")
+@op()
 def einsum(*inputs: Tensor, equation: str) -> Tensor:
     """torch.einsum of the equation."""
     return torch.einsum(equation, *inputs)

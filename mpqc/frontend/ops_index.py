@@ -16,7 +16,7 @@ from mpqc.frontend.registry import op
 Ints = Sequence[int]
 
 
-@op("Slice", static=(1, 2, 3, 4))
+@op(static=(1, 2, 3, 4))
 def slice_axes(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
     """x[start:end:step] along each axis, as numpy slices (negative steps included)."""
     for axis, start, end, step in zip(axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True):
@@ -40,7 +40,7 @@ def _refuse_pad(attributes: Mapping[str, Any]) -> str:
     return "" if mode in ("constant", "reflect", "edge", "wrap") else f"Pad mode {mode} is not supported"
 
 
-@op("Pad", static=(1, 3), scalars=(2,), refuse=_refuse_pad)
+@op(static=(1, 3), scalars=(2,), refuse=_refuse_pad)
 def pad(x: Tensor, pads: Ints, value: float | Tensor | None = None, axes: Ints | None = None, *, mode: str = "constant") -> Tensor:
     """x with `pads` (all begins, then all ends, of `axes`) added; negative pads cut."""
     full = _all_axes(x.ndim, pads, axes)
@@ -80,7 +80,7 @@ def _positive(indices: Tensor, size: int) -> Tensor:
     return torch.where(indices < 0, indices + size, indices)
 
 
-@op("Gather")
+@op()
 def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     """x taken at `indices` along `axis`, whose place the indices' shape takes."""
     dim = axis % x.ndim
@@ -88,7 +88,7 @@ def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     return taken.reshape([*x.shape[:dim], *indices.shape, *x.shape[dim + 1 :]])
 
 
-@op("GatherElements")
+@op()
 def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     """x at each index along `axis`, other coordinates those of the index."""
     return torch.gather(x, axis, _positive(indices, x.shape[axis]))
@@ -98,7 +98,7 @@ def _refuse_batch_dims(attributes: Mapping[str, Any]) -> str:
     return "GatherND with batch_dims is not supported" if attributes.get("batch_dims") else ""
 
 
-@op("GatherND", refuse=_refuse_batch_dims)
+@op(refuse=_refuse_batch_dims)
 def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     """x at coordinates in the last axis of `indices`."""
     return x[_coordinates(x, indices)]
@@ -113,13 +113,13 @@ def _refuse_reduction(attributes: Mapping[str, Any]) -> str:
     return "" if reduction in ("none", "add") else f"reduction {reduction} is not supported"
 
 
-@op("ScatterND", refuse=_refuse_reduction)
+@op(refuse=_refuse_reduction)
 def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
     """x with `updates` written (or added) at coordinates in the last axis of `indices`."""
     return x.index_put(_coordinates(x, indices), updates, accumulate=reduction == "add")
 
 
-@op("ScatterElements", refuse=_refuse_reduction)
+@op(refuse=_refuse_reduction)
 def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
     """x with each update written (or added) at its index along `axis`."""
     where = _positive(indices, x.shape[axis])

@@ -11,7 +11,7 @@ from torch import Tensor
 from mpqc.frontend.registry import op
 
 
-@op("BatchNormalization", ignored=("momentum", "training_mode"))
+@op(ignored=("momentum", "training_mode"))
 def batch_normalization(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, epsilon: float = 1e-5) -> Tensor:
     """scale * (x - mean) / sqrt(variance + epsilon) + bias, per channel (axis 1)."""
     shape = [1, -1] + [1] * (x.ndim - 2)
@@ -19,7 +19,7 @@ def batch_normalization(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, va
     return (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
 
 
-@op("LayerNormalization", ignored=("stash_type",))
+@op(ignored=("stash_type",))
 def layer_normalization(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5) -> Tensor:
     """Zero mean and unit variance over the axes from `axis` on, then scale and bias (broadcast)."""
     dims = tuple(range(axis % x.ndim, x.ndim))
@@ -28,7 +28,7 @@ def layer_normalization(x: Tensor, scale: Tensor, bias: Tensor | None = None, *,
     return normal if bias is None else normal + bias
 
 
-@op("InstanceNormalization")
+@op()
 def instance_normalization(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
     """Zero mean and unit variance over the spatial axes, then scale and bias per channel."""
     dims, shape = tuple(range(2, x.ndim)), [1, -1] + [1] * (x.ndim - 2)
@@ -37,13 +37,13 @@ def instance_normalization(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: f
     return normal * scale.reshape(shape) + bias.reshape(shape)
 
 
-@op("GroupNormalization", ignored=("stash_type",))
+@op(ignored=("stash_type",))
 def group_normalization(x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5) -> Tensor:
     """Zero mean and unit variance within each group of channels, then scale and bias per channel."""
     return F.group_norm(x, num_groups, scale, bias, epsilon)
 
 
-@op("LRN")
+@op()
 def local_response_normalization(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
     """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ** beta."""
     low, channels = (size - 1) // 2, x.shape[1]
@@ -53,7 +53,7 @@ def local_response_normalization(x: Tensor, *, size: int, alpha: float = 1e-4, b
     return x / torch.pow(bias + alpha / size * total, beta)
 
 
-@op("LpNormalization")
+@op()
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     """x over its p-norm along `axis`."""
     return x / torch.linalg.vector_norm(x, ord=p, dim=axis, keepdim=True)

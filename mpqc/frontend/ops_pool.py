@@ -22,7 +22,7 @@ def _refuse_max(attributes: Mapping[str, Any]) -> str:
     return "" if rank in _MAX else f"pooling over {rank} axes is not supported"
 
 
-@op("MaxPool", ignored=("storage_order",), refuse=_refuse_max)
+@op(ignored=("storage_order",), refuse=_refuse_max)
 def max_pool(x: Tensor, *, kernel_shape: Ints, strides: Ints, pads: Ints, dilations: Ints) -> Tensor:
     """Largest value of each window; padding never wins."""
     lowest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
@@ -36,7 +36,7 @@ def _refuse_average(attributes: Mapping[str, Any]) -> str:
     return _refuse_max(attributes)
 
 
-@op("AveragePool", refuse=_refuse_average)
+@op(refuse=_refuse_average)
 def average_pool(x: Tensor, *, kernel_shape: Ints, strides: Ints, pads: Ints, dilations: Ints, count_include_pad: int = 0) -> Tensor:
     """Mean of each window over the cells that count: those of the input, and of the padding where `count_include_pad`."""
     padded = F.pad(x, torch_pads(pads)) if any(pads) else x
@@ -57,13 +57,13 @@ def _share(size: Ints, kernel: Ints, strides: Ints, pads: Ints) -> Tensor:
     return share
 
 
-@op("GlobalAveragePool")
+@op()
 def global_average_pool(x: Tensor) -> Tensor:
     """Mean over all spatial axes, kept as ones."""
     return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
 
 
-@op("GlobalMaxPool")
+@op()
 def global_max_pool(x: Tensor) -> Tensor:
     """Maximum over all spatial axes, kept as ones."""
     return torch.amax(x, dim=tuple(range(2, x.ndim)), keepdim=True)

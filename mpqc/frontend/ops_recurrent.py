@@ -58,7 +58,7 @@ def _bias(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-@op("LSTM", absent=(4, 7), outputs=3, refuse=refuse_recurrent, ignored=("activations", "clip", "input_forget", "layout"))
+@op(absent=(4, 7), outputs=3, refuse=refuse_recurrent, ignored=("activations", "clip", "input_forget", "layout"))
 def lstm(
     x: Tensor,
     weight: Tensor,
@@ -86,7 +86,7 @@ def lstm(
     return _unroll(x, states, step, direction)
 
 
-@op("GRU", absent=(4,), outputs=2, refuse=refuse_recurrent, ignored=("activations", "clip", "layout"))
+@op(absent=(4,), outputs=2, refuse=refuse_recurrent, ignored=("activations", "clip", "layout"))
 def gru(
     x: Tensor,
     weight: Tensor,

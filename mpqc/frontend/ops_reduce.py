@@ -20,35 +20,35 @@ def _dims(x: Tensor, axes: Ints | None, noop: int) -> tuple[int, ...]:
     return () if noop else tuple(range(x.ndim))
 
 
-@op("ReduceMean", static=(1,))
+@op(static=(1,))
 def reduce_mean(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Mean."""
     dims = _dims(x, axes, noop_with_empty_axes)
     return x.mean(dims, keepdim=bool(keepdims)) if dims else x.clone()
 
 
-@op("ReduceSum", static=(1,))
+@op(static=(1,))
 def reduce_sum(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Sum, in x's type."""
     dims = _dims(x, axes, noop_with_empty_axes)
     return x.sum(dims, keepdim=bool(keepdims), dtype=x.dtype) if dims else x.clone()
 
 
-@op("ReduceMax", static=(1,))
+@op(static=(1,))
 def reduce_max(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Maximum."""
     dims = _dims(x, axes, noop_with_empty_axes)
     return torch.amax(x, dims, keepdim=bool(keepdims)) if dims else x.clone()
 
 
-@op("ReduceMin", static=(1,))
+@op(static=(1,))
 def reduce_min(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Minimum."""
     dims = _dims(x, axes, noop_with_empty_axes)
     return torch.amin(x, dims, keepdim=bool(keepdims)) if dims else x.clone()
 
 
-@op("ReduceProd", static=(1,))
+@op(static=(1,))
 def reduce_prod(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Product, in x's type."""
     for axis in sorted(_dims(x, axes, noop_with_empty_axes), reverse=True):
@@ -56,31 +56,31 @@ def reduce_prod(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_
     return x
 
 
-@op("ReduceL1", static=(1,))
+@op(static=(1,))
 def reduce_l1(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Sum of absolute values."""
     return reduce_sum(torch.abs(x), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes)
 
 
-@op("ReduceSumSquare", static=(1,))
+@op(static=(1,))
 def reduce_sum_square(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Sum of squares."""
     return reduce_sum(x * x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes)
 
 
-@op("ReduceL2", static=(1,))
+@op(static=(1,))
 def reduce_l2(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Square root of the sum of squares."""
     return torch.sqrt(reduce_sum_square(x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes))
 
 
-@op("ReduceLogSum", static=(1,))
+@op(static=(1,))
 def reduce_log_sum(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Logarithm of the sum."""
     return torch.log(reduce_sum(x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes))
 
 
-@op("ReduceLogSumExp", static=(1,))
+@op(static=(1,))
 def reduce_log_sum_exp(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Logarithm of the sum of exponentials, without overflow."""
     dims = _dims(x, axes, noop_with_empty_axes)
@@ -91,19 +91,19 @@ def _refuse_last(attributes: Mapping[str, Any]) -> str:
     return "select_last_index is not supported" if attributes.get("select_last_index") else ""
 
 
-@op("ArgMax", refuse=_refuse_last)
+@op(refuse=_refuse_last)
 def arg_max(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
     """Index (int64) of the first maximum along `axis`."""
     return torch.argmax(x, dim=axis, keepdim=bool(keepdims))
 
 
-@op("ArgMin", refuse=_refuse_last)
+@op(refuse=_refuse_last)
 def arg_min(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
     """Index (int64) of the first minimum along `axis`."""
     return torch.argmin(x, dim=axis, keepdim=bool(keepdims))
 
 
-@op("CumSum", static=(1,))
+@op(static=(1,))
 def cumulative_sum(x: Tensor, axis: int | Ints, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Running sum along an axis, from the end where `reverse`, without the element itself where `exclusive`."""
     dim = axis if isinstance(axis, int) else axis[0]
@@ -113,7 +113,7 @@ def cumulative_sum(x: Tensor, axis: int | Ints, *, exclusive: int = 0, reverse: 
     return torch.flip(result, (dim,)) if reverse else result
 
 
-@op("TopK", static=(1,), outputs=2)
+@op(static=(1,), outputs=2)
 def top_k(x: Tensor, k: Ints, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     """The k largest (or smallest) values along `axis` and their indices (int64), in order."""
     values, indices = torch.topk(x, k[0], dim=axis, largest=bool(largest), sorted=True)

@@ -30,7 +30,7 @@ def _refuse(attributes: Mapping[str, Any]) -> str:
     return ""
 
 
-@op("Resize", static=(1, 2, 3), ignored=("extrapolation_value",), refuse=_refuse)
+@op(static=(1, 2, 3), ignored=("extrapolation_value",), refuse=_refuse)
 def resize(
     x: Tensor,
     roi: Floats | None = None,

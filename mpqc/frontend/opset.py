@@ -1,4 +1,4 @@
-"""From opset 7..23 to the canonical opset 21, under unchanged tensor and node names.
+"""From opset 7 and above to the canonical opset 21, under unchanged tensor and node names.
 
 onnx.version_converter is used only below opset 7: above, the few operators whose meaning changed are upgraded here, one function
 each, because the converter renames nothing reliably, skips subgraphs and aborts on models without shapes.
@@ -10,18 +10,19 @@ import onnx
 from onnx import defs, helper, version_converter
 
 from mpqc.errors import ModelError
+from mpqc.facts.ops import STANDARD_DOMAINS
 from mpqc.frontend.opset_upgrades import DOWNGRADES, UPGRADES, Upgrade
 from mpqc.passes.lib.base import first_line, subgraphs
 
 CANONICAL_OPSET = 21
 OLDEST_OPSET = 7
-NEWEST_OPSET = 23
+NEWEST_OPSET = defs.onnx_opset_version()
+"""The newest that the installed onnx knows"""
 IR_VERSION = 10
-STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 def canonical_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` at opset 21. Raises ModelError for an opset outside 1..23 or one that cannot be converted."""
+    """A copy of `model` at opset 21. Raises ModelError for an opset that the installed onnx does not know or one that cannot be converted."""
     version = supported_opset(model)
     if version < OLDEST_OPSET:
         model, version = _convert_old(model, version), OLDEST_OPSET
@@ -40,7 +41,7 @@ def supported_opset(model: onnx.ModelProto, newest: int = NEWEST_OPSET) -> int:
     """Version of the standard operator set that `model` imports. Raises ModelError when it imports none, or one after `newest`."""
     versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS]
     if not versions:
-        raise ModelError("the model imports no standard operator set", hint="export it as ONNX opset 9 to 23")
+        raise ModelError("the model imports no standard operator set", hint=f"export it as ONNX opset 9 to {NEWEST_OPSET}")
     if max(versions) > newest:
         raise ModelError(f"opset {max(versions)} is newer than {newest}", hint=f"export the model with opset {CANONICAL_OPSET}")
     return int(max(versions))
@@ -96,6 +97,8 @@ def _upgrade_graph(graph: onnx.GraphProto, version: int, namer: _Namer) -> None:
 def _upgrade_node(node: onnx.NodeProto, version: int, namer: _Namer) -> list[onnx.NodeProto]:
     if node.domain not in STANDARD_DOMAINS:
         return [node]
+    if version > CANONICAL_OPSET:
+        _drop_new_defaults(node, version)
     if node.op_type in DOWNGRADES:
         return _apply(DOWNGRADES[node.op_type], node, namer)
     if version > CANONICAL_OPSET and defs.has(node.op_type) and not defs.has(node.op_type, CANONICAL_OPSET):
@@ -105,6 +108,19 @@ def _upgrade_node(node: onnx.NodeProto, version: int, namer: _Namer) -> list[onn
         if version < since:
             nodes = [made for each in nodes for made in (_apply(upgrade, each, namer) if each.op_type == node.op_type else [each])]
     return nodes
+
+
+def _drop_new_defaults(node: onnx.NodeProto, version: int) -> None:
+    """Attributes that came after opset 21 go where they say what opset 21 does; a value that it cannot say is refused by name."""
+    if not (defs.has(node.op_type, CANONICAL_OPSET) and defs.has(node.op_type, version)):
+        return
+    known = defs.get_schema(node.op_type, CANONICAL_OPSET, "").attributes
+    newer = defs.get_schema(node.op_type, version, "").attributes
+    for item in [item for item in node.attribute if item.name not in known and item.name in newer]:
+        if helper.get_attribute_value(item) != helper.get_attribute_value(newer[item.name].default_value):
+            where = f"{node.op_type} {node.name or node.output[0]!r}"
+            raise ModelError(f"attribute {item.name} is newer than opset {CANONICAL_OPSET}", where=where, hint="export with an older opset")
+        node.attribute.remove(item)
 
 
 def _apply(upgrade: Upgrade, node: onnx.NodeProto, namer: _Namer) -> list[onnx.NodeProto]:

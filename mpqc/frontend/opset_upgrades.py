@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from mpqc.facts.ops import REWRITING, ROWS
+
 Namer = Callable[[str], str]
 Upgrade = Callable[[onnx.NodeProto, Namer], list[onnx.NodeProto]]
 
@@ -206,6 +208,18 @@ def rms_normalization(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto
     ]
 
 
+def swish(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
+    """Swish came with opset 24: x * sigmoid(alpha * x)."""
+    alpha, x, base = float(attribute(node, "alpha", 1.0)), node.input[0], node.name or node.output[0]
+    gate = namer(f"{base}_gate")
+    last = helper.make_node("Mul", [x, gate], [node.output[0]], name=node.name)
+    if alpha == 1.0:
+        return [helper.make_node("Sigmoid", [x], [gate], name=gate), last]
+    factor, scaled = _constant(node, "alpha", np.asarray(alpha, np.float32), namer), namer(f"{base}_scaled")
+    scale = helper.make_node("Mul", [x, factor.output[0]], [scaled], name=scaled)
+    return [factor, scale, helper.make_node("Sigmoid", [scaled], [gate], name=gate), last]
+
+
 _AXES = _attributes_to_inputs(("axes", 1, np.int64))
 _REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare")
 
@@ -230,5 +244,7 @@ UPGRADES: Mapping[str, tuple[tuple[int, Upgrade], ...]] = {
 }
 """Op type -> (first opset with the new meaning, upgrade), oldest first."""
 
-DOWNGRADES: Mapping[str, Upgrade] = {"RMSNormalization": rms_normalization}
+DOWNGRADES: Mapping[str, Upgrade] = {
+    row.name: globals()[row.imported_by.rpartition(".")[2]] for row in ROWS if row.imported_by.startswith(f"{REWRITING}.")
+}
 """Op types newer than opset 21 that older operators can say."""

@@ -12,11 +12,11 @@ import numpy as np
 
 from mpqc.data.sources import load_arrays
 from mpqc.errors import DataError, PlanError, UsageError
+from mpqc.facts.ops import carries
 from mpqc.numerics.ranges import BINS, Histogram, affine_qparams, mse_range, percentile_range, weight_qparams
-from mpqc.quantize.capability import MOVES
 from mpqc.values.network import Network
 from mpqc.values.qtype import QParams
-from mpqc.values.site import SiteKind, SiteTable
+from mpqc.values.site import FILL, SiteKind, SiteTable
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +132,8 @@ def calibrate(network: Network, table: SiteTable, batches: Batches, method: str 
 
 def moved_sites(table: SiteTable) -> frozenset[str]:
     """The activation sites that only repeat values of another site of their group."""
-    return frozenset(name for node in table.nodes if node.op_type in MOVES for name in (node.output, *node.extra_outputs))
+    moving = [node for node in table.nodes if carries(node.op_type) and node.mode != FILL]
+    return frozenset(name for node in moving for name in (node.output, *node.extra_outputs))
 
 
 def _sources(table: SiteTable) -> dict[str, str]:

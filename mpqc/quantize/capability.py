@@ -1,40 +1,21 @@
 """What can run on integers: for each ONNX node, its role in the integer program or the reason why it stays float.
 
-This mirrors what the lowering has kernels for (program.py); a node that is refused here is reported by name and never guessed at.
+The role of an op is in the table of ops; here is what a node of it must be like. A node that is refused is reported by name and never guessed at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpqc.facts.ops import CARRYING, Role, facts
+
 if TYPE_CHECKING:
     from mpqc.frontend.view import GraphView, NodeView
-
-
-class Role(StrEnum):
-    """What a node does in the integer program."""
-
-    MAC = "mac"
-    """Convolution or matrix product with a constant weight"""
-    PRODUCT = "product"
-    """Matrix product of two activations"""
-    BINARY = "binary"
-    """Add, Sub or Mul: rescales both operands"""
-    TABLE = "table"
-    """Elementwise function of one tensor: 256-entry table, or a clamp fused into the node before it"""
-    AVERAGE = "average"
-    """Average pooling: an output range of its own"""
-    MOVE = "move"
-    """Codes are moved, not changed: inputs and outputs share qparams"""
-
-
-MULTIPLYING = (Role.MAC, Role.PRODUCT)
-"""Roles of nodes that multiply and accumulate: what quantizing pays for"""
 
 
 @dataclass(frozen=True)
@@ -45,27 +26,12 @@ class Capability:
     reason: str = ""
 
 
-CLAMPS = ("Relu", "Clip")
-"""Functions that the integer program can fuse into the node before as bounds on the output codes."""
-TABLES = (
-    *CLAMPS, "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Gelu", "Softplus",
-    "Softsign", "Mish", "Swish", "Erf", "Abs", "Neg", "Sin", "Cos",
-)  # fmt: skip
-WIDE = ("Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Div")
-"""Elementwise, but with outputs that span orders of magnitude: eight bits would lose the small values."""
-VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
-"""Data movement that moves nothing: the output is the input's memory."""
-
-
 def capability(node: NodeView, graph: GraphView) -> Capability:
     """The role of `node` in the integer program, or the reason for keeping it float."""
-    check = _CHECKS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    if node.op_type in WIDE:
-        return Capability(reason=f"{node.op_type} has an output range too wide for eight bits")
-    if check is None:
-        return Capability(reason=f"{node.op_type} has no integer kernel")
-    role, refuse = check
+    row = facts(node.op_type, node.domain)
     data = graph.data_inputs(node)
+    if row.role is None or row.reason:
+        return Capability(reason=row.reason)
     if not data:
         return Capability(reason="all inputs are constants")
     if not all(graph.dtypes.get(name) == "float32" for name in (*data[:1], node.outputs[0])):
@@ -74,8 +40,15 @@ def capability(node: NodeView, graph: GraphView) -> Capability:
         return Capability(reason="a scalar, or a tensor whose shape is not known")
     if 0 in graph.shape(node.outputs[0]):
         return Capability(reason="the output is empty")
-    reason = refuse(node, graph)
-    return Capability(reason=reason) if reason else Capability(Role.PRODUCT if role is Role.MAC and node.input(1) in data else role)
+    reason = _check(node.op_type, row.role)(node, graph)
+    return Capability(reason=reason) if reason else Capability(Role.PRODUCT if row.role is Role.MAC and node.input(1) in data else row.role)
+
+
+def is_table(node: NodeView, graph: GraphView) -> bool:
+    """Whether a node of an elementwise op is a function of one value: everything else that it reads is one number."""
+    data = graph.data_inputs(node)
+    numbers = all(graph.constants[name].size == 1 for name in node.inputs if name in graph.constants)
+    return len(data) == 1 and numbers and graph.shape(data[0]) == graph.shape(node.outputs[0])
 
 
 def _constant(name: str, graph: GraphView) -> bool:
@@ -135,12 +108,15 @@ def _binary(node: NodeView, graph: GraphView) -> str:
 
 
 def _table(node: NodeView, graph: GraphView) -> str:
+    return "" if is_table(node, graph) else f"{node.op_type} of more than one tensor has no integer kernel"
+
+
+def _clamp(node: NodeView, graph: GraphView) -> str:
     return "" if all(_constant(name, graph) for name in node.inputs[1:]) else f"the bounds of {node.op_type} are computed by the network"
 
 
 def _prelu(node: NodeView, graph: GraphView) -> str:
-    slope = graph.constants.get(node.input(1))
-    return "" if slope is not None and slope.size == 1 else "PRelu with one slope a channel has no integer kernel"
+    return "" if is_table(node, graph) else "PRelu with one slope a channel has no integer kernel"
 
 
 def _max_pool(node: NodeView, graph: GraphView) -> str:
@@ -168,13 +144,11 @@ def _concat(node: NodeView, graph: GraphView) -> str:
 
 
 def _pad(node: NodeView, graph: GraphView) -> str:
-    if node.attributes.get("mode", "constant") != "constant":
-        return f"Pad mode {node.attributes['mode']} has no integer kernel"
     if not all(_constant(name, graph) for name in node.inputs[1:]):
         return "the padding is computed by the network"
     value = graph.constants.get(node.input(2))
-    if value is not None and value.size and float(value.reshape(-1)[0]) != 0.0:
-        return "Pad with another value than 0 has no integer kernel"
+    if value is not None and value.size and not isfinite(float(value.reshape(-1)[0])):
+        return "Pad with a value that is not finite has no integer kernel"
     pads = graph.constants.get(node.input(1), np.asarray(node.attributes.get("pads", ())))
     return "Pad that cuts has no integer kernel" if np.any(pads < 0) else ""
 
@@ -202,22 +176,23 @@ def _move(node: NodeView, graph: GraphView) -> str:
 
 
 _Check = Callable[["NodeView", "GraphView"], str]
-_MOVES = (*VIEWS, "Transpose", "Slice", "Split", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth")
-_CHECKS: dict[str, tuple[Role, _Check]] = {
-    "Conv": (Role.MAC, _conv),
-    "Gemm": (Role.MAC, _gemm),
-    "MatMul": (Role.MAC, _matmul),
-    **dict.fromkeys(("Add", "Sub", "Mul"), (Role.BINARY, _binary)),
-    **dict.fromkeys(TABLES, (Role.TABLE, _table)),
-    "PRelu": (Role.TABLE, _prelu),
-    "MaxPool": (Role.MOVE, _max_pool),
-    "AveragePool": (Role.AVERAGE, _pool),
-    "GlobalAveragePool": (Role.AVERAGE, _pool),
-    "ReduceMean": (Role.AVERAGE, _reduce_mean),
-    "Concat": (Role.MOVE, _concat),
-    "Pad": (Role.MOVE, _pad),
-    "Resize": (Role.MOVE, _resize),
-    **dict.fromkeys(_MOVES, (Role.MOVE, _move)),
+# What a node of the op must be like, where the op asks for more than its role does
+_OWN_CHECKS: Mapping[str, _Check] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Relu": _clamp,
+    "Clip": _clamp,
+    "PRelu": _prelu,
+    "MaxPool": _max_pool,
+    "GlobalMaxPool": _pool,
+    "ReduceMean": _reduce_mean,
+    "Concat": _concat,
+    "Pad": _pad,
+    "Resize": _resize,
 }
-MOVES = frozenset(name for name, (role, _) in _CHECKS.items() if role is Role.MOVE)
-"""Op types that move codes unchanged (a linear Resize blends them and keeps the qparams)."""
+_CHECKS: Mapping[Role, _Check] = {Role.BINARY: _binary, Role.TABLE: _table, Role.AVERAGE: _pool, **dict.fromkeys(CARRYING, _move)}
+
+
+def _check(op_type: str, role: Role) -> _Check:
+    return _OWN_CHECKS.get(op_type) or _CHECKS[role]

@@ -5,22 +5,35 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from mpqc.facts.kinds import OpKind
+from mpqc.facts.ops import facts
+from mpqc.values.site import FILL
+
 if TYPE_CHECKING:
     from mpqc.frontend.view import GraphView, NodeView
 
-_WINDOWED = ("Conv", "MaxPool", "AveragePool")
+_WINDOWED = ("Conv", "MaxPool", "AveragePool")  # ops that say their window in attributes
 
 
 def geometry(node: NodeView, graph: GraphView) -> dict[str, Any]:
     """The geometric fields of an OpNode: macs, kernel, strides, pads, dilations, groups, bias_elements, mode; those that `node` has."""
     if node.op_type in _WINDOWED:
         return _window(node, graph)
-    if node.op_type in ("Gemm", "MatMul"):
+    if OpKind.GEMM in facts(node.op_type).kinds:
         return {"macs": _matrix_macs(node, graph), "bias_elements": _bias_elements(node, graph)}
-    if node.op_type in ("Resize", "Upsample"):
-        mode = node.attributes.get("mode", "nearest")
-        return {"mode": mode.decode() if isinstance(mode, bytes) else str(mode)}
+    if node.op_type == "Resize":
+        return {"mode": str(node.attributes.get("mode", "nearest"))}
+    if node.op_type == "Pad":
+        return {"mode": _pad_mode(node, graph)}
     return {}
+
+
+def _pad_mode(node: NodeView, graph: GraphView) -> str:
+    """Empty for zeros around, FILL for another constant, else the mode by which values are repeated."""
+    mode, value = str(node.attributes.get("mode", "constant")), graph.constants.get(node.input(2))
+    if mode != "constant":
+        return mode
+    return FILL if value is not None and value.any() else ""
 
 
 def _bias_elements(node: NodeView, graph: GraphView) -> int:

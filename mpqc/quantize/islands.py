@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from mpqc.quantize.capability import MULTIPLYING, Role
+from mpqc.facts.ops import MULTIPLYING, Role
 
 if TYPE_CHECKING:
     from mpqc.frontend.view import GraphView, NodeView

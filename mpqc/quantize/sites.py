@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from mpqc.quantize.capability import CLAMPS, VIEWS, Role, capability
+from mpqc.facts.ops import CARRYING, ELEMENTWISE, STANDARD_DOMAINS, Role, facts, is_view
+from mpqc.quantize.capability import capability, is_table
+from mpqc.quantize.functions import Function, Lookup, Maker, function_of
 from mpqc.quantize.geometry import geometry
 from mpqc.quantize.islands import keep_float
 from mpqc.values.site import FloatNode, OpNode, Site, SiteKind, SiteTable
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from mpqc.frontend.view import GraphView, NodeView
     from mpqc.values.network import Network
 
-_FUSING = ("Conv", "Gemm", "MatMul", "Add", "Sub", "Mul")
-"""Ops whose integer kernel clamps its own output, so that a Relu or Clip behind costs nothing."""
+_FUSING = (Role.MAC, Role.PRODUCT, Role.BINARY)
+"""Roles whose integer kernel clamps its own output, so that a Relu or Clip behind costs nothing."""
 
 
 def find_sites(network: Network) -> SiteTable:
@@ -28,15 +30,15 @@ def find_sites(network: Network) -> SiteTable:
     A weight site is a constant that Conv, Gemm or MatMul multiplies with (read by several nodes: one site). An activation site is a float32
     tensor that an integer node reads or writes; the tensor between a node and the Relu or Clip fused into it is none. Tensors that
     codes move between unchanged (Concat, MaxPool, Reshape, Transpose, Slice, Resize, ...) share a group. islands.py says which
-    capable nodes stay float because integers would not pay.
+    capable nodes stay float because integers would not pay, functions.py which elementwise nodes between two sites run as a table.
     """
     from mpqc.frontend.view import view
 
     survey = _survey(view(network.model))
     weights = _weights(survey)
     sites = (*_activations(survey), *weights.values())
-    nodes = tuple(_op_node(node, survey) for node in survey.integer if node.name not in survey.fused_into)
-    floats = tuple(FloatNode(node.name, node.op_type, survey.reasons[node.name]) for node in survey.graph.nodes if node.name in survey.reasons)
+    nodes = tuple(_op_node(node, survey) for node in survey.graph.nodes if node.name in survey.working)
+    floats = tuple(FloatNode(node.name, node.op_type, survey.reasons[node.name]) for node in survey.float_nodes)
     return SiteTable(sites, nodes, floats, live_tensors(survey))
 
 
@@ -68,9 +70,9 @@ class Survey:
 
     def _fused_behind(self, node: NodeView) -> NodeView | None:
         readers = self.graph.consumers.get(node.outputs[0], ())
-        if node.op_type not in _FUSING or len(readers) != 1 or node.outputs[0] in self.graph.outputs:
+        if self.roles[node.name] not in _FUSING or len(readers) != 1 or node.outputs[0] in self.graph.outputs:
             return None
-        return readers[0] if readers[0].op_type in CLAMPS and readers[0].name in self.roles else None
+        return readers[0] if facts(readers[0].op_type).is_clamp and readers[0].name in self.roles else None
 
     def results(self, node: NodeView) -> tuple[str, ...]:
         """The tensors that `node` leaves in memory: its clamp's output where one is fused."""
@@ -78,14 +80,64 @@ class Survey:
         return clamp.outputs if clamp else tuple(name for name in node.outputs if name)
 
     def reads(self, node: NodeView) -> tuple[str, ...]:
-        """The float32 tensors that `node` reads, without constants and shape parameters."""
+        """The float32 tensors that `node` reads, without constants and shape parameters; what its function reads where it ends one."""
+        if node.name in self.functions:
+            return (self.functions[node.name].source,)
         return tuple(name for name in self.graph.data_inputs(node) if self.graph.dtypes.get(name) == "float32")
 
     @cached_property
     def sites(self) -> frozenset[str]:
         """Names of the activation sites."""
-        working = [node for node in self.integer if node.name not in self.fused_into]
-        return frozenset(name for node in working for name in (*self.reads(node), *self.results(node)))
+        read = [name for node in self._computing for name in self.graph.data_inputs(node) if self.graph.dtypes.get(name) == "float32"]
+        return frozenset(read) | self.made
+
+    @cached_property
+    def made(self) -> frozenset[str]:
+        """Tensors that integer nodes with codes of their own leave in memory."""
+        return frozenset(name for node in self._computing for name in self.results(node))
+
+    @cached_property
+    def _computing(self) -> tuple[NodeView, ...]:
+        return tuple(node for node in self.integer if node.name not in self.fused_into)
+
+    @cached_property
+    def functions(self) -> Mapping[str, Function]:
+        """Name of a float node that writes a site -> the function, of one site that integer nodes make, that its table computes."""
+        graph = self.graph
+        lookup = Lookup(
+            codes=lambda name: name if name in self.made else None,
+            constant=lambda name: graph.constants[name].size if name in graph.constants else None,
+            maker=lambda name: _maker(graph.producer.get(name)),
+            shape=graph.shape,
+        )
+        ends = [node for node in graph.nodes if node.name in self.reasons and node.outputs[0] in self.sites]
+        found = {node.name: function_of(node.outputs[0], lookup) for node in ends if facts(node.op_type, node.domain).role in ELEMENTWISE}
+        return {name: function for name, function in found.items() if not isinstance(function, str)}
+
+    def is_read_as_real(self, name: str) -> bool:
+        """Whether others than integer nodes read a tensor: float nodes, functions, the network's user."""
+        return name in self.graph.outputs or any(reader.name not in self.roles for reader in self.graph.consumers.get(name, ()))
+
+    @cached_property
+    def working(self) -> frozenset[str]:
+        """Names of the nodes that are kernels of the integer program: those of a role that are fused into no other, and the ends of functions."""
+        return frozenset(node.name for node in self._computing) | frozenset(self.functions)
+
+    @cached_property
+    def float_nodes(self) -> tuple[NodeView, ...]:
+        """Nodes that float kernels compute, in execution order: not those whose only use is in functions."""
+        inside = {name for function in self.functions.values() for name in function.nodes}
+        floats: list[NodeView] = []
+        needed: set[str] = set(self.graph.outputs)
+        for node in reversed(self.graph.nodes):
+            if node.name in self.reasons and (node.name not in inside or needed.intersection(node.outputs)):
+                floats.append(node)
+                needed.update(node.inputs)
+        return tuple(reversed(floats))
+
+
+def _maker(node: NodeView | None) -> Maker | None:
+    return None if node is None else Maker(node.name, node.op_type, node.inputs, node.outputs, node.domain in STANDARD_DOMAINS)
 
 
 def _survey(graph: GraphView) -> Survey:
@@ -129,7 +181,7 @@ def _groups(survey: Survey, order: list[str]) -> dict[str, str]:
     meets = nx.Graph()
     meets.add_nodes_from(order)
     for node in survey.integer:
-        if survey.roles[node.name] is Role.MOVE:
+        if survey.roles[node.name] in CARRYING:
             tensors = (*survey.reads(node), *survey.results(node))
             meets.add_edges_from((tensors[0], other) for other in tensors[1:])
     groups = dict.fromkeys(order, "")
@@ -143,8 +195,8 @@ def _groups(survey: Survey, order: list[str]) -> dict[str, str]:
 def _op_node(node: NodeView, survey: Survey) -> OpNode:
     graph, results = survey.graph, survey.results(node)
     reads = survey.reads(node)
-    clamp = survey.clamp_of.get(node.name)
-    weight = node.input(1) if survey.roles[node.name] is Role.MAC else None
+    role, clamp, function = survey.roles.get(node.name), survey.clamp_of.get(node.name), survey.functions.get(node.name)
+    weight = node.input(1) if role is Role.MAC else None
     return OpNode(
         name=node.name,
         op_type=node.op_type,
@@ -156,6 +208,9 @@ def _op_node(node: NodeView, survey: Survey) -> OpNode:
         weight_shape=graph.shape(weight) if weight else (),
         fused=clamp.op_type if clamp else "",
         extra_outputs=results[1:],
+        is_table=function is not None or (role in ELEMENTWISE and is_table(node, graph)),
+        absorbed=tuple(each.name for each in graph.nodes if function and each.name in function.nodes and each.name != node.name),
+        is_real_too=function is not None and survey.is_read_as_real(results[0]),
         **geometry(node, graph),
     )
 
@@ -167,7 +222,8 @@ def live_tensors(survey: Survey) -> tuple[tuple[str, ...], ...]:
     Squeeze, Unsqueeze) is its source; a fused clamp is no step.
     """
     root = _roots(survey)
-    steps = [node for node in survey.graph.nodes if node.name not in survey.fused_into and node.op_type not in VIEWS]
+    computed = survey.working | {node.name for node in survey.float_nodes}
+    steps = [node for node in survey.graph.nodes if node.name in computed and not is_view(node.op_type)]
     span = _spans(steps, survey, root)
     return tuple(tuple(name for name, (first, last) in span.items() if first <= step <= last) for step in range(len(steps)))
 
@@ -175,7 +231,7 @@ def live_tensors(survey: Survey) -> tuple[tuple[str, ...], ...]:
 def _roots(survey: Survey) -> dict[str, str]:
     root: dict[str, str] = {}
     for node in survey.integer:
-        if node.op_type in VIEWS:
+        if is_view(node.op_type):
             root[node.outputs[0]] = root.get(node.input(0), node.input(0))
     return root
 
@@ -186,7 +242,7 @@ def _spans(steps: list[NodeView], survey: Survey, root: Mapping[str, str]) -> di
         for name in survey.results(node):
             if name in survey.sites:
                 span[name] = (step, step)
-        for name in (root.get(read, read) for read in survey.graph.data_inputs(node)):
+        for name in (root.get(read, read) for read in (*survey.graph.data_inputs(node), *survey.reads(node))):
             if name in span:
                 span[name] = (span[name][0], step)
     for name in (root.get(output, output) for output in survey.graph.outputs):

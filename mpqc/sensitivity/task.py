@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from mpqc.facts.ops import OPS, is_view
 from mpqc.passes.lib.quantizer_graph import inserted, origin, quantizer_of
-from mpqc.quantize.capability import VIEWS
 from mpqc.quantize.replay import Replay, arguments
 from mpqc.values.network import Network
 
@@ -118,16 +118,25 @@ def _variances(network: Network, names: frozenset[str], batches: Iterable[Mappin
 def _terms(network: Network) -> tuple[Term, ...]:
     graph = network.module.graph
     returned = next(node for node in graph.nodes if node.op == "output").all_input_nodes
-    blocked = [node for node in graph.nodes if _runs_outside(network.module, node)]
+    blocked = [node for node in graph.nodes if _runs_outside(network.module, node) or _jumps(node)]
     ends = [end for node in (*returned, *blocked) for end in _differentiable(network.module, node)]
     return tuple(dict.fromkeys(_term(network, node, alone=len(returned) == 1) for node in dict.fromkeys(ends)))
 
 
 def _blocks(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether gradients stop at `node`: it runs in ONNX Runtime, or its result is not float."""
+    """Whether gradients stop at `node`: it runs in ONNX Runtime, its result is not float, or it is a function of steps."""
     if node.op in ("placeholder", "get_attr", "output"):
         return False
-    return _runs_outside(module, node) or "float" not in str(node.meta.get("dtype", "float32"))
+    return _runs_outside(module, node) or not _is_float(node) or _jumps(node)
+
+
+def _is_float(node: fx.Node) -> bool:
+    return "float" in str(node.meta.get("dtype", "float32"))
+
+
+def _jumps(node: fx.Node) -> bool:
+    """Whether the gradient of `node` is 0 wherever there is one (Round, Sign)."""
+    return node.op == "call_function" and _kind(node) in OPS and _is_float(node) and not OPS[_kind(node)].trainable
 
 
 def _runs_outside(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -144,7 +153,7 @@ def _differentiable(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
 
 def _term(network: Network, node: fx.Node, *, alone: bool) -> Term:
     inner = node
-    while _kind(inner) in VIEWS or quantizer_of(network.module, inner) is not None:
+    while is_view(_kind(inner)) or quantizer_of(network.module, inner) is not None:
         inner = inner.all_input_nodes[0]
     if _kind(inner) in ("Softmax", "LogSoftmax"):
         source = _through_quantizer(network.module, inner.all_input_nodes[0])

@@ -12,6 +12,9 @@ from enum import StrEnum
 from functools import cached_property
 from math import prod
 
+FILL = "fill"
+"""Mode of a Pad that brings in a value of its own"""
+
 
 class SiteKind(StrEnum):
     """What sort of tensor a site is."""
@@ -73,12 +76,18 @@ class OpNode:
     dilations: tuple[int, ...] = ()
     groups: int = 1
     mode: str = ""
-    """How a Resize finds values: nearest or linear"""
+    """How a Resize finds values: nearest or linear; how a Pad does: fill, reflect, edge or wrap, empty for zeros"""
     fused: str = ""
     """Op type of the activation fused behind (Relu, Clip, ...), else empty."""
     bias_elements: int = 0
     extra_outputs: tuple[str, ...] = ()
     """Further activation sites written (Split): all share qparams with `output`."""
+    is_table: bool = False
+    """A function of one value: runs as a table of 256 codes"""
+    absorbed: tuple[str, ...] = ()
+    """Names of the nodes before it that its table computes too"""
+    is_real_too: bool = False
+    """Readers that are no integer nodes read the real values, which float kernels compute beside the table"""
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,11 @@ class SiteTable:
     def by_name(self) -> Mapping[str, Site]:
         """Site by tensor name."""
         return {site.name: site for site in self.sites}
+
+    @cached_property
+    def written(self) -> frozenset[str]:
+        """Activation sites that exist in memory as codes alone, so that all readers see quantized values."""
+        return frozenset(name for node in self.nodes if not node.is_real_too for name in (node.output, *node.extra_outputs))
 
     @cached_property
     def groups(self) -> Mapping[str, tuple[Site, ...]]:

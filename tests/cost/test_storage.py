@@ -13,7 +13,7 @@ from onnx import helper
 from mpqc.allocator.pricing import Pricing
 from mpqc.cost.model import CostModel
 from mpqc.cost.storage import packable
-from mpqc.cost.workload import VIEWS
+from mpqc.facts.ops import is_view
 from mpqc.frontend import load_network
 from mpqc.lowering import lower
 from mpqc.lowering.lowered import Lowered
@@ -112,7 +112,7 @@ def lowered(model: onnx.ModelProto, bits: int, target: str) -> tuple[SiteTable, 
 def claimed(table: SiteTable, bits: int, target: str) -> list[int]:
     """Bytes of every activation that is not another's view."""
     model = CostModel(load_target(target)).for_network(table)
-    views = {op.output for op in table.nodes if op.op_type in VIEWS}
+    views = {op.output for op in table.nodes if is_view(op.op_type)}
     return sorted(model.activation_bytes(s, bits) for s in table.sites if s.kind is SiteKind.ACTIVATION and s.name not in views)
 
 

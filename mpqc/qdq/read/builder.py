@@ -10,11 +10,11 @@ from onnx import NodeProto, helper
 from mpqc.numerics import integer
 from mpqc.qdq.read.quantizers import Coding
 from mpqc.qdq.read.source import Source
+from mpqc.quantize.functions import UNQUANTIZED
 from mpqc.values.program import Op, Table, Tensor
 from mpqc.values.qtype import QParams
 
-UNQUANTIZED = "input is not quantized"
-"""Reason of a node that could run on integers if what feeds it did"""
+__all__ = ["UNQUANTIZED", "Builder", "Codes", "FloatNode", "Target"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,15 +9,14 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from mpqc.numerics import integer
-from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
+from mpqc.qdq.read.builder import Builder, Codes, Target
 from mpqc.qdq.read.linear import match_matmul
-from mpqc.qdq.read.moves import MOVES
 from mpqc.qdq.read.probe import session
-from mpqc.qdq.read.quantizers import constant
-from mpqc.qdq.read.source import is_elementwise
+from mpqc.qdq.read.quantizers import constant, is_standard
+from mpqc.quantize.functions import Lookup, Maker, function_of
 from mpqc.values.program import Binary, Op, Table
 
-KINDS = {"Add": "add", "Sub": "sub", "Mul": "mul"}
+KINDS = {"Add": "add", "Sub": "sub", "Mul": "mul"}  # what the program calls them
 _CODES = 256
 
 
@@ -73,43 +72,34 @@ def _with_constant(builder: Builder, node: NodeProto, target: Target) -> list[Op
 
 def match_table(builder: Builder, name: str, target: Target) -> list[Op] | str:
     """The elementwise expression that ends in float tensor `name` as one Table, when it reads a single code tensor."""
-    found = _cone(builder, name)
+    found = _function(builder, name)
     if isinstance(found, str):
         return found
     nodes, source = found
     x = builder.codes[source]
-    if any(builder.source.shapes[output] != x.shape for node in nodes for output in node.output):
-        return "the function broadcasts its input"
     table = integer.table(lambda values: _run(builder, nodes, source, name, values), x.qparams, target.qparams)
     clamped = np.clip(table, target.low, target.high).astype(np.int8)
     label = "+".join(node.op_type for node in nodes)
     return [Table(nodes[-1].name, (x.name,), (target.name,), clamped, label)]
 
 
-def _cone(builder: Builder, name: str) -> tuple[list[NodeProto], str] | str:
+def _function(builder: Builder, name: str) -> tuple[list[NodeProto], str] | str:
     """Elementwise nodes behind `name` in execution order, and the one quantized tensor that they read."""
-    inside: dict[str, NodeProto] = {}
-    sources: dict[str, str] = {}
-    pending = [name]
-    while pending:
-        current = pending.pop()
-        if current in builder.codes:
-            sources[builder.codes[current].name] = current
-            continue
-        real = builder.source.real(current)
-        if real is not None:
-            if real.size != 1:
-                return "a constant of the function is not one number"
-            continue
-        node = builder.source.producers.get(current)
-        if node is None or not is_elementwise(node):
-            return UNQUANTIZED if node is None or node.op_type in MOVES else f"{node.op_type} has no integer kernel"
-        if node.name not in inside:
-            inside[node.name] = node
-            pending += [part for part in node.input if part]
-    if len(sources) != 1:
-        return "the function reads more than one tensor"
-    return [node for node in builder.source.nodes if node.name in inside], next(iter(sources.values()))
+    source = builder.source
+    lookup = Lookup(
+        codes=lambda name: builder.codes[name].name if name in builder.codes else None,
+        constant=lambda name: None if (real := source.real(name)) is None else real.size,
+        maker=lambda name: _maker(source.producers.get(name)),
+        shape=lambda name: builder.codes[name].shape if name in builder.codes else source.shapes[name],
+    )
+    found = function_of(name, lookup)
+    if isinstance(found, str):
+        return found
+    return [node for node in source.nodes if node.name in found.nodes], found.source
+
+
+def _maker(node: NodeProto | None) -> Maker | None:
+    return None if node is None else Maker(node.name, node.op_type, node.input, node.output, is_standard(node))
 
 
 def _run(builder: Builder, nodes: Iterable[NodeProto], source: str, name: str, values: np.ndarray) -> np.ndarray:

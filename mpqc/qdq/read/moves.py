@@ -6,25 +6,30 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from mpqc.facts.ops import is_view
 from mpqc.qdq.read.builder import Builder, Codes
 from mpqc.qdq.read.probe import session
 from mpqc.qdq.read.source import attribute, evaluate, reads
 from mpqc.values.program import Move, Op
-
-_PLAIN = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"))
-MOVES = _PLAIN | {"DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose"}
 
 
 def move(builder: Builder, node: NodeProto, x: Codes, results: dict[str, Codes]) -> list[Op] | str:
     """One Move for each output in `results` (file tensor -> code tensor), or the reason why the node does not merely move."""
     if any(name not in builder.source.constants for name in reads(node)[1:]):
         return "an operand besides the data is computed at run time"
-    if node.op_type in _PLAIN:
+    if is_view(node.op_type):
+        if len(results) > 1 or _trains(builder, node):
+            return f"{node.op_type} with a mask or in training has no integer kernel"
         return [Move(node.name, (x.name,), (next(iter(results.values())).name,), node.op_type)]
     places = np.arange(int(np.prod(x.shape)), dtype=np.int64).reshape(x.shape)
     feeds = {name: builder.source.constants[name] for name in node.input[1:] if name}
     found = evaluate((node,), {node.input[0]: places, **feeds}, list(results), builder.source.model)
     return [_move(node, x, codes, index) for codes, index in zip(results.values(), found, strict=True)]
+
+
+def _trains(builder: Builder, node: NodeProto) -> bool:
+    mode = builder.source.constants.get(node.input[2]) if node.op_type == "Dropout" and len(node.input) > 2 else None
+    return mode is not None and bool(mode.any())
 
 
 def _move(node: NodeProto, x: Codes, y: Codes, index: np.ndarray) -> Move:

@@ -16,32 +16,24 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from mpqc.errors import ModelError
+from mpqc.facts.ops import Role, carries, facts
 from mpqc.numerics import integer
 from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, FloatNode, Target
 from mpqc.qdq.read.elementwise import match_binary, match_table
 from mpqc.qdq.read.linear import match_conv, match_gemm, match_matmul
-from mpqc.qdq.read.moves import MOVES, move, pad_move
+from mpqc.qdq.read.moves import move, pad_move
 from mpqc.qdq.read.quantizers import Coding, coding, is_standard, weight
 from mpqc.qdq.read.regions import close_regions, live, ordered
-from mpqc.qdq.read.source import DEQUANTIZE, QUANTIZE, Source, attribute, is_elementwise, load_source, reads
+from mpqc.qdq.read.source import DEQUANTIZE, QUANTIZE, Source, attribute, load_source, reads
 from mpqc.qdq.read.spatial import match_average, match_concat, match_pad, max_pool, resize
 from mpqc.values.program import Dequantize, Op, Program, Quantize, Table, Tensor
 
 Matcher = Callable[[Builder, NodeProto, Target], "list[Op] | str"]
-_MATCHERS: Mapping[str, Matcher] = {
-    "Conv": match_conv,
-    "Gemm": match_gemm,
-    "MatMul": match_matmul,
-    "Add": match_binary,
-    "Sub": match_binary,
-    "Mul": match_binary,
-    "AveragePool": match_average,
-    "GlobalAveragePool": match_average,
-    "ReduceMean": match_average,
-    "Concat": match_concat,
-    "Pad": match_pad,
-}
-_CLAMPS = ("Relu", "Clip")
+Mover = Callable[[Builder, NodeProto, Codes, Codes], "Op | str"]
+# Who reads which op: by its role, or by the op where it is read in a way of its own. Tables and moves are told from what feeds them.
+_BY_OP: Mapping[str, Matcher] = {"Conv": match_conv, "Gemm": match_gemm, "MatMul": match_matmul, "Concat": match_concat, "Pad": match_pad}
+_BY_ROLE: Mapping[Role | None, Matcher] = {Role.BINARY: match_binary, Role.AVERAGE: match_average}
+_MOVERS: Mapping[str, Mover] = {"Pad": pad_move, "Resize": resize, "MaxPool": max_pool, "GlobalMaxPool": max_pool}
 
 
 def read_qdq(model: onnx.ModelProto | str | Path, *, shapes: Mapping[str, Sequence[int]] | None = None) -> Program:
@@ -81,10 +73,10 @@ def _output(builder: Builder, name: str) -> str:
 
 def _reason(builder: Builder, node: NodeProto) -> str:
     """Why a live float node has no integer form, when no quantizer behind it was tried."""
-    able = node.op_type in _MATCHERS or node.op_type in MOVES or is_elementwise(node) or _may_carry(node)
-    if not able or not is_standard(node):
+    role = facts(node.op_type).role if is_standard(node) else None
+    if role is None:
         return f"{node.op_type} has no integer kernel"
-    if node.op_type in ("Conv", "Gemm", "MatMul") and isinstance(refused := weight(builder.source, node.input[1]), str):
+    if role is Role.MAC and isinstance(refused := weight(builder.source, node.input[1]), str):
         return refused
     return "no output quantizer" if any(name in builder.codes for name in node.input) else UNQUANTIZED
 
@@ -183,7 +175,7 @@ def _fused(builder: Builder, x: str, codes: Codes) -> list[Op]:
     table = match_table(builder, x, whole)
     if not isinstance(table, str):
         return table
-    matcher = _MATCHERS.get(core.op_type) if is_standard(core) else None
+    matcher = _BY_OP.get(core.op_type) or _BY_ROLE.get(facts(core.op_type).role) if is_standard(core) else None
     found: list[Op] | str = table
     if matcher is not None:
         found = matcher(builder, core, Target(codes.name, codes.shape, codes.coding, low, high))
@@ -215,7 +207,7 @@ def _before_clamps(source: Source, x: str, codes: Codes) -> tuple[str, int, int]
     """The tensor before the Relu/Clip nodes that end in `x`, and the code range that they leave."""
     clamps: list[tuple[float, float]] = []
     node = source.producers.get(x)
-    while node is not None and node.op_type in _CLAMPS and (bounds := _bounds(source, node)) is not None and node.input[0] in source.producers:
+    while node is not None and facts(node.op_type).is_clamp and (bounds := _bounds(source, node)) is not None and node.input[0] in source.producers:
         clamps.append(bounds)
         x = node.input[0]
         node = source.producers.get(x)
@@ -300,14 +292,14 @@ def _carries_codes(builder: Builder, node: NodeProto) -> bool:
 
 
 def _may_carry(node: NodeProto) -> bool:
-    mirrored = node.op_type == "Pad" and attribute(node, "mode", "constant") != "constant"
-    return mirrored or node.op_type in MOVES or node.op_type in ("MaxPool", "GlobalMaxPool", "Resize")
+    if node.op_type == "Pad":
+        return bool(attribute(node, "mode", "constant") != "constant")
+    return carries(node.op_type) and node.op_type not in _BY_OP
 
 
 def _carry(builder: Builder, node: NodeProto, x: Codes, results: dict[str, Codes]) -> list[Op] | str:
     y = next(iter(results.values()))
-    if node.op_type in MOVES:
+    if node.op_type not in _MOVERS:
         return move(builder, node, x, results)
-    functions = {"Pad": pad_move, "Resize": resize, "MaxPool": max_pool, "GlobalMaxPool": max_pool}
-    found = functions[node.op_type](builder, node, x, y)
+    found = _MOVERS[node.op_type](builder, node, x, y)
     return found if isinstance(found, str) else [found]

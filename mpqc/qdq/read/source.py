@@ -15,23 +15,16 @@ from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
 from mpqc.errors import ModelError
+from mpqc.facts.ops import RANDOM
 from mpqc.frontend.reader import read_onnx
 from mpqc.qdq.read.probe import probe
 
 NEWEST_QDQ = 25
 """Opset of the newest QDQ files: the one that has int2"""
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-# fmt: off
-ELEMENTWISE = frozenset((
-    "Abs", "Acos", "Acosh", "Add", "Asin", "Asinh", "Atan", "Atanh", "Celu", "Ceil", "Clip", "Cos", "Cosh", "Div", "Elu", "Erf", "Exp", "Floor",
-    "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal",
-    "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Swish", "Tan", "Tanh", "ThresholdedRelu",
-))
-# fmt: on
-"""Ops whose output element depends on the input elements at the same place alone"""
 MAX_FOLDED_ELEMENTS = 1 << 26
 """Larger constants are not materialized: a hostile file can ask for any size in a few bytes."""
-_NOT_FOLDED = {DEQUANTIZE, "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "If", "Loop", "Scan"}
+_NOT_FOLDED = RANDOM | {DEQUANTIZE, "If", "Loop", "Scan"}
 _REFERENCE_ERRORS = (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 RANGES: dict[int, tuple[int, int, type[np.integer]]] = {
     TensorProto.INT16: (-(2**15), 2**15 - 1, np.int16),
@@ -122,11 +115,6 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
             value = helper.get_attribute_value(item)
             return value.decode() if isinstance(value, bytes) else value
     return default
-
-
-def is_elementwise(node: NodeProto) -> bool:
-    """Whether the node is a float function applied element by element."""
-    return node.op_type in ELEMENTWISE and node.domain in ("", "ai.onnx", "com.microsoft")
 
 
 def reads(node: NodeProto) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mpqc.errors import UsageError
+from mpqc.facts.ops import Role, facts
 from mpqc.numerics import integer
 from mpqc.qdq.write.biases import bias_codes, raised_scales
 from mpqc.values.qtype import QParams, QType
@@ -116,7 +117,7 @@ class _Writer:
             if op.weight in weights:
                 self._redirect(node, op.weight, weights[op.weight])
                 self._write_bias(node, op)
-            if op.op_type in ("Add", "Sub", "Mul"):
+            if facts(op.op_type).role is Role.BINARY and not op.is_table:
                 self._write_operand(node, op)
 
     def _redirect(self, node: NodeProto, old: str, new: str) -> None:
@@ -162,11 +163,11 @@ class _Writer:
         node.input[2] = self._dq(stored, self.free(f"{name}_dq"), name, q, TensorProto.INT32)
 
     def _write_operand(self, node: NodeProto, op: OpNode) -> None:
-        """A constant operand of more than one value as int8 codes; single numbers become part of a table."""
+        """A constant operand as int8 codes; those of nodes that run as tables stay real."""
         if op.output not in self.chosen or not any(name in self.chosen for name in op.inputs):
             return
         for name in set(node.input):
-            if name in self.initializers and np.prod(self.initializers[name].dims) > 1:
+            if name in self.initializers:
                 real = numpy_helper.to_array(self.initializers[name])
                 q = _constant_qparams(real)
                 self._redirect(node, name, self._dequantized(name, integer.quantize(real, q), q, _Storage(TensorProto.INT8, None)))
@@ -175,7 +176,7 @@ class _Writer:
 
     def _write_activations(self) -> None:
         sites = {name: q for name, q in self.chosen.items() if self.table.by_name[name].kind is SiteKind.ACTIVATION}
-        written = {name for op in self.table.nodes for name in (op.output, *op.extra_outputs)}
+        written = self.table.written
         for value in self.model.graph.input:
             if value.name in sites:
                 self._quantize_for(value.name, sites[value.name], self._readers(value.name, integer=True))
