@@ -6,19 +6,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mpqc.numerics.winograd import FORMS, FormName
 from mpqc.values.program import Conv, Gemm, Program, Tensor
 
 LIMIT = 2**31
 """int32 holds -LIMIT to LIMIT - 1"""
 
 
-def accumulator_peaks(program: Program) -> dict[str, int]:
+def accumulator_peaks(program: Program, forms: Mapping[str, FormName] | None = None) -> dict[str, int]:
     """Name of each Conv and Gemm -> the largest |accumulator| that any input and any order of summation can reach.
 
     max over output channels of |bias[o]| + max|q_x| * sum|w[o]|, with the range of the input's qtype (at most 128 for int8 codes). A
-    program from `read_qdq` has only values below LIMIT, or exactly -LIMIT: layers that could reach more stay float.
+    program from `read_qdq` has only values below LIMIT, or exactly -LIMIT: layers that could reach more stay float. forms: of
+    convolutions that are computed by Winograd's algorithm, whose last sums are 2 or 4 times as large, and only those have to fit.
     """
-    return {op.name: _peak(op, program.tensors) for op in program.ops if isinstance(op, Conv | Gemm)}
+    shifts = {name: FORMS[form].shift for name, form in (forms or {}).items()}
+    peaks = {op.name: _peak(op, program.tensors) for op in program.ops if isinstance(op, Conv | Gemm)}
+    return {name: peak << shifts.get(name, 0) for name, peak in peaks.items()}
 
 
 def _peak(op: Conv | Gemm, tensors: Mapping[str, Tensor]) -> int:

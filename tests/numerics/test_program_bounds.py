@@ -21,3 +21,11 @@ def test_the_worst_input_reaches_the_peak() -> None:
     reached = int(np.abs(integer.conv2d(worst, conv.weight, conv.bias)).max())
     # codes of the other sign reach 127 only, so the bound of 128 is missed by at most sum|w|
     assert peak - int(np.abs(conv.weight.astype(int)).sum()) <= reached <= peak < LIMIT
+
+
+def test_peaks_of_winograd_forms_hold_the_factor() -> None:
+    net = Net()
+    program = read_qdq(net.model(net.qdq(net.conv(net.qdq(net.input(1, 3, 3, 3), 0.02), 0.02, 1, 3), 0.05)))
+    ((name, plain),) = accumulator_peaks(program).items()
+    assert accumulator_peaks(program, {name: "tile"}) == {name: 4 * plain}
+    assert accumulator_peaks(program, {name: "row"}) == {name: 2 * plain}

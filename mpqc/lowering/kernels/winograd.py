@@ -1,8 +1,7 @@
 """Exact integer Winograd convolutions of 3x3 kernels with SDOT: fewer products than the direct sum where the bits leave room.
 
-Transformed inputs are sums of two (row form) or four (tile form) codes, transformed weights of three or nine: where both fit int8, SDOT
-multiplies them as it does codes, and the sums are exactly 2 (row) or 4 (tile) times those of the direct form, in int32. Both factors are
-powers of two, which requantization takes out without a trace (requant.py), so results are bit for bit the direct ones.
+numerics/winograd.py says when that is exact. The sums are 2 or 4 times those of the direct form, powers of two that requantization takes out
+without a trace (requant.py), so results are bit for bit the direct ones.
 """
 
 from __future__ import annotations
@@ -18,43 +17,31 @@ from mpqc.lowering.kernels.contraction import Strip
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.packing import narrow, take_panels
 from mpqc.lowering.kernels.residual import Residual
-from mpqc.lowering.kernels.winograd_loops import SHARE, TAPS, UNIT, Form, Winograd, joined, primfunc
+from mpqc.lowering.kernels.winograd_loops import SHARE, TAPS, UNIT, Winograd, joined, primfunc
+from mpqc.numerics.winograd import FORMS, FormName
 from mpqc.values.program import Conv
 
-SHIFT: dict[Form, int] = {"tile": 2, "row": 1}
-"""Accumulators hold 2^SHIFT times the direct form's"""
 BLOCK_BYTES = 160 * 1024
 """Transformed inputs of a block: they stay in L2, so that weights are transformed few times"""
 PARALLEL_MACS = 1 << 18
-INT8 = np.iinfo(np.int8)
-WEIGHTS = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int64)
 
 
-def refusal(op: Conv, codes: tuple[int, int], form: Form) -> str:
+def refusal(op: Conv, codes: tuple[int, int], form: FormName) -> str:
     """Why `form` cannot compute `op` exactly on input codes from codes[0] to codes[1] (padding included); empty where it can."""
+    exact = FORMS[form]
     if op.weight.shape[2:] != (3, 3) or (op.strides, op.dilations) != ((1, 1), (1, 1)):
         return "only kernels of 3x3 with stride 1 are computed so"
+    if min(op.pads) < 0:
+        return "negative padding has no kernel"
     if op.weight.shape[0] // op.groups < micro.CHANNELS:
         return "a group has fewer output channels than a panel"
-    if not _inputs_fit(codes, SHIFT[form]):
-        return f"sums of {1 << SHIFT[form]} inputs from {codes[0]} to {codes[1]} do not fit int8"
-    least, most = _transformed_range(op.weight, form)
-    if least < INT8.min or most > INT8.max:
+    if not exact.inputs_fit(codes):
+        return f"sums of {1 << exact.shift} inputs from {codes[0]} to {codes[1]} do not fit int8"
+    if not exact.weights_fit(op.weight):
+        least, most = exact.transformed(op.weight)
         return f"transformed weights from {least} to {most} do not fit int8"
-    shifted = requantization.widened(op.weight.reshape(op.weight.shape[0], -1), op, 0, SHIFT[form], codes)
+    shifted = requantization.widened(op.weight.reshape(op.weight.shape[0], -1), op, 0, exact.shift, codes)
     return "" if shifted else "sums times the factor of the form do not fit int32, or multipliers are too small to be scaled"
-
-
-def _inputs_fit(codes: tuple[int, int], shift: int) -> bool:
-    low, high = codes
-    return low << shift >= INT8.min and high << shift <= INT8.max and (high - low) << (shift - 1) <= INT8.max
-
-
-def _transformed_range(weight: np.ndarray, form: Form) -> tuple[int, int]:
-    values = np.einsum("jw,ochw->ochj", WEIGHTS, weight.astype(np.int64))
-    if form == "tile":
-        values = np.einsum("ih,ochj->ocij", WEIGHTS, values)
-    return int(values.min(initial=0)), int(values.max(initial=0))
 
 
 def winograd(
@@ -63,12 +50,12 @@ def winograd(
     codes: tuple[int, int],
     zero_points: tuple[int, int],
     target: KernelTarget,
-    form: Form,
+    form: FormName,
     added: Residual | None = None,
 ) -> Kernel:
     """The kernel of `op`, as conv.conv2d gives it, in a form that `refusal` has nothing against. zero_points: of input and output."""
     matrix = op.weight.reshape(op.weight.shape[0], -1)
-    requant = requantization.widened(matrix, op, zero_points[1], SHIFT[form], codes)
+    requant = requantization.widened(matrix, op, zero_points[1], FORMS[form].shift, codes)
     assert requant is not None, op.name
     c = _plan(op, input_shape, requant, target, form)
     c = joined(c, added.form) if added else c
@@ -96,7 +83,7 @@ def _packed(c: Winograd, weight: np.ndarray) -> np.ndarray:
     return narrow(np.ascontiguousarray(split.transpose(0, 3, 1, 5, 2, 4)).reshape(panels.shape[0], -1), c.weight_bits)
 
 
-def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantization.Requant, target: KernelTarget, form: Form) -> Winograd:
+def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantization.Requant, target: KernelTarget, form: FormName) -> Winograd:
     images, height, width, depth = input_shape
     top, left, bottom, right = op.pads
     channels = op.weight.shape[0]

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, prod
-from typing import Any, Literal
+from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -30,10 +30,8 @@ from mpqc.lowering.kernels.contraction import Strip, copy_row
 from mpqc.lowering.kernels.emit import Buffer, Expr, flat, load, scratch, store, store_run
 from mpqc.lowering.kernels.micro import Operand
 from mpqc.lowering.kernels.requant import Requant
+from mpqc.numerics.winograd import TAPS, FormName
 
-Form = Literal["tile", "row"]
-"""tile: F(2x2,3x3), 16 products for 36. row: F(2,3) along a row, 12 for 18."""
-TAPS = 9
 UNIT = 2
 """Quads of weights that are transformed together: whole bytes at every width"""
 SHARE = 4
@@ -45,7 +43,7 @@ class Winograd:
     """All that the code depends on. Constants (weights, bias, multipliers, zero points) are parameters of the code."""
 
     name: str
-    form: Form
+    form: FormName
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     groups: int

@@ -1,13 +1,4 @@
-"""The inner code of Winograd convolutions: transforms of inputs, weights and products, and the register tile of their products.
-
-All is exact: transformed inputs and weights are sums that fit int8 (winograd.py proves it), products are summed by SDOT in int32.
-The transforms of F(2,3) with the fractions of the weights' one taken out, along one axis (Lavin and Gray, Fast Algorithms for Convolutional
-Neural Networks, 2016, section 4.1):
-
-    inputs    d0 - d2, d1 + d2, d2 - d1, d1 - d3
-    weights   2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2
-    outputs   m0 + m1 + m2, m1 - m2 - m3            twice those of the direct sum
-"""
+"""The inner code of Winograd convolutions: transforms of inputs, weights and products (numerics/winograd.py), register tiles of products."""
 
 from __future__ import annotations
 

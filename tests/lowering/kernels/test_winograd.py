@@ -19,13 +19,13 @@ from mpqc.lowering.kernels.conv import ConvSpec
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.residual import residual
 from mpqc.lowering.kernels.winograd import refusal, winograd
-from mpqc.lowering.kernels.winograd_loops import Form
 from mpqc.numerics import integer
+from mpqc.numerics.winograd import FormName
 
 FORMS = [pytest.param("tile"), pytest.param("row")]
 forms = pytest.mark.parametrize("form", FORMS)
-INPUT_BITS: dict[Form, int] = {"tile": 6, "row": 7}
-LARGEST: dict[Form, int] = {"tile": 14, "row": 42}
+INPUT_BITS: dict[FormName, int] = {"tile": 6, "row": 7}
+LARGEST: dict[FormName, int] = {"tile": 14, "row": 42}
 """Codes that no filter of transforms beyond int8"""
 
 
@@ -40,7 +40,7 @@ class Small:
     """A layer of narrow codes in a form."""
 
     layer: Layer
-    form: Form
+    form: FormName
 
     @property
     def codes(self) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class Small:
         return winograd(layer.op, layer.x.shape, self.codes, layer.zero_points, KernelTarget(cores=layer.cores), self.form)
 
 
-def small(spec: ConvSpec, form: Form, seed: int = 0, *, zero_points: tuple[int, int] = (-128, 0), bounds: tuple[int, int] = (-128, 127)) -> Small:
+def small(spec: ConvSpec, form: FormName, seed: int = 0, *, zero_points: tuple[int, int] = (-128, 0), bounds: tuple[int, int] = (-128, 127)) -> Small:
     """`spec` in `form`: codes of the form's widths, weights as wide as they are sure to fit, the zero point moved into the input's range."""
     made = conv(spec, seed, zero_points=zero_points, bounds=bounds)
     narrower, largest = 8 - INPUT_BITS[form], LARGEST[form]
@@ -97,7 +97,7 @@ AWKWARD = [
 @forms
 @pytest.mark.usefixtures("always_parallel")
 @pytest.mark.parametrize("bits", [8, 4, 2])
-def test_awkward_shapes_are_exact(form: Form, bits: int, tmp_path: Path) -> None:
+def test_awkward_shapes_are_exact(form: FormName, bits: int, tmp_path: Path) -> None:
     points = [(-128, 0), (127, -128), (-3, 7), (0, 127), (5, -1)]
     cases = [
         small(replace(spec, weight_bits=bits), form, seed, zero_points=points[seed % 5])
@@ -123,7 +123,7 @@ codes8 = st.integers(-128, 127)
 @pytest.mark.usefixtures("always_parallel")
 @settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(st.tuples(specs(), codes8, codes8, codes8, codes8, st.integers(1, 5)), min_size=10, max_size=10))
-def test_random_convolutions_are_exact(form: Form, drawn: list[tuple], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_random_convolutions_are_exact(form: FormName, drawn: list[tuple], tmp_path_factory: pytest.TempPathFactory) -> None:
     cases = []
     for seed, (spec, zx, zy, a, b, cores) in enumerate(drawn):
         case = small(spec, form, seed, zero_points=(zx, zy), bounds=(min(a, b), max(a, b)))
@@ -133,7 +133,7 @@ def test_random_convolutions_are_exact(form: Form, drawn: list[tuple], tmp_path_
 
 @pytest.mark.emulator
 @forms
-def test_extreme_codes_and_saturation(form: Form, tmp_path: Path) -> None:
+def test_extreme_codes_and_saturation(form: FormName, tmp_path: Path) -> None:
     """The largest sums, codes that alternate between the ends of their range so that differences are largest, requantization that saturates."""
     spec, most, cases = square(6, 9, 48, 9), LARGEST[form], []
     low, high = Small(conv(spec), form).codes
@@ -152,7 +152,7 @@ def test_extreme_codes_and_saturation(form: Form, tmp_path: Path) -> None:
 
 @pytest.mark.emulator
 @forms
-def test_ties_round_to_even_before_the_zero_point_is_added(form: Form, tmp_path: Path) -> None:
+def test_ties_round_to_even_before_the_zero_point_is_added(form: FormName, tmp_path: Path) -> None:
     """Sums in steps of one, times 1/2 and 1/4: the factor of the form must leave every tie one."""
     spec, cases = square(14, 15, 16, 16), []
     x = np.zeros(spec.input_shape, np.int8)
@@ -173,7 +173,7 @@ def test_ties_round_to_even_before_the_zero_point_is_added(form: Form, tmp_path:
 
 @pytest.mark.emulator
 @forms
-def test_sums_with_another_tensor_are_exact(form: Form, tmp_path: Path) -> None:
+def test_sums_with_another_tensor_are_exact(form: FormName, tmp_path: Path) -> None:
     rng, calls, wanted = np.random.default_rng(5), [], []
     for seed, spec in enumerate([square(7, 9, 16, 8), square(8, 8, 64, 16), square(5, 6, 24, 34, groups=2), square(15, 15, 32, 24, (0, 1, 1, 0))]):
         zeros = tuple(int(z) for z in rng.integers(-128, 128, 3))
@@ -189,7 +189,7 @@ def test_sums_with_another_tensor_are_exact(form: Form, tmp_path: Path) -> None:
 
 @pytest.mark.emulator
 @forms
-def test_several_blocks_and_shared_panels(form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_blocks_and_shared_panels(form: FormName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of which the last is shorter, more blocks than cores and fewer; threads change nothing."""
     monkeypatch.setattr(winograd_module, "PARALLEL_MACS", 0)
     cases = []
@@ -217,7 +217,7 @@ def test_what_a_form_cannot_compute_exactly_is_refused_with_the_reason() -> None
 
 
 @pytest.mark.parametrize(("form", "fits", "beyond"), [("tile", 14, 15), ("row", 42, 43)])
-def test_weights_are_judged_by_their_transforms(form: Form, fits: int, beyond: int) -> None:
+def test_weights_are_judged_by_their_transforms(form: FormName, fits: int, beyond: int) -> None:
     op, codes = conv(square(8, 8, 16, 8)).op, (-32, 31)
     for sign in (1, -1):
         weight = np.full(op.weight.shape, sign * fits, np.int8)
@@ -242,7 +242,7 @@ def test_weights_are_stored_as_codes(bits: int) -> None:
 
 
 @forms
-def test_products_are_sdot_and_loads(form: Form) -> None:
+def test_products_are_sdot_and_loads(form: FormName) -> None:
     loop = hot_loop(small(square(28, 28, 128, 128), form).kernel)
     assert sum(line.startswith("sdot") for line in loop) == 64
     assert all("[" in line.split(",", 2)[2] for line in loop if line.startswith("sdot")), "not by lane"

@@ -1,0 +1,74 @@
+"""When a 3x3 convolution may be computed by Winograd's algorithm in int8 and int32 without any rounding: the proof, for widths and for actual codes.
+
+Along one axis, with the fractions of the weights' transform taken out (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks,
+2016, section 4.1), two outputs are sums of four products instead of six:
+
+    inputs    d0 - d2, d1 + d2, d2 - d1, d1 - d3
+    weights   2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2
+    outputs   m0 + m1 + m2, m1 - m2 - m3            twice those of the direct sum
+
+Form "row" does so along rows, form "tile" along both axes. Where transformed inputs and weights fit int8, and 2 or 4 times the direct sum fits
+int32, the result is exact: sums in between may wrap, the last one is right modulo 2^32 and in range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mpqc.values.qtype import QType
+
+FormName = Literal["tile", "row"]
+"""tile: F(2x2,3x3), 16 products for 36. row: F(2,3) along a row, 12 for 18."""
+WEIGHTS = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int64)
+"""Of three taps along an axis"""
+INT8 = QType(8)
+ACCUMULATOR = 2**31
+TAPS = 9
+
+
+@dataclass(frozen=True)
+class Form:
+    """One of the forms."""
+
+    name: FormName
+    shift: int
+    """Accumulators hold 2^shift times the direct sum; so many times inputs are added in pairs"""
+
+    def inputs_fit(self, codes: tuple[int, int]) -> bool:
+        """Whether transformed inputs fit int8, for codes from codes[0] to codes[1], padding included."""
+        low, high = codes
+        return low << self.shift >= INT8.qmin and high << self.shift <= INT8.qmax and (high - low) << (self.shift - 1) <= INT8.qmax
+
+    def transformed(self, weight: np.ndarray) -> tuple[int, int]:
+        """Least and largest transformed weight. weight: integer codes [O, I, 3, 3]."""
+        values = np.einsum("jw,ochw->ochj", WEIGHTS, weight.astype(np.int64))
+        if self.name == "tile":
+            values = np.einsum("ih,ochj->ocij", WEIGHTS, values)
+        return int(values.min(initial=0)), int(values.max(initial=0))
+
+    def weights_fit(self, weight: np.ndarray) -> bool:
+        """Whether transformed weights fit int8."""
+        least, most = self.transformed(weight)
+        return least >= INT8.qmin and most <= INT8.qmax
+
+    def takes(self, weight_bits: int, input_bits: int, depth: int) -> bool:
+        """Whether inputs of this width fit, and their sums with weights of that width over `depth` input channels.
+
+        Sums may take half of what int32 has for them, the zero point's share included: biases have the other half.
+        """
+        weights, inputs = QType(weight_bits), QType(input_bits)
+        sums = (2 * TAPS * depth * -weights.qmin * -inputs.qmin) << self.shift
+        return self.inputs_fit((inputs.qmin, inputs.qmax)) and sums <= ACCUMULATOR // 2
+
+    def is_sure(self, weight_bits: int, input_bits: int, depth: int) -> bool:
+        """Whether all weights and inputs of these widths are exact."""
+        largest = -QType(weight_bits).qmin
+        return largest * 3**self.shift <= -INT8.qmin and self.takes(weight_bits, input_bits, depth)
+
+
+FORMS: Mapping[FormName, Form] = {"tile": Form("tile", 2), "row": Form("row", 1)}
+"""By name, fewest products first"""
