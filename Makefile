@@ -45,6 +45,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python benchmarks/accuracy_readme.py --check
+	$(BIN)/python benchmarks/ops_table.py --check
 	$(BIN)/mypy
 	@twice=$$(find tests -name 'test_*.py' -exec basename {} \; | sort | uniq -d); \
 	  test -z "$$twice" || { echo "pytest cannot collect two files of one name: $$twice"; exit 1; }

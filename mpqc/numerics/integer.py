@@ -115,10 +115,12 @@ def lookup(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
 def table(function: Callable[[np.ndarray], np.ndarray], source: QParams, target: QParams) -> np.ndarray:
     """int8 [256]: quantize(function(dequantize(code))) for the codes -128..127. `function` maps float32 [256] to float32 [256].
 
-    Codes outside the source's qtype never occur; their entries are those of the nearest code that does.
+    Codes outside the source's qtype never occur; their entries are those of the nearest code that does. Where the function has no value
+    (the logarithm of a negative number) the entry is the lowest code, on every machine.
     """
     codes = np.clip(np.arange(-128, 128, dtype=np.int32), source.qtype.qmin, source.qtype.qmax)
-    return quantize(np.asarray(function(dequantize(codes, source)), dtype=np.float32), target).astype(np.int8)
+    values = np.asarray(function(dequantize(codes, source)), dtype=np.float32)
+    return quantize(np.where(np.isnan(values), np.float32(-np.inf), values), target).astype(np.int8)
 
 
 def windows(x: np.ndarray, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]) -> np.ndarray:

@@ -130,5 +130,13 @@ def test_table_clamps_codes_that_cannot_occur() -> None:
     assert integer.lookup(np.array([-8, 7], np.int8), table).tolist() == [8, -7]
 
 
+@pytest.mark.parametrize("zero", [-7, 0, 7])
+def test_table_has_the_lowest_code_where_the_function_has_no_value(zero: int) -> None:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        table = integer.table(np.log, qparams(8, 0.1), qparams(8, 0.1, zero))
+    assert (table[:129] == -128).all()
+    assert table[138] == zero
+
+
 def test_accumulator_bound() -> None:
     assert integer.accumulator_bound(9, QType(8), -128, QType(4)) == 9 * 255 * 8
