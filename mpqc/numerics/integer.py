@@ -244,12 +244,23 @@ def resize_nearest(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.n
     return x[..., rows[:, None], columns[None, :]]
 
 
-def resize_linear(x: np.ndarray, rows: np.ndarray, columns: np.ndarray, row_weights: np.ndarray, column_weights: np.ndarray) -> np.ndarray:
-    """Bilinear blend of codes `x` [..., H, W] as int32. `rows`, `columns`: lower neighbours; the upper one is the next, at most the last.
+def resize_linear(
+    x: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    row_weights: np.ndarray,
+    column_weights: np.ndarray,
+    zeros: tuple[int, int] = (0, 0),
+    m: float = 1.0,
+    low: int = -128,
+    high: int = 127,
+) -> np.ndarray:
+    """Bilinear blend of codes `x` [..., H, W], requantized, as int32. `rows`, `columns`: lower neighbours; the upper is the next, at most the last.
 
-    Float32 in this order, one rounding an operation, on the codes themselves (no zero point subtracted):
-    top = a * (1 - wx) + b * wx; bottom = c * (1 - wx) + d * wx; rne(top * (1 - wy) + bottom * wy), with a, b the lower row's
-    left and right code, c, d the upper row's. The blend lies between codes, so nothing saturates.
+    Float32 in this order, one rounding an operation, with a, b the lower row's left and right code, c, d the upper row's:
+    top = a * (1 - wx) + b * wx; bottom = c * (1 - wx) + d * wx; clamp(rne((top * (1 - wy) + bottom * wy - z_x) * m) + z_y).
+    `zeros` are z_x and z_y, `m` the input's scale over the output's. Codes and weights that are binary fractions (an integer factor of
+    2 or 4) make the blend exact, so that it is rounded once.
     """
     real = x.astype(np.float32)
     below, right = np.minimum(rows + 1, x.shape[-2] - 1), np.minimum(columns + 1, x.shape[-1] - 1)
@@ -257,4 +268,6 @@ def resize_linear(x: np.ndarray, rows: np.ndarray, columns: np.ndarray, row_weig
     vx, vy = np.float32(1) - wx, np.float32(1) - wy
     top = real[..., rows[:, None], columns] * vx + real[..., rows[:, None], right] * wx
     bottom = real[..., below[:, None], columns] * vx + real[..., below[:, None], right] * wx
-    return np.rint(top * vy + bottom * wy).astype(np.int32)
+    product = (top * vy + bottom * wy - np.float32(zeros[0])) * np.float32(m)
+    steps = np.rint(np.clip(product, np.float32(-(2.0**24)), np.float32(2.0**24)))
+    return saturate(steps.astype(np.int64) + zeros[1], low, high)

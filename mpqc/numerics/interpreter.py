@@ -235,7 +235,8 @@ def _resize(op: Resize, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> n
         return integer.resize_nearest(x[0], op.rows, op.columns)
     assert op.row_weights is not None, op.name
     assert op.column_weights is not None, op.name
-    return integer.resize_linear(x[0], op.rows, op.columns, op.row_weights, op.column_weights)
+    zeros = (tensors[op.inputs[0]].zero_point, tensors[op.outputs[0]].zero_point)
+    return integer.resize_linear(x[0], op.rows, op.columns, op.row_weights, op.column_weights, zeros, op.multiplier, op.low, op.high)
 
 
 def _move(op: Move, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:

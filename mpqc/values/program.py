@@ -172,8 +172,9 @@ class Resize(Op):
     """Resize of NCHW codes by explicit source positions worked out by the reader.
 
     nearest: out[..., i, j] = in[..., rows[i], columns[j]].
-    linear: rows/columns are the lower neighbours, `row_weights`/`column_weights` float32 the weights of the upper ones; the result
-    is rne of the float32 blend ((a*(1-wx) + b*wx)*(1-wy) + (c*(1-wx) + d*wx)*wy), one rounding an operation; qparams unchanged.
+    linear: rows/columns are the lower neighbours, `row_weights`/`column_weights` float32 the weights of the upper ones; the float32 blend
+    ((a*(1-wx) + b*wx)*(1-wy) + (c*(1-wx) + d*wx)*wy) of codes, one rounding an operation, is requantized once:
+    clamp(rne((blend - z_x) * multiplier) + z_y, low, high) with multiplier = s_x / s_y.
     """
 
     mode: str
@@ -182,6 +183,9 @@ class Resize(Op):
     columns: np.ndarray
     row_weights: np.ndarray | None = None
     column_weights: np.ndarray | None = None
+    multiplier: float = 1.0
+    low: int = -128
+    high: int = 127
 
 
 @dataclass(frozen=True, eq=False)

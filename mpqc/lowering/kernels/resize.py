@@ -6,7 +6,24 @@ import numpy as np
 
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape
-from mpqc.lowering.kernels.tir import Expr, Param, T, bind, cast, codes, exact, function, load, loop, param, pieces, splat, store, symbol
+from mpqc.lowering.kernels.tir import (
+    Expr,
+    Param,
+    T,
+    bind,
+    cast,
+    codes,
+    exact,
+    function,
+    load,
+    loop,
+    output_bounds,
+    param,
+    pieces,
+    splat,
+    store,
+    symbol,
+)
 from mpqc.values.program import Resize, Tensor
 
 
@@ -49,9 +66,12 @@ def _linear(op: Resize, x: Tensor, y: Tensor) -> Kernel:
     assert op.row_weights is not None, op.name
     assert op.column_weights is not None, op.name
     n, channels, height, width = y.shape
-    constants = (_pairs(op.rows, x.shape[2]), _pairs(op.columns, x.shape[3]), _blend(op.row_weights), _blend(op.column_weights))
+    positions = (_pairs(op.rows, x.shape[2]), _pairs(op.columns, x.shape[3]))
+    scalars = np.array([x.zero_point, op.multiplier, *output_bounds(y.zero_point, op.low, op.high)], np.float32)
+    constants = (*positions, _blend(op.row_weights), _blend(op.column_weights), scalars, np.array([y.zero_point], np.int8))
+    plain = op.multiplier == 1.0
 
-    def body(source: Expr, r: Expr, c: Expr, wr: Expr, wc: Expr, out: Expr) -> None:
+    def body(source: Expr, r: Expr, c: Expr, wr: Expr, wc: Expr, s: Expr, z: Expr, out: Expr) -> None:
         with loop(n * height, 4 * width * channels) as i:
             image, oy = bind(T.floordiv(i, height) * x.shape[2]), bind(T.floormod(i, height))
             rows = [bind((image + r[oy + k * height]) * x.shape[3]) for k in (0, 1)]
@@ -61,13 +81,13 @@ def _linear(op: Resize, x: Tensor, y: Tensor) -> Kernel:
                     with T.serial(0, repeats) as k:
                         at = first + k * lanes
                         across = [_mix([load(source, corner + at, lanes) for corner in pair], wc, ox, width, lanes) for pair in corners]
-                        value = _sum(across, wr, oy, height, lanes)
-                        result = codes(value, T.float32(-128), T.float32(127), T.int8(0), lanes)
-                        store(out, (i * width + ox) * channels + at, result, lanes)
+                        value = _sum(across, wr, oy, height, lanes) - splat(s[0], lanes)
+                        value = value if plain else exact(value * splat(s[1], lanes), lanes)
+                        store(out, (i * width + ox) * channels + at, codes(value, s[2], s[3], z[0], lanes), lanes)
 
-    names = ("rows", "columns", "row_weights", "column_weights")
+    names = ("rows", "columns", "row_weights", "column_weights", "scalars", "zero")
     params = [Param("x", physical_shape(x), "int8"), *map(param, names, constants), Param("y", physical_shape(y), "int8")]
-    name = symbol("resize_linear", physical_shape(x), physical_shape(y))
+    name = symbol("resize_linear" if plain else "resize_linear_scaled", physical_shape(x), physical_shape(y))
     return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", 0)
 
 

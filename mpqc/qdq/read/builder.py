@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -45,6 +45,11 @@ class Target:
     def qparams(self) -> QParams:
         """Qparams of the output."""
         return self.coding.qparams
+
+    @property
+    def clamped(self) -> Coding:
+        """The output's coding within the clamp."""
+        return replace(self.coding, low=self.low, high=self.high)
 
     @property
     def zero_point(self) -> int:

@@ -25,15 +25,22 @@ from mpqc.qdq.read.moves import move, pad_move
 from mpqc.qdq.read.quantizers import Coding, coding, is_standard, weight
 from mpqc.qdq.read.regions import close_regions, live, ordered
 from mpqc.qdq.read.source import DEQUANTIZE, QUANTIZE, Source, attribute, load_source, reads
-from mpqc.qdq.read.spatial import match_average, match_concat, match_pad, max_pool, resize
+from mpqc.qdq.read.spatial import match_average, match_concat, match_linear, match_pad, max_pool, resize_nearest
 from mpqc.values.program import Dequantize, Op, Program, Quantize, Table, Tensor
 
 Matcher = Callable[[Builder, NodeProto, Target], "list[Op] | str"]
 Mover = Callable[[Builder, NodeProto, Codes, Codes], "Op | str"]
 # Who reads which op: by its role, or by the op where it is read in a way of its own. Tables and moves are told from what feeds them.
-_BY_OP: Mapping[str, Matcher] = {"Conv": match_conv, "Gemm": match_gemm, "MatMul": match_matmul, "Concat": match_concat, "Pad": match_pad}
+_BY_OP: Mapping[str, Matcher] = {
+    "Conv": match_conv,
+    "Gemm": match_gemm,
+    "MatMul": match_matmul,
+    "Concat": match_concat,
+    "Pad": match_pad,
+    "Resize": match_linear,
+}
 _BY_ROLE: Mapping[Role | None, Matcher] = {Role.BINARY: match_binary, Role.AVERAGE: match_average}
-_MOVERS: Mapping[str, Mover] = {"Pad": pad_move, "Resize": resize, "MaxPool": max_pool, "GlobalMaxPool": max_pool}
+_MOVERS: Mapping[str, Mover] = {"Pad": pad_move, "Resize": resize_nearest, "MaxPool": max_pool, "GlobalMaxPool": max_pool}
 
 
 def read_qdq(model: onnx.ModelProto | str | Path, *, shapes: Mapping[str, Sequence[int]] | None = None) -> Program:
@@ -177,10 +184,10 @@ def _fused(builder: Builder, x: str, codes: Codes) -> list[Op]:
         return table
     matcher = _BY_OP.get(core.op_type) or _BY_ROLE.get(facts(core.op_type).role) if is_standard(core) else None
     found: list[Op] | str = table
-    if matcher is not None:
-        found = matcher(builder, core, Target(codes.name, codes.shape, codes.coding, low, high))
-    elif is_standard(core) and _may_carry(core):
+    if is_standard(core) and _may_carry(core):
         found = _behind_move(builder, core, unclamped, codes, replace(codes.coding, low=low, high=high))
+    elif matcher is not None:
+        found = matcher(builder, core, Target(codes.name, codes.shape, codes.coding, low, high))
     if isinstance(found, str):
         builder.reasons.setdefault(core.name, found)
         return []
@@ -191,8 +198,6 @@ def _behind_move(builder: Builder, core: NodeProto, result: str, codes: Codes, c
     """Q behind an op that moves or selects values, moved before it: Conv -> MaxPool -> Q is Conv -> Q -> MaxPool with the same codes,
     because rounding keeps the order. A float input is quantized there only when that quantizes no more elements."""
     x = core.input[0]
-    if core.op_type == "Resize" and attribute(core, "mode", "nearest") != "nearest":
-        return "a linear Resize of unquantized values has no integer kernel"
     if x in builder.source.constants or builder.source.elements[x] != TensorProto.FLOAT:
         return UNQUANTIZED
     before = builder.new_codes(f"{x}_codes", builder.source.shapes[x], clamped)
@@ -292,8 +297,11 @@ def _carries_codes(builder: Builder, node: NodeProto) -> bool:
 
 
 def _may_carry(node: NodeProto) -> bool:
+    """Whether `node` copies or selects codes: not a Pad with a constant, nor a Resize that blends."""
     if node.op_type == "Pad":
         return bool(attribute(node, "mode", "constant") != "constant")
+    if node.op_type == "Resize":
+        return bool(attribute(node, "mode", "nearest") == "nearest")
     return carries(node.op_type) and node.op_type not in _BY_OP
 
 

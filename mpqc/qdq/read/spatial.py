@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from onnx import NodeProto
 
@@ -59,6 +61,7 @@ def _counts(x: Codes, kernel: Pair, strides: Pair, dilations: Pair, pads: Quad, 
     ones = np.pad(np.ones((height, width), dtype=np.int64), ((counted[0], counted[2]), (counted[1], counted[3])), constant_values=1)
     rest = tuple(full - part for full, part in zip(pads, counted, strict=True))
     padded = np.pad(ones, ((rest[0], max(rest[2], 0)), (rest[1], max(rest[3], 0))))
+    padded = padded[: height + pads[0] + pads[2], : width + pads[1] + pads[3]]
     return integer.windows(padded, kernel, strides, dilations).sum(axis=(-2, -1))
 
 
@@ -95,7 +98,7 @@ def match_concat(builder: Builder, node: NodeProto, target: Target) -> list[Op] 
     if any(part is None for part in parts):
         return "an input is not a quantized activation"
     start = len(builder.ops)
-    codes = [builder.recoded(part, target.coding, f"{target.name}_{i}", node.name) for i, part in enumerate(parts) if part is not None]
+    codes = [builder.recoded(part, target.clamped, f"{target.name}_{i}", node.name) for i, part in enumerate(parts) if part is not None]
     tables, builder.ops[start:] = builder.ops[start:], []
     axis = attribute(node, "axis", 0) % len(target.shape)
     return [*tables, Concat(node.name, tuple(part.name for part in codes), (target.name,), axis)]
@@ -113,7 +116,7 @@ def match_pad(builder: Builder, node: NodeProto, target: Target) -> list[Op] | s
         return "negative pads have no integer kernel"
     code = int(np.clip(integer.quantize(np.array(value, dtype=np.float32), target.qparams), target.low, target.high))
     start = len(builder.ops)
-    same = builder.recoded(x, target.coding, f"{target.name}_unpadded", node.name)
+    same = builder.recoded(x, target.clamped, f"{target.name}_unpadded", node.name)
     tables, builder.ops[start:] = builder.ops[start:], []
     return [*tables, Pad(node.name, (same.name,), (target.name,), pads, code)]
 
@@ -141,29 +144,57 @@ def _pad_value(builder: Builder, node: NodeProto) -> float | None:
     return None if value is None else float(value.reshape(()))
 
 
-def resize(builder: Builder, node: NodeProto, x: Codes, y: Codes) -> Op | str:
-    """Nearest or linear Resize of the last two axes of a 4-D tensor, with positions found by resizing their own numbers."""
+def resize_nearest(builder: Builder, node: NodeProto, x: Codes, y: Codes) -> Op | str:
+    """Nearest Resize of the last two axes of a 4-D tensor, with positions found by resizing their own numbers."""
+    fault = _resize_fault(node, x, y.shape)
+    if fault:
+        return fault
+    rows, columns = (np.rint(line).astype(np.int64) for line in _resized(builder, node, x, np.arange))
+    return Resize(node.name, (x.name,), (y.name,), "nearest", rows, columns)
+
+
+def match_linear(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
+    """Linear Resize of the last two axes of a 4-D tensor of codes, requantized from the blend itself."""
+    x = builder.codes.get(node.input[0])
+    if x is None:
+        return UNQUANTIZED
+    fault = _resize_fault(node, x, target.shape)
+    if fault:
+        return fault
+    rows, columns = (np.floor(line).astype(np.int64) for line in _resized(builder, node, x, np.arange))
+    down, across = _resized(builder, node, x, _odd)
+    shares = _upper_share(rows, down), _upper_share(columns, across)
+    m = float(np.float32(x.qparams.scale) / np.float32(target.qparams.scale))
+    return [Resize(node.name, (x.name,), (target.name,), "linear", rows, columns, *shares, m, target.low, target.high)]
+
+
+def _odd(count: int) -> np.ndarray:
+    """0, 1, 0, 1, ...: a blend of neighbours in it is the weight of the odd one, however far from the start."""
+    return np.arange(count) % 2
+
+
+def _upper_share(lower: np.ndarray, odd: np.ndarray) -> np.ndarray:
+    """Weight of the upper neighbour, of which `odd` is the blend of 0 for even and 1 for odd places. float32"""
+    return np.where(lower % 2 == 0, odd, np.float32(1) - odd).astype(np.float32)
+
+
+def _resize_fault(node: NodeProto, x: Codes, shape: tuple[int, ...]) -> str:
     mode = attribute(node, "mode", "nearest")
-    if len(x.shape) != 4 or x.shape[:2] != y.shape[:2]:
+    if len(x.shape) != 4 or x.shape[:2] != shape[:2]:
         return "Resize of other axes than height and width has no integer kernel"
     if mode not in _LINEAR_MODES | {"nearest"} or attribute(node, "antialias", 0):
         return f"Resize with mode {mode}{' and antialias' if attribute(node, 'antialias', 0) else ''} has no integer kernel"
     if attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         return "Resize with tf_crop_and_resize has no integer kernel"
-    rows, columns = _positions(builder, node, x)
-    if mode == "nearest":
-        return Resize(node.name, (x.name,), (y.name,), "nearest", np.rint(rows).astype(np.int64), np.rint(columns).astype(np.int64))
-    low_rows, low_columns = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
-    weights = ((rows - low_rows).astype(np.float32), (columns - low_columns).astype(np.float32))
-    return Resize(node.name, (x.name,), (y.name,), "linear", low_rows, low_columns, *weights)
+    return ""
 
 
-def _positions(builder: Builder, node: NodeProto, x: Codes) -> tuple[np.ndarray, np.ndarray]:
-    """Source row of every output row and source column of every output column, as float32: the node applied to ramps."""
+def _resized(builder: Builder, node: NodeProto, x: Codes, line: Callable[[int], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """`line(height)` down the rows and `line(width)` across the columns, as float32: what the node makes of them along each axis."""
     from mpqc.qdq.read.moves import run_node
 
     height, width = x.shape[2:]
-    ramp = np.zeros((*x.shape[:2], height, width), dtype=np.float32)
-    down = run_node(builder, node, ramp + np.arange(height, dtype=np.float32)[:, None])[0]
-    across = run_node(builder, node, ramp + np.arange(width, dtype=np.float32))[0]
+    plane = np.zeros((*x.shape[:2], height, width), dtype=np.float32)
+    down = run_node(builder, node, plane + line(height).astype(np.float32)[:, None])[0]
+    across = run_node(builder, node, plane + line(width).astype(np.float32))[0]
     return down[0, 0, :, 0], across[0, 0, 0, :]
