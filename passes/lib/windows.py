@@ -138,13 +138,29 @@ def output_size(size: int, extent: int, stride: int, begin: int, end: int) -> in
     return count - 1 if (count - 1) * stride >= size + begin else count
 
 
-def _without_ceil(node: onnx.NodeProto, window: _Window, pads: Ints, given: dict[str, Any]) -> tuple[list[onnx.NodeProto], list[int]]:
-    rank, ends = len(window.kernel), []
+def floor_window(node: onnx.NodeProto, shape: Ints) -> list[int]:
+    """Pads with which a pool has the same windows without ceil_mode. `shape`: that of its input. Raises ModelError where they do not match."""
+    given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    _check_channels(node, given, shape, ())
+    window = _window(node, given, shape[2:], list(given.get("kernel_shape") or ()))
+    pads = _pads(node, window, given.get("auto_pad", b"NOTSET").decode(), given)
+    _check_extent(node, window, pads)
+    return [*pads[: len(window.size)], *_floor_ends(window, pads)]
+
+
+def _floor_ends(window: _Window, pads: Ints) -> list[int]:
+    """End pads up to where the last window of ceil_mode ends."""
+    rank, ends = len(window.size), []
     for axis, stride in enumerate(window.strides):
         begin, end, extent = pads[axis], pads[rank + axis], window.extent(axis)
         count = output_size(window.size[axis], extent, stride, begin, end)
         plain = (window.size[axis] + begin + end - extent) // stride + 1
-        ends.append(end if count == plain else (count - 1) * stride + extent - window.size[axis] - begin)
+        ends.append(end if count == plain else max((count - 1) * stride + extent - window.size[axis] - begin, 0))
+    return ends
+
+
+def _without_ceil(node: onnx.NodeProto, window: _Window, pads: Ints, given: dict[str, Any]) -> tuple[list[onnx.NodeProto], list[int]]:
+    rank, ends = len(window.kernel), _floor_ends(window, pads)
     if not given.get("count_include_pad") or ends == list(pads[rank:]):
         return [], [*pads[:rank], *ends]
     given["count_include_pad"] = 0

@@ -45,10 +45,16 @@ def declared_pads(node: NodeProto, x_shape: Sequence[int], y_shape: Sequence[int
 
 
 def explicit_pads(node: NodeProto, x_shape: Sequence[int], y_shape: Sequence[int], kernel: Pair, strides: Pair, dilations: Pair) -> Quad:
-    """Pads with which plain windowing gives exactly `y_shape`: those declared, with ceil_mode's extra rows and columns added at the end."""
+    """Pads with which plain windowing gives exactly `y_shape`: those declared, with ceil_mode's extra rows and columns added at the end,
+    or without those that only a window would need that ceil_mode leaves out."""
     top, left, bottom, right = declared_pads(node, x_shape, y_shape, kernel, strides, dilations)
     needed = _needed(x_shape, y_shape, kernel, strides, dilations)
-    return (top, left, max(bottom, needed[0] - top), max(right, needed[1] - left))
+    return (top, left, _end(bottom, needed[0] - top, strides[0]), _end(right, needed[1] - left, strides[1]))
+
+
+def _end(declared: int, needed: int, stride: int) -> int:
+    """The end padding: at least `needed`, and less than a stride more."""
+    return max(needed, 0) if declared - needed >= stride else max(declared, needed)
 
 
 def _needed(x_shape: Sequence[int], y_shape: Sequence[int], kernel: Pair, strides: Pair, dilations: Pair) -> list[int]:

@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from mpqc.errors import ModelError
 from mpqc.facts.ops import RANDOM
 from mpqc.frontend.reader import read_onnx
+from mpqc.passes.lib.windows import POOLS, floor_window
 from mpqc.qdq.read.probe import probe
 
 NEWEST_QDQ = 25
@@ -339,10 +340,31 @@ def _inferred(proto: onnx.ModelProto, constants: Mapping[str, np.ndarray]) -> tu
             node.domain = ""  # ONNX Runtime's own Q/DQ have the standard's shapes and types
     del known.graph.node[:]
     known.graph.node.extend(kept)
-    result = onnx.shape_inference.infer_shapes(known, data_prop=True)
-    values = [*result.graph.value_info, *result.graph.input, *result.graph.output]
-    shapes = {value.name: dims for value in values if (dims := _dims(value)) is not None}
+    values, shapes = _shapes(known)
+    while _without_ceil(known.graph, shapes):
+        values, shapes = _shapes(known)
     return shapes, {value.name: value.type.tensor_type.elem_type for value in values if value.type.tensor_type.elem_type}
+
+
+def _shapes(model: onnx.ModelProto) -> tuple[list[onnx.ValueInfoProto], dict[str, tuple[int, ...]]]:
+    result = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    values = [*result.graph.value_info, *result.graph.input, *result.graph.output]
+    return values, {value.name: dims for value in values if (dims := _dims(value)) is not None}
+
+
+def _without_ceil(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Writes the first pool with ceil_mode whose input's shape is known as one of the same size without; False where there is none.
+
+    ONNX's shape inference counts a last window that would start behind the input, which runtimes leave out.
+    """
+    for node in graph.node:
+        if node.op_type in POOLS and attribute(node, "ceil_mode", 0) and node.input[0] in shapes:
+            window = floor_window(node, shapes[node.input[0]])
+            for item in [item for item in node.attribute if item.name in ("ceil_mode", "auto_pad", "pads")]:
+                node.attribute.remove(item)
+            node.attribute.append(helper.make_attribute("pads", window))
+            return True
+    return False
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
