@@ -32,15 +32,16 @@ from provenance import WORK, provenance, shared
 from mpqc.allocator import allocate, evaluate
 from mpqc.cost.model import CostModel
 from mpqc.errors import BudgetInfeasibleError
-from mpqc.flow.pipeline import Options, compile_network
+from mpqc.flow.pipeline import compile_network
 from mpqc.frontend import load_network
 from mpqc.frontend.reference import Reference
 from mpqc.quantize.sites import find_sites
 from mpqc.targets import load_target
-from mpqc.training.recipe import Recipe
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.history import TrainingSummary
 from mpqc.values.plan import Plan, uniform_plan
+from mpqc.values.recipe import Recipe
+from mpqc.values.request import Options
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import SiteKind, SiteTable
 from mpqc.workspace.folder import MARKER

@@ -14,7 +14,8 @@ from networks import write_onnx
 from price import price
 from provenance import WORK, shared, write_results
 
-from mpqc.flow.pipeline import Options, compile_network
+from mpqc.flow.pipeline import compile_network
+from mpqc.values.request import Options
 from mpqc.workspace.progress import Progress
 
 BITS = ((8, 8), (8, 4), (4, 4))

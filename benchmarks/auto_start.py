@@ -26,15 +26,15 @@ from mpqc.frontend import load_network
 from mpqc.quantize.calibration import calibrate
 from mpqc.quantize.sites import find_sites
 from mpqc.sensitivity.measure import measure
+from mpqc.strategies import make_strategy
 from mpqc.strategies.auto import MEASUREMENTS, Auto
 from mpqc.strategies.measured_loss import MeasuredLoss
 from mpqc.targets import load_target
-from mpqc.training.phase import Start, prepare_loop
-from mpqc.training.processes import Group
-from mpqc.training.recipe import Recipe
+from mpqc.training.phase import Machine, Start, prepare_loop
 from mpqc.training.samples import collect
 from mpqc.training.session import Session
 from mpqc.values.plan import Plan
+from mpqc.values.recipe import Recipe
 from mpqc.values.site import SiteKind
 
 IMAGES = 12_800
@@ -56,7 +56,7 @@ def session_of(row: str) -> Session:
     start = Start(network, table, calibration, sensitivities, cost_model, budgets, fixed, plan)
     recipe = Recipe(augment="flip_crop", held_out=0.0)
     samples = collect(batches, raw.train_labels[:IMAGES], recipe)
-    return prepare_loop(start, "fixed", recipe, samples, Group(), torch.device("cpu")).session
+    return prepare_loop(start, make_strategy("fixed"), recipe, samples, Machine()).session
 
 
 class Watched(Auto):

@@ -84,7 +84,8 @@ class Result:
 
 def compile_one(name: str, setting: str) -> None:
     """Compiles a network in this process."""
-    from mpqc.flow.pipeline import Options, compile_network
+    from mpqc.flow.pipeline import compile_network
+    from mpqc.values.request import Options
     from mpqc.workspace.progress import Progress
 
     model, bits = write_onnx(name, FOLDER), SETTINGS[setting]
@@ -97,9 +98,8 @@ def predicted_us(folder: Path, target: str = "cortex-a76") -> float:
     """What the cost model says today of the plan of a finished compile."""
     from mpqc.allocator import evaluate
     from mpqc.cost.model import CostModel
-    from mpqc.flow.verification import predicted
     from mpqc.targets import load_target
-    from mpqc.values.plan import read_plan
+    from mpqc.values.plan import predicted, read_plan
     from mpqc.values.site_file import read_sites
 
     table = read_sites(folder / "sites.json")

@@ -47,11 +47,11 @@ def measure() -> None:
     import torch
     from training_step import RECIPE, make_start, models
 
-    from mpqc.training.phase import prepare_loop
-    from mpqc.training.processes import Group
+    from mpqc.strategies import make_strategy
+    from mpqc.training.phase import Machine, prepare_loop
 
     start, samples = make_start(models()["resnet20"])
-    loop = prepare_loop(start, "fixed", RECIPE, samples, Group(), torch.device("cpu"))
+    loop = prepare_loop(start, make_strategy("fixed"), RECIPE, samples, Machine())
     one = loop.batch().inputs[0][:1]
 
     def forward() -> None:

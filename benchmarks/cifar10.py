@@ -15,9 +15,11 @@ import numpy as np
 from provenance import WORK, shared, write_results
 
 from mpqc.facts.amounts import parse_average_bits
-from mpqc.flow.pipeline import Compiled, Options, compile_network
+from mpqc.flow.pipeline import compile_network
+from mpqc.flow.results import Compiled
 from mpqc.frontend.reference import Reference
 from mpqc.runtime import run_emulated
+from mpqc.values.request import Options
 from mpqc.workspace.progress import Progress
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]

@@ -25,7 +25,8 @@ FOLDER = WORK / "224"
 
 def compile_one(name: str) -> dict[str, object]:
     """Compiles one network in this process; seconds, peak memory and sizes."""
-    from mpqc.flow.pipeline import Options, compile_network
+    from mpqc.flow.pipeline import compile_network
+    from mpqc.values.request import Options
     from mpqc.workspace.progress import Progress
 
     model = write_onnx(name, FOLDER)

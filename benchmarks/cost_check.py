@@ -19,8 +19,9 @@ from bench_a76 import predicted_us
 from cost_pricing import pricer
 from provenance import RESULTS, WORK, shared, write_results
 
-from mpqc.flow.pipeline import Options, compile_network
+from mpqc.flow.pipeline import compile_network
 from mpqc.targets import load_target
+from mpqc.values.request import Options
 from mpqc.workspace.progress import Progress
 
 NETWORKS = {

@@ -18,13 +18,15 @@ from PIL import Image
 from provenance import WORK, shared, write_results
 
 from mpqc.facts.amounts import parse_average_bits, parse_budget
-from mpqc.flow.pipeline import Compiled, Options, compile_network
+from mpqc.flow.pipeline import compile_network
+from mpqc.flow.results import Compiled
 from mpqc.lowering import build, lower
 from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, write_bundle
 from mpqc.targets import load_target
 from mpqc.values.budget import Resource
 from mpqc.values.program import Float
+from mpqc.values.request import Options
 from mpqc.workspace.progress import Progress
 
 SIZE = 224

@@ -26,14 +26,14 @@ from mpqc.data.batches import open_data
 from mpqc.frontend import load_network
 from mpqc.quantize.calibration import calibrate
 from mpqc.quantize.sites import find_sites
+from mpqc.strategies import make_strategy
 from mpqc.targets import load_target
 from mpqc.training.loop import Loop
-from mpqc.training.phase import Start, prepare_loop
+from mpqc.training.phase import Machine, Start, prepare_loop
 from mpqc.training.precision import arithmetic
-from mpqc.training.processes import Group
-from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, collect
 from mpqc.values.plan import uniform_plan
+from mpqc.values.recipe import Recipe
 
 RECIPE = Recipe(steps=10_000, batch=128, held_out=0.0)
 STRATEGIES = {"LSQ w4a8 (fixed, qbitopt, auto)": "fixed", "dq": "dq", "fracbits": "fracbits"}
@@ -111,8 +111,8 @@ def rows_of(network: str, model: Path, rounds: int, *, autocast: bool) -> list[d
     """One row a kind of step."""
     start, samples = make_start(model)
     recipe = replace(RECIPE, autocast=autocast)
-    loops = {name: prepare_loop(start, strategy, recipe, samples, Group(), torch.device("cpu")) for name, strategy in STRATEGIES.items()}
-    plain = prepare_loop(start, "fixed", recipe, samples, Group(), torch.device("cpu"))
+    loops = {name: prepare_loop(start, make_strategy(strategy), recipe, samples, Machine()) for name, strategy in STRATEGIES.items()}
+    plain = prepare_loop(start, make_strategy("fixed"), recipe, samples, Machine())
     steps = {"float": float_step(plain), "teacher alone": teacher_step(plain), **{name: loop.step for name, loop in loops.items()}}
     if autocast and network != "resnet20":
         steps["float, depthwise in bfloat16"] = without_detour(steps["float"])

@@ -15,8 +15,10 @@ from PIL import Image
 from provenance import WORK, shared, write_results
 
 from mpqc.errors import MpqcError
-from mpqc.flow.pipeline import Compiled, Options, compile_network
+from mpqc.flow.pipeline import compile_network
+from mpqc.flow.results import Compiled
 from mpqc.runtime import run_emulated
+from mpqc.values.request import Options
 from mpqc.workspace.progress import Progress
 
 Maker = Callable[[], np.ndarray]

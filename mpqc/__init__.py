@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpqc.data.batches import open_data
     from mpqc.errors import BudgetInfeasibleError, MpqcError
     from mpqc.flow.api import compile
-    from mpqc.flow.pipeline import Compiled, Options
+    from mpqc.flow.results import Compiled
     from mpqc.frontend import load_network
     from mpqc.lowering import build, lower
     from mpqc.numerics.interpreter import interpret
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from mpqc.runtime import run_emulated, run_host, write_bundle
     from mpqc.sensitivity.measure import measure
     from mpqc.targets import load_target
-    from mpqc.training.recipe import Recipe
     from mpqc.values.plan import Plan, read_plan, uniform_plan
+    from mpqc.values.recipe import Recipe
+    from mpqc.values.request import Options
     from mpqc.values.sensitivities import Sensitivities, read_sensitivities
     from mpqc.workspace.progress import Progress
 
@@ -49,8 +50,9 @@ __doc__ = (__doc__ or "").replace("BUDGETS", ", ".join(f"`{name}`" for name in B
 _HOMES = {
     "mpqc.facts.bounds": BUDGETS,
     "mpqc.flow.api": ("compile",),
-    "mpqc.flow.pipeline": ("Compiled", "Options"),
-    "mpqc.training.recipe": ("Recipe",),
+    "mpqc.flow.results": ("Compiled",),
+    "mpqc.values.request": ("Options",),
+    "mpqc.values.recipe": ("Recipe",),
     "mpqc.workspace.progress": ("Progress",),
     "mpqc.frontend": ("load_network",),
     "mpqc.quantize.sites": ("find_sites",),

@@ -119,8 +119,9 @@ def make_place(root: Path) -> Place:
     place = Place(root)
     onnx.save(small_model(), place.model)
     np.save(place.data, samples())
-    from mpqc.flow.pipeline import Options, compile_network
+    from mpqc.flow.pipeline import compile_network
     from mpqc.values.budget import Budget, Resource
+    from mpqc.values.request import Options
 
     compile_network(place.model, Options(budgets=(Budget(Resource.SIZE, 1.2 * 1024),), allow_slower=True), place.data, output=place.out)
     return place

@@ -14,17 +14,17 @@ import numpy as np
 
 from mpqc.cli.options import existing
 from mpqc.errors import DataError, GuardError, UsageError
-from mpqc.flow.pipeline import Options
-from mpqc.training.recipe import Recipe
 from mpqc.values.budget import Budget
 from mpqc.values.plan import read_plan
+from mpqc.values.recipe import Recipe
+from mpqc.values.request import Choosing, Options
 from mpqc.workspace.log_file import debug_on_stderr
 from mpqc.workspace.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mpqc.flow.pipeline import Compiled
+    from mpqc.flow.results import Compiled
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,18 @@ class Analyzing:
         existing(self.model, "model")
         if self.data is not None:
             existing(self.data, "data")
-        reading = {"shapes": self.shapes, "values": self.values, "samples": self.samples}
-        reading |= {"mean": self.mean, "std": self.std, "input_range": self.input_range, "ranges": self.ranges}
-        return Options(target=target, seed=seed, force=force, **reading)  # type: ignore[arg-type]
+        return Options(
+            target=target,
+            seed=seed,
+            force=force,
+            shapes=self.shapes,
+            values=self.values,
+            samples=self.samples,
+            mean=self.mean,
+            std=self.std,
+            input_range=self.input_range,
+            ranges=self.ranges,
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,8 @@ def compile_command(
     prune: str = "",
 ) -> None:
     """`mpqc compile`. Of several processes that torchrun started, the first one speaks."""
-    from mpqc.flow.pipeline import Compiled, compile_network
+    from mpqc.flow.pipeline import compile_network
+    from mpqc.flow.results import Compiled
     from mpqc.workspace.launch import launched
 
     options = replace(
@@ -159,9 +169,9 @@ def allocate_command(
     folder: Path, target: str, budgets: tuple[Budget, ...], fixed: Mapping[str, int | None], seed: int, seconds: float, as_json: bool
 ) -> None:
     """`mpqc allocate`."""
-    from mpqc.flow.pipeline import allocate_saved
+    from mpqc.flow.saved import allocate_saved
 
-    plan = allocate_saved(folder, Options(target=target, budgets=budgets, fixed=fixed, seed=seed, solver_seconds=seconds))
+    plan = allocate_saved(folder, Choosing(target=target, budgets=budgets, fixed=fixed, seed=seed, solver_seconds=seconds))
     if as_json:
         _print_json(json.loads(plan.to_json()))
         return
@@ -181,7 +191,7 @@ def pareto_command(
     from mpqc.flow.pareto import FILE, sweep_saved
 
     resource = resource_named(over)
-    trades = sweep_saved(folder, Options(target=target, fixed=fixed, seed=seed, solver_seconds=seconds), resource, points)
+    trades = sweep_saved(folder, Choosing(target=target, fixed=fixed, seed=seed, solver_seconds=seconds), resource, points)
     if as_json:
         _print_json([asdict(trade) for trade in trades])
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mpqc.errors import UsageError
-from mpqc.training.recipe import Recipe
+from mpqc.values.recipe import Recipe
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -38,6 +38,8 @@ class Batches:
     stream: Callable[[], Iterator[Item]] = field(repr=False)
     prepare: Callable[[np.ndarray], np.ndarray] = field(repr=False)
     notes: tuple[str, ...] = ()
+    preparation: str = ""
+    """What `prepare` does, as text: equal texts, equal preparations"""
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch for batch, _ in self.labelled())
@@ -171,7 +173,13 @@ def open_data(
         return replace(source, limit=min(limit, source.limit))
     origin, stream = item_stream(source, inputs, limit=limit, labels=labels, seed=seed, noise=noise)
     prepare = _normalizer(inputs[0], mean, std, scale) if origin != "noise" else _unchanged
-    return Batches(inputs, origin, limit, stream, prepare, (NOISE_NOTE,) if origin == "noise" else ())
+    notes = (NOISE_NOTE,) if origin == "noise" else ()
+    return Batches(inputs, origin, limit, stream, prepare, notes, "" if prepare is _unchanged else repr(_plain((mean, std, scale))))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays as plain numbers, whose text is exact."""
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else None if value is None else np.asarray(value, np.float64).tolist()
 
 
 def _unchanged(array: np.ndarray) -> np.ndarray:

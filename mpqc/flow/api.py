@@ -14,9 +14,11 @@ import numpy as np
 
 from mpqc.errors import UsageError
 from mpqc.facts.bounds import Bound
-from mpqc.flow.pipeline import Compiled, Options, compile_network
+from mpqc.flow.pipeline import compile_network
+from mpqc.flow.results import Compiled
 from mpqc.values.budget import Budget
 from mpqc.values.plan import Plan, read_plan
+from mpqc.values.request import Options
 from mpqc.workspace.progress import Progress
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpqc.errors import DataError, ModelError, RunError, UsageError
+from mpqc.values.artifacts import Artifacts
 from mpqc.values.program import Float, Program
 from mpqc.workspace.folder import Workspace, file_digest, open_workspace, to_json
 from mpqc.workspace.log_file import logged
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
     from mpqc.targets import Target
 
 NO_CODE = "cost-only target: plan and QDQ file, no program"
-
-
-@dataclass(frozen=True)
-class Artifacts:
-    """What was written for a target. `module_bytes` is 0 for a cost-only target."""
-
-    target: str
-    module_bytes: int = 0
-    constant_bytes: int = 0
-    """Weights, tables and other constants inside the module, as stored"""
-    memory: Mapping[str, int] = field(default_factory=dict)
-    """What the module needs while it runs, see runtime.description.Memory; empty for a cost-only target"""
-    note: str = ""
 
 
 def write_artifacts(program: Program, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:

@@ -8,20 +8,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpqc.flow.verification import Verifier, int8_plan, same_bits, verified
+from mpqc.flow.export import Exporting, export_program
+from mpqc.flow.verification import Solve, Verifier, verified
+from mpqc.values.artifacts import Artifacts
 from mpqc.values.budget import Budget
-from mpqc.values.plan import Plan
+from mpqc.values.plan import Plan, same_bits
 from mpqc.workspace.folder import Workspace
-from mpqc.workspace.progress import Progress
+from mpqc.workspace.job import Job
 
 if TYPE_CHECKING:
     import onnx
 
-    from mpqc.cost.model import CostModel
-    from mpqc.flow.artifacts import Artifacts
-    from mpqc.flow.pipeline import Analysis, Options
     from mpqc.targets import Target
-    from mpqc.training.folding import TrainedParameters
     from mpqc.values.program import Program
 
 
@@ -41,31 +39,27 @@ class Built:
 
 @dataclass
 class Builder:
-    """Builds the plans of one analysis into a workspace; `built` is what it built last."""
+    """Builds plans of one network into a workspace; `built` is what it built last."""
 
-    analysis: Analysis
-    options: Options
+    exporting: Exporting
     target: Target
-    workspace: Workspace
-    progress: Progress
-    parameters: TrainedParameters | None = None
-    """Weights that were trained for the plan; None: those of the file"""
+    job: Job
     built: Built | None = None
 
     def build(self, plan: Plan) -> Built:
         """Writes plan.json, model.qdq.onnx, model.so and bundle/ of `plan`."""
         from mpqc.flow.artifacts import write_artifacts, write_nothing
-        from mpqc.flow.pipeline import export_program
         from mpqc.workspace.launch import launched
 
-        self.workspace.write_text("plan.json", plan.to_json())
-        with self.progress.phase("export"):
-            model, program = export_program(self.analysis, plan, self.options, self.parameters)
+        workspace, progress = self.job.workspace, self.job.progress
+        workspace.write_text("plan.json", plan.to_json())
+        with progress.phase("export"):
+            model, program = export_program(self.exporting, plan)
             model = self._with_source_batch(model)
-        self.workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
-        with self.progress.phase("lower"):
+        workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
+        with progress.phase("lower"):
             write = write_artifacts if launched().leads else write_nothing
-            artifacts = write(program, self.target, self.workspace, batches=self.analysis.batches)
+            artifacts = write(program, self.target, workspace, batches=self.exporting.batches)
         self.built = Built(model, program, artifacts)
         return self.built
 
@@ -73,23 +67,22 @@ class Builder:
         """`model` with the batch dimension as the source has it; where it holds to a batch of 1, a warning says why."""
         from mpqc.qdq.write.batch import free_batch
 
-        analysis = self.analysis
-        freed = free_batch(model, analysis.network.batch, list(islice(analysis.batches, BATCH_CHECKED)))
+        freed = free_batch(model, self.exporting.network.batch, list(islice(self.exporting.batches, BATCH_CHECKED)))
         if freed.reason:
-            self.progress.warn(f"model.qdq.onnx keeps a batch of 1, which the source leaves open: {freed.reason}")
+            self.job.progress.warn(f"model.qdq.onnx keeps a batch of 1, which the source leaves open: {freed.reason}")
         return freed.model
 
     def price(self, plan: Plan, verifier: Verifier) -> float:
         """Builds `plan` and prices its bundle: modelled microseconds."""
         self.build(plan)
-        with self.progress.phase("price"):
-            return verifier.microseconds(self.workspace.path("bundle"))
+        with self.job.progress.phase("price"):
+            return verifier.microseconds(self.job.workspace.path("bundle"))
 
     def price_aside(self, plan: Plan, verifier: Verifier) -> float:
-        """The same in a folder that does not stay."""
+        """The same, with the weights of the file, in a folder that does not stay."""
         with tempfile.TemporaryDirectory(prefix="mpqc-price-") as folder:
-            aside = Builder(self.analysis, self.options, self.target, Workspace(Path(folder)), self.progress)
-            return aside.price(plan, verifier)
+            aside = Job(Workspace(Path(folder)), self.job.progress)
+            return Builder(replace(self.exporting, trained=None), self.target, aside).price(plan, verifier)
 
 
 @dataclass(frozen=True)
@@ -102,19 +95,13 @@ class Prices:
     int8_modelled_us: float | None = None
 
 
-def priced(plan: Plan, builder: Builder, cost_model: CostModel, verifier: Verifier) -> Prices:
-    """Builds `plan`, or one that holds the latency budget when priced, and prices it and all int8. Raises BudgetInfeasibleError."""
-    from mpqc.flow.plan_choice import choose_plan
+def priced(plan: Plan, int8: Plan | None, budgets: tuple[Budget, ...], builder: Builder, verifier: Verifier, solve: Solve | None) -> Prices:
+    """Builds `plan`, or one that holds the latency budget when priced, and prices it and the plan with everything at 8 bits, where there is one.
 
-    analysis, options = builder.analysis, builder.options
-
-    def solve(budgets: tuple[Budget, ...]) -> Plan:
-        return choose_plan(analysis, replace(options, budgets=budgets), cost_model)
-
-    free = analysis.sensitivities is not None and builder.parameters is None  # trained weights belong to their plan
-    chosen = verified(plan, options.budgets, lambda plan: builder.price(plan, verifier), solve if free else None)
-    builder.workspace.write_text("plan.json", chosen.plan.to_json())
-    int8 = int8_plan(analysis.table, cost_model)
+    `solve` finds the best plan inside other budgets; None where the plan cannot be another. Raises BudgetInfeasibleError.
+    """
+    chosen = verified(plan, budgets, lambda plan: builder.price(plan, verifier), solve)
+    builder.job.workspace.write_text("plan.json", chosen.plan.to_json())
     if int8 is None:
         return Prices(chosen.plan, chosen.modelled_us)
     same = same_bits(int8, chosen.plan)

@@ -10,14 +10,19 @@ import numpy as np
 
 from mpqc.errors import BudgetInfeasibleError
 from mpqc.facts.amounts import format_amount
+from mpqc.flow.analysis import Material, analyze_network
 from mpqc.flow.demo_network import HELD_OUT, Digits, load_digits, train_network
-from mpqc.flow.pipeline import Compiled, Options, analyze_network, choose_plan, compile_network, cost_model_of
+from mpqc.flow.pipeline import compile_network
+from mpqc.flow.plan_choice import choose_plan, cost_model_of
+from mpqc.flow.results import Compiled
 from mpqc.frontend.reference import Reference
 from mpqc.report.text import print_report
 from mpqc.runtime import run_emulated
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan
+from mpqc.values.request import Options
 from mpqc.workspace.folder import open_workspace
+from mpqc.workspace.job import Job
 from mpqc.workspace.progress import Progress
 
 SHARE = 0.5
@@ -78,12 +83,13 @@ def choose_budget(wide: float, fast: float, progress: Progress) -> Budget:
 def latency_span(model: Path, digits: Digits, output: Path, seed: int) -> tuple[float, float]:
     """Predicted microseconds of the plan with all weights and activations at 8 bits, and of the fastest plan."""
     options = Options(samples=256, seed=seed, force=True)
-    analysis = analyze_network(model, options, digits.train, open_workspace(output / "out", force=True), Progress(quiet=True))
-    cost_model = cost_model_of(options).for_network(analysis.table)
-    wide = choose_plan(analysis, options, cost_model)
-    impossible = replace(options, budgets=(Budget(Resource.LATENCY, 1e-3),))
+    analysis = analyze_network(Material(model, digits.train), options, Job(open_workspace(output / "out", force=True), Progress(quiet=True)))
+    table, sensitivities = analysis.table, analysis.sensitivities
+    cost_model = cost_model_of(options.choosing).for_network(table)
+    wide = choose_plan(table, sensitivities, cost_model, options.choosing)
+    impossible = replace(options.choosing, budgets=(Budget(Resource.LATENCY, 1e-3),))
     try:
-        choose_plan(analysis, impossible, cost_model)
+        choose_plan(table, sensitivities, cost_model, impossible)
     except BudgetInfeasibleError as error:
         return latency_of(wide), error.least[Resource.LATENCY.value]
     raise AssertionError("a budget of a nanosecond was met")

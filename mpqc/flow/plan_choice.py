@@ -8,26 +8,37 @@ from typing import TYPE_CHECKING
 
 from mpqc.errors import PlanError
 from mpqc.values.plan import Plan, uniform_plan
+from mpqc.values.request import Choosing
+from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import SiteTable
 
 if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
-    from mpqc.flow.pipeline import Analysis, Options
 
 
-def choose_plan(analysis: Analysis, options: Options, cost_model: CostModel) -> Plan:
+def cost_model_of(choosing: Choosing) -> CostModel:
+    """The cost model of the target asked for. Raises where the target is unknown or cannot price one of the budgets."""
+    from mpqc.cost.model import CostModel
+    from mpqc.targets import load_target
+
+    cost_model = CostModel(load_target(choosing.target))
+    for budget in choosing.budgets:
+        cost_model.require(budget.resource)
+    return cost_model
+
+
+def choose_plan(table: SiteTable, sensitivities: Sensitivities | None, cost_model: CostModel, choosing: Choosing) -> Plan:
     """The plan: the user's own, the uniform one, or the best inside the budgets. Raises BudgetInfeasibleError where it does not fit."""
     from mpqc.allocator import allocate, evaluate
 
-    table = analysis.table
-    if options.plan is not None:
-        return evaluate(table, checked(options.plan, table), cost_model, options.budgets)
-    if analysis.sensitivities is None:
-        uniform = uniform_plan(table, cost_model.target.name, *options.uniform_bits)
-        return evaluate(table, checked(with_fixed(uniform, options.fixed), table), cost_model, options.budgets)
-    solving = {"seconds": options.solver_seconds, "seed": options.seed, "fixed": options.fixed}
-    plan = allocate(table, analysis.sensitivities, cost_model, options.budgets, **solving)  # type: ignore[arg-type]
-    return replace(plan, strategy=analysis.sensitivities.method)
+    budgets, fixed = choosing.budgets, choosing.fixed
+    if choosing.plan is not None:
+        return evaluate(table, checked(choosing.plan, table), cost_model, budgets)
+    if sensitivities is None:
+        uniform = uniform_plan(table, cost_model.target.name, *choosing.uniform_bits)
+        return evaluate(table, checked(with_fixed(uniform, fixed), table), cost_model, budgets)
+    plan = allocate(table, sensitivities, cost_model, budgets, seconds=choosing.solver_seconds, seed=choosing.seed, fixed=fixed)
+    return replace(plan, strategy=sensitivities.method)
 
 
 def with_fixed(plan: Plan, fixed: Mapping[str, int | None]) -> Plan:

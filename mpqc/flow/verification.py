@@ -11,17 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpqc.errors import BudgetInfeasibleError, GuardError, PlanError, TargetError, UsageError
+from mpqc.errors import BudgetInfeasibleError, GuardError, UsageError
 from mpqc.facts.amounts import format_amount
 from mpqc.values.budget import Budget, Resource
-from mpqc.values.plan import Plan, uniform_plan
+from mpqc.values.plan import Plan, predicted
 
 if TYPE_CHECKING:
-    from mpqc.cost.model import CostModel
     from mpqc.report.model import Report
     from mpqc.targets import Target
     from mpqc.timing.pricer import Pricer
-    from mpqc.values.site import SiteTable
 
 ROUNDS = 4
 """Programs that are built and priced at most"""
@@ -92,11 +90,6 @@ def _tighter(tried: list[PricedPlan], limit: float, budgets: tuple[Budget, ...],
         raise _over(tried, limit) from error
 
 
-def predicted(plan: Plan) -> float:
-    """Predicted microseconds of `plan`; 0 where its target has no latency."""
-    return next((use.used for use in plan.uses if use.resource == Resource.LATENCY.value), 0.0)
-
-
 def _proven(tried: list[PricedPlan], limit: float | None) -> Plan:
     plan, spent = tried[-1].plan, tried[-1].modelled_us
     proof = replace(plan.proof, modelled_us=spent, rounds=len(tried))
@@ -117,22 +110,6 @@ def _over(tried: list[PricedPlan], limit: float) -> BudgetInfeasibleError:
     what = f"no program was found inside {_text(limit)}: the built ones take {found} when priced"
     hint = f"raise the budget to {_text(least * 1.001)}, or leave --price out to bound the predicted time alone"
     return BudgetInfeasibleError(what, where="--budget-latency", hint=hint, least={Resource.LATENCY.value: least})
-
-
-def int8_plan(table: SiteTable, cost_model: CostModel) -> Plan | None:
-    """Everything at 8 bits, with its uses; None where the target has no such kernels or no latency."""
-    from mpqc.allocator import evaluate
-
-    try:
-        plan = evaluate(table, uniform_plan(table, cost_model.target.name, 8, 8), cost_model, ())
-    except (PlanError, TargetError):
-        return None
-    return plan if predicted(plan) else None
-
-
-def same_bits(one: Plan, other: Plan) -> bool:
-    """Whether two plans of one network make the same program."""
-    return all(other.bits(choice.site) == choice.bits for choice in one.choices)
 
 
 def guard(report: Report, compiled: object | None = None) -> None:

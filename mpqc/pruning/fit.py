@@ -19,18 +19,18 @@ from mpqc.errors import BudgetInfeasibleError, ModelError, PlanError, UsageError
 from mpqc.facts.amounts import format_budget
 from mpqc.pruning.choice import Layer, Unit, ranked
 from mpqc.values.budget import Budget, Resource
+from mpqc.values.request import AUTO, NOTHING, PLANNED
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import PrunedChannels, Site, SiteKind, SiteTable
 
 if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
     from mpqc.data.batches import Batches
-    from mpqc.flow.pipeline import Options
     from mpqc.passes.remove_zero_channels import Removable
     from mpqc.sensitivity.task import Task
+    from mpqc.targets import Target
     from mpqc.values.network import Network
-    from mpqc.workspace.folder import Workspace
-    from mpqc.workspace.progress import Progress
+    from mpqc.workspace.job import Job
 
 Channels = Mapping[str, frozenset[int]]
 """Node -> output channels, numbered as in the network before pruning"""
@@ -53,8 +53,6 @@ PROBES = 4
 AVERAGED = 256
 """Samples that means are taken over"""
 SOLVER_SECONDS = 10.0
-PLANNED = "plan"
-"""What is pruned where a plan says it"""
 HOPELESS = f"nothing was pruned: types of {LEAST_BITS} bits and more would not fit the budgets without any channel that may go"
 
 
@@ -67,66 +65,63 @@ class Pruned:
     removed: Channels
 
 
-def wanted(options: Options) -> str:
-    """`auto`, `none`, PLANNED or the part of the weights to remove, of a compile. Raises UsageError for what cannot be asked for."""
-    given = options.plan is not None and bool(options.plan.pruned)
-    asked = PLANNED if given else options.prune or ("auto" if options.strategy == "auto" else "none")
-    if given and options.prune:
-        raise UsageError("the plan says which channels go", where="--prune", hint="leave it out, or empty `pruned` in the plan")
-    if asked not in ("auto", "none", PLANNED):
-        _check_fraction(asked)
-    if asked != "none" and options.training is None:
-        raise UsageError("pruning without training", where="the plan" if given else "--prune", hint="add --qat-steps 2000, or --qat-time 10m")
-    if asked == "auto" and options.plan is not None:
-        raise UsageError("a plan already decides every site", where="--prune", hint="name the part of the weights to remove: --prune 0.3")
-    return asked
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What is pruned, and what decides how much."""
+
+    network: Network
+    table: SiteTable
+    batches: Batches
+    asked: str
+    """AUTO, NOTHING, PLANNED or the part of the weights to remove: Options.pruning"""
+    target: Target
+    budgets: tuple[Budget, ...]
+    fixed: Mapping[str, int | None]
+    planned: tuple[PrunedChannels, ...] = ()
+    """What a plan that was given says"""
+    seed: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing can have to go."""
+        return self.asked == NOTHING or (self.asked == AUTO and not self.budgets)
 
 
-def _check_fraction(text: str) -> None:
-    try:
-        good = 0 < float(text) < 1
-    except ValueError:
-        good = False
-    if not good:
-        raise UsageError(f"{text!r} is not auto, none, or a part of the weights", where="--prune", hint="write for example 0.3")
-
-
-def pruned_to_fit(
-    network: Network, table: SiteTable, batches: Batches, options: Options, workspace: Workspace, progress: Progress, key: Sequence[str]
-) -> Pruned:
-    """What `options.prune` makes of a network, from a checkpoint where there is one: the same where nothing has to go, or where that would not help.
+def pruned_to_fit(inputs: Inputs, job: Job, key: Sequence[str]) -> Pruned:
+    """What was asked for made of a network, from a checkpoint where there is one: the same where nothing has to go, or where that would not help.
 
     Raises UsageError where a part of the weights is asked for that cannot be removed, TargetError for budgets that the target cannot price.
     """
-    asked = wanted(options)
+    network, table = inputs.network, inputs.table
     same = Pruned(network, table, {})
-    if asked == "none" or (asked == "auto" and not options.budgets):
+    if inputs.idle:
         return same
-    planned = channels_of(options.plan.pruned) if options.plan is not None else {}
-    chosen_by = (asked, options.target, ";".join(map(str, options.budgets)), json.dumps(sorted(options.fixed.items())), str(options.seed))
-    facts = chosen_by if asked != PLANNED else (asked, json.dumps({name: sorted(channels) for name, channels in planned.items()}))
-
-    def make() -> str:
-        removed = _checked(network, planned) if asked == PLANNED else _chosen(network, table, batches, options, asked)
-        if removed is None:
-            return "null"
-        means = means_of(network, batches) if removed else {}
-        return json.dumps({name: [sorted(channels), means[name].tolist()] for name, channels in removed.items()})
-
-    with progress.phase("prune"):
-        text, _ = workspace.resume("pruning", (*key, *facts), make)
+    planned = channels_of(inputs.planned)
+    chosen_by = (inputs.asked, inputs.target.name, ";".join(map(str, inputs.budgets)), json.dumps(sorted(inputs.fixed.items())), str(inputs.seed))
+    facts = chosen_by if inputs.asked != PLANNED else (inputs.asked, json.dumps({name: sorted(channels) for name, channels in planned.items()}))
+    with job.progress.phase("prune"):
+        text, _ = job.workspace.resume("pruning", (*key, *facts), lambda: _removal(inputs))
     kept = json.loads(text)
     if kept is None:
-        progress.warn(HOPELESS)
+        job.progress.warn(HOPELESS)
         return replace(same, network=replace(network, notes=(*network.notes, HOPELESS)))
     if not kept:
         return same
     means = {str(name): np.array(values, np.float32) for name, (_, values) in kept.items()}
     found = prune(network, table, {str(name): frozenset(map(int, channels)) for name, (channels, _) in kept.items()}, means)
-    for line in _notes(network, found, options, asked):
-        progress.say(line)
+    for line in _notes(inputs, found):
+        job.progress.say(line)
         found = replace(found, network=replace(found.network, notes=(*found.network.notes, line)))
     return found
+
+
+def _removal(inputs: Inputs) -> str:
+    """Node -> the channels that go and what they are on average, as JSON; null where no pruning lets the budgets be met."""
+    removed = _checked(inputs.network, channels_of(inputs.planned)) if inputs.asked == PLANNED else _chosen(inputs)
+    if removed is None:
+        return "null"
+    means = means_of(inputs.network, inputs.batches) if removed else {}
+    return json.dumps({name: [sorted(channels), means[name].tolist()] for name, channels in removed.items()})
 
 
 def prune(network: Network, table: SiteTable, removed: Channels, means: Means | None = None) -> Pruned:
@@ -203,28 +198,29 @@ def _checked(network: Network, planned: Channels) -> Channels:
     return planned
 
 
-def _chosen(network: Network, table: SiteTable, batches: Batches, options: Options, asked: str) -> Channels | None:
+def _chosen(inputs: Inputs) -> Channels | None:
     """None where no pruning lets the budgets be met."""
-    if asked == "auto":
-        return _chosen_to_fit(network, table, batches, options)
-    found = choose(network, table, batches, lambda pruned: removed_share(pruned) >= float(asked), seed=options.seed)
+    network, table = inputs.network, inputs.table
+    if inputs.asked == AUTO:
+        return _chosen_to_fit(inputs)
+    found = choose(network, table, inputs.batches, lambda pruned: removed_share(pruned) >= float(inputs.asked), seed=inputs.seed)
     if found is None:
         most = removed_share(prune(network, table, _all(_layers(network, table))).table) if _layers(network, table) else 0.0
-        raise UsageError(f"{asked} of the weights cannot be removed", where="--prune", why=f"at most {most:.3f} can", hint="ask for less")
+        raise UsageError(f"{inputs.asked} of the weights cannot be removed", where="--prune", why=f"at most {most:.3f} can", hint="ask for less")
     return found
 
 
-def _chosen_to_fit(network: Network, table: SiteTable, batches: Batches, options: Options) -> Channels | None:
-    from mpqc.flow.pipeline import cost_model_of
+def _chosen_to_fit(inputs: Inputs) -> Channels | None:
+    from mpqc.cost.model import CostModel
 
-    cost_model = cost_model_of(options)
+    cost_model = CostModel(inputs.target)
 
     def enough(pruned: SiteTable, room: float = ROOM) -> bool:
-        return fits(pruned, cost_model, options.budgets, options.fixed, room=room, seed=options.seed)
+        return fits(pruned, cost_model, inputs.budgets, inputs.fixed, room=room, seed=inputs.seed)
 
-    if enough(table, 1.0):
+    if enough(inputs.table, 1.0):
         return {}
-    return choose(network, table, batches, enough, seed=options.seed)
+    return choose(inputs.network, inputs.table, inputs.batches, enough, seed=inputs.seed)
 
 
 def choose(
@@ -310,14 +306,14 @@ def _layers(network: Network, table: SiteTable) -> dict[str, Layer]:
     }
 
 
-def _notes(network: Network, pruned: Pruned, options: Options, asked: str) -> tuple[str, ...]:
+def _notes(inputs: Inputs, pruned: Pruned) -> tuple[str, ...]:
     """What went and why, for the report and the log."""
-    counts = {layer.node: len(layer.values) for layer in _candidates(network)}
-    why = f"{asked} of the weights were asked for"
-    if asked == PLANNED:
+    counts = {layer.node: len(layer.values) for layer in _candidates(inputs.network)}
+    why = f"{inputs.asked} of the weights were asked for"
+    if inputs.asked == PLANNED:
         why = "the plan says so"
-    if asked == "auto":
-        why = f"types of {LEAST_BITS} bits and more then fit {', '.join(map(format_budget, options.budgets))}"
+    if inputs.asked == AUTO:
+        why = f"types of {LEAST_BITS} bits and more then fit {', '.join(map(format_budget, inputs.budgets))}"
     total = sum(site.counted for site in pruned.table.sites if site.kind is SiteKind.WEIGHT)
     gone = sum(site.removed for site in pruned.table.sites if site.kind is SiteKind.WEIGHT)
     head = f"channels pruned: {gone:,} of {total:,} weights went, so that averages count them with 0 bits: {why}"

@@ -6,20 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mpqc.errors import UsageError
+from mpqc.values.request import TRAINED
 
 if TYPE_CHECKING:
     from mpqc.training.strategy import Strategy
 
+FIXED = "fixed"
+"""Training at the bits of a plan, which no request names"""
 _HOMES = {
-    "fixed": ("mpqc.strategies.fixed", "FixedPlan"),
+    FIXED: ("mpqc.strategies.fixed", "FixedPlan"),
     "qbitopt": ("mpqc.strategies.qbitopt", "QBitOpt"),
     "dq": ("mpqc.strategies.dq", "DQ"),
     "fracbits": ("mpqc.strategies.fracbits", "FracBits"),
     "mixquant": ("mpqc.strategies.mixquant", "MixQuant"),
     "auto": ("mpqc.strategies.auto", "Auto"),
 }
-TRAINED = tuple(name for name in _HOMES if name != "fixed")
-"""Values of --strategy that need a training phase"""
 
 
 def make_strategy(name: str) -> Strategy:

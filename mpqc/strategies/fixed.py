@@ -11,3 +11,4 @@ class FixedPlan(LsqStrategy):
     """One learned step an output channel of weights and one a sharing group of activations, at the bits of the session's plan."""
 
     name: ClassVar[str] = "fixed"
+    decides: ClassVar[bool] = False

@@ -20,7 +20,6 @@ from mpqc.training.optimizer import make_optimizer, schedule
 from mpqc.training.oscillation import Oscillations
 from mpqc.training.precision import arithmetic
 from mpqc.training.processes import Group
-from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, augmented, share, step_indices
 from mpqc.training.session import Position, Session, TrainingBatch
 from mpqc.training.strategy import Strategy
@@ -28,6 +27,7 @@ from mpqc.training.targets import Targets
 from mpqc.training.trainable import Trainable
 from mpqc.values.history import Evaluation, History
 from mpqc.values.plan import Plan
+from mpqc.values.recipe import Recipe
 from mpqc.workspace.folder import Workspace
 from mpqc.workspace.progress import Progress
 

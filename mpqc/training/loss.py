@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mpqc.errors import DataError
 from mpqc.sensitivity.task import Task, Term
-from mpqc.training.recipe import Recipe
+from mpqc.values.recipe import Recipe
 
 NO_LABEL = -100
 """In place of the label of a sample that has none"""

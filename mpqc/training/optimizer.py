@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from mpqc.training.recipe import Recipe
 from mpqc.training.session import Position
 from mpqc.training.strategy import Strategy
 from mpqc.training.trainable import Trainable
+from mpqc.values.recipe import Recipe
 
 
 def make_optimizer(trainable: Trainable, strategy: Strategy, recipe: Recipe) -> torch.optim.SGD:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ import torch
 
 from mpqc.errors import ModelError
 from mpqc.sensitivity.task import Task, find_task
-from mpqc.strategies import make_strategy
 from mpqc.training.batch_free import batch_size
 from mpqc.training.checkpoint import read_checkpoint
 from mpqc.training.faults import refuse_untrainable
@@ -22,18 +21,17 @@ from mpqc.training.loop import Equipment, Loop
 from mpqc.training.loss import Objective, classes
 from mpqc.training.precision import arithmetic, chosen_device
 from mpqc.training.processes import Group, join, leave
-from mpqc.training.recipe import Recipe
 from mpqc.training.samples import Samples, check_classes
 from mpqc.training.session import Position, Session
-from mpqc.training.strategy import Finished
+from mpqc.training.strategy import Finished, Strategy
 from mpqc.training.targets import Targets
 from mpqc.training.trainable import Trainable, make_teacher, make_trainable, start_batch_norm
 from mpqc.values.budget import Budget
 from mpqc.values.history import TrainingSummary
 from mpqc.values.plan import Plan, parse_plan
+from mpqc.values.recipe import Recipe
 from mpqc.values.sensitivities import Sensitivities
-from mpqc.workspace.folder import Workspace
-from mpqc.workspace.progress import Progress
+from mpqc.workspace.job import Job
 
 if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
@@ -63,10 +61,6 @@ class Start:
     fixed: Mapping[str, int | None]
     plan: Plan
     """Inside the budgets"""
-    teacher_cache: Path | None = None
-    """Folder that keeps the float network's outputs for phases on the same samples"""
-    samples_key: tuple[str, ...] = ()
-    """What the samples of a step depend on beside the recipe"""
     original: Network | None = None
     """The network that teaches, where it is not `network` itself; its outputs have the same names"""
 
@@ -85,29 +79,48 @@ class Trained:
     summary: TrainingSummary
 
 
-def train(
-    start: Start, strategy: str, recipe: Recipe, samples: Samples, workspace: Workspace, path: Path, progress: Progress, group: Group
-) -> Trained:
-    """Trains, from the checkpoint at `path` (in `workspace`) where there is one.
+@dataclass(frozen=True, eq=False)
+class Keeping:
+    """Where a phase keeps what it has done so far; nothing in it changes a result."""
+
+    job: Job
+    path: Path
+    """Of the checkpoint, in the job's workspace"""
+    teacher_cache: Path | None = None
+    """Folder that keeps the float network's outputs for phases on the same samples"""
+
+
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """What a phase runs on."""
+
+    group: Group = field(default_factory=Group)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    teacher_cache: Path | None = None
+    """See Keeping"""
+
+
+def train(start: Start, strategy: Strategy, recipe: Recipe, samples: Samples, keeping: Keeping, group: Group) -> Trained:
+    """Trains, from the checkpoint of `keeping` where there is one.
 
     Raises ModelError for networks that cannot be trained (named), DataError for labels outside the classes, TrainingError where values stop
     being finite, BudgetInfeasibleError from the strategy's allocations.
     """
     refuse_untrainable(start.network, start.table)
-    recipe = paced(recipe)
-    device = chosen_device(recipe, group)
-    join(group, device)
+    recipe, progress = paced(recipe), keeping.job.progress
+    machine = Machine(group, chosen_device(recipe, group), keeping.teacher_cache)
+    join(group, machine.device)
     try:
         start = replace(start, plan=_of_the_first(start.plan, group))
-        saved = read_checkpoint(path, group, device)
-        loop = prepare_loop(start, strategy, recipe, samples, group, device, resumes=saved is not None)
+        saved = read_checkpoint(keeping.path, group, machine.device)
+        loop = prepare_loop(start, strategy, recipe, samples, machine, resumes=saved is not None)
         if saved is not None:
             loop.load_state_dict(saved)
             progress.say(f"training goes on after step {loop.position.step} of {loop.position.steps}")
         elif recipe.seconds is not None:
             loop.position.steps = affordable_steps(loop, recipe.seconds)
-        loop.run(workspace, path, progress)
-        return finish_loop(loop, start, strategy)
+        loop.run(keeping.job.workspace, keeping.path, progress)
+        return finish_loop(loop, start)
     finally:
         leave()
 
@@ -125,8 +138,9 @@ def paced(recipe: Recipe) -> Recipe:
     return replace(recipe, tau=min(recipe.tau, max(int(recipe.steps * recipe.freeze) // ALLOCATIONS, 1)))
 
 
-def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, group: Group, device: torch.device, *, resumes: bool = False) -> Loop:
+def prepare_loop(start: Start, strategy: Strategy, recipe: Recipe, samples: Samples, machine: Machine, *, resumes: bool = False) -> Loop:
     """A loop that is about to take its first step; or, where it `resumes`, to be given its state. Raises what `train` does but for TrainingError."""
+    group, device = machine.group, machine.device
     task = _task(start, samples, device)
     trainable = make_trainable(start.network, start.table, start.calibration, task, batch_norm=recipe.batch_norm, group=group)
     teacher = make_teacher(start.teacher, task)
@@ -137,25 +151,33 @@ def prepare_loop(start: Start, strategy: str, recipe: Recipe, samples: Samples, 
     if samples.labels is not None:
         check_classes(samples.labels, _classes(task, teacher, samples, device))
     start_batch_norm(trainable, (batch.inputs for batch in samples.statistics(device, group, STATISTICS)))
-    targets = Targets(teacher, start.teacher_cache, _targets_key(start, recipe, device, group))
+    targets = Targets(teacher, machine.teacher_cache, _targets_key(start.teacher, samples, recipe, machine))
     equipment = Equipment(trainable, teacher, targets, Objective(task, recipe, samples.labels is not None), samples, recipe, group, device)
     loop = Loop(equipment, Position(recipe.steps))
-    loop.begin(make_strategy(strategy), replace(_session(start, recipe, trainable, loop, group), resumes=resumes))
+    loop.begin(strategy, replace(_session(start, recipe, trainable, loop, group), resumes=resumes))
     return loop
 
 
-def _targets_key(start: Start, recipe: Recipe, device: torch.device, group: Group) -> tuple[str, ...]:
+def _targets_key(teacher: Network, samples: Samples, recipe: Recipe, machine: Machine) -> tuple[str, ...]:
+    device, group = machine.device, machine.group
     half = isinstance(arithmetic(recipe, device), torch.autocast)
     facts = (recipe.seed, recipe.batch, recipe.augment, recipe.held_out, half, device.type, group.rank, group.size)
-    return (start.teacher.digest, *start.samples_key, repr(facts))
+    return (teacher.digest, samples.digest, repr(facts))
 
 
 def _session(start: Start, recipe: Recipe, trainable: Trainable, loop: Loop, group: Group) -> Session:
     from mpqc.allocator import allocate, evaluate
 
     def solve(sensitivities: Sensitivities, *, seconds: float | None = None) -> Plan:
-        limit = {"seconds": seconds or SOLVER_SECONDS, "seed": recipe.seed, "fixed": start.fixed}
-        return allocate(start.table, sensitivities, start.cost_model, start.budgets, **limit)  # type: ignore[arg-type]
+        return allocate(
+            start.table,
+            sensitivities,
+            start.cost_model,
+            start.budgets,
+            seconds=seconds or SOLVER_SECONDS,
+            seed=recipe.seed,
+            fixed=start.fixed,
+        )
 
     return Session(
         network=start.network,
@@ -234,17 +256,17 @@ def affordable_steps(loop: Loop, seconds: float) -> int:
     return max(int((seconds - found[1]) / found[0]), 1)
 
 
-def finish_loop(loop: Loop, start: Start, strategy: str) -> Trained:
-    """The best state of a loop that has run, folded."""
-    chosen = loop.settle()
-    finished = loop.strategy.finish()
-    plan = replace(loop.session.check(finished.plan), proof=finished.plan.proof, strategy=strategy if strategy != "fixed" else start.plan.strategy)
+def finish_loop(loop: Loop, start: Start) -> Trained:
+    """The best state of a loop that has run, folded. The plan is called by its strategy, or by what it was called where no bits can change."""
+    chosen, strategy = loop.settle(), loop.strategy
+    finished = strategy.finish()
+    plan = replace(loop.session.check(finished.plan), proof=finished.plan.proof, strategy=strategy.name if strategy.decides else start.plan.strategy)
     loop.root.eval()
     parameters = fold(loop.equipment.trainable, plan)
     floats = overflowing(loop.equipment.trainable, parameters)
     if floats:
         loop.session.notes.append(f"trained biases outside int32, so these nodes stay float: {', '.join(floats)}")
-    return Trained(plan, parameters, _summary(loop, finished, strategy, chosen.step))
+    return Trained(plan, parameters, _summary(loop, finished, strategy.name, chosen.step))
 
 
 def _summary(loop: Loop, finished: Finished, strategy: str, best: int) -> TrainingSummary:

@@ -8,7 +8,7 @@ import torch
 
 from mpqc.errors import UsageError
 from mpqc.training.processes import Group
-from mpqc.training.recipe import Recipe
+from mpqc.values.recipe import Recipe
 
 
 def chosen_device(recipe: Recipe, group: Group) -> torch.device:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from mpqc.data.batches import Batches
 from mpqc.errors import DataError, UsageError
 from mpqc.training.mixing import mixed
 from mpqc.training.processes import Group
-from mpqc.training.recipe import Recipe
 from mpqc.training.session import TrainingBatch
+from mpqc.values.recipe import Recipe
 
 MOST_HELD_OUT = 5000
 LEAST = 2
@@ -41,6 +42,18 @@ class Samples:
     """Indices"""
     held_out: np.ndarray
     """Indices; all samples where there are too few to hold any out"""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the samples as the source gives them, their labels, and what is made of them for the network."""
+        digest = hashlib.sha256(self.batches.preparation.encode())
+        for name in sorted(self.arrays):
+            array = self.arrays[name]
+            digest.update(repr((name, array.dtype.str, array.shape)).encode())
+            digest.update(np.ascontiguousarray(array).data)
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()
 
     def batch(self, indices: np.ndarray, device: torch.device) -> TrainingBatch:
         """The samples at `indices`, as the network takes them."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from mpqc.training.recipe import Recipe
 from mpqc.values.budget import Budget
 from mpqc.values.plan import Plan
+from mpqc.values.recipe import Recipe
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import SiteTable
 

@@ -41,6 +41,8 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     """As in --strategy and in Plan.strategy"""
+    decides: ClassVar[bool] = True
+    """Whether it changes bits: a plan is then called by its name"""
     rate: float = 1.0
     """What every learning rate of the recipe is multiplied with; final once `prepare` has run"""
 

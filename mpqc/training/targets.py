@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,8 @@ def _write(path: Path, arrays: list[np.ndarray]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, **{f"output_{index}": item for index, item in enumerate(arrays)})  # type: ignore[arg-type]
+        named: dict[str, Any] = {f"output_{index}": item for index, item in enumerate(arrays)}
+        np.savez(partial, **named)
         partial.replace(path)
     except OSError as error:
         with suppress(OSError):

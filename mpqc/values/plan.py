@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpqc.errors import PlanError
+from mpqc.values.budget import Resource
 from mpqc.values.qtype import QType
 from mpqc.values.site import PrunedChannels, SiteKind, SiteTable
 
@@ -89,6 +90,16 @@ def uniform_plan(table: SiteTable, target: str, weight_bits: int, activation_bit
     reason = f"uniform w{weight_bits}a{activation_bits}"
     choices = tuple(Choice(site.name, site.kind, bits[site.kind], reason) for site in table.sites)
     return Plan(target, choices, Proof("uniform"), strategy="uniform", pruned=table.pruned)
+
+
+def predicted(plan: Plan) -> float:
+    """Predicted microseconds of `plan`; 0 where its target has no latency."""
+    return next((use.used for use in plan.uses if use.resource == Resource.LATENCY.value), 0.0)
+
+
+def same_bits(one: Plan, other: Plan) -> bool:
+    """Whether two plans of one network make the same program."""
+    return all(other.bits(choice.site) == choice.bits for choice in one.choices)
 
 
 def read_plan(path: Path) -> Plan:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from mpqc.errors import BudgetInfeasibleError, GuardError
-from mpqc.flow.pipeline import Compiled, Options, compile_network
+from mpqc.flow.pipeline import compile_network
+from mpqc.flow.results import Compiled
 from mpqc.flow.verification import ROUNDS, guard, verified
 from mpqc.report.file import read_report
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, Proof, Use, read_plan
+from mpqc.values.request import Options
 from tests.cli_runs import BUDGET, Mpqc, Place
 
 TOOL = """#!/usr/bin/env python3

@@ -18,8 +18,10 @@ from mpqc.allocator import evaluate
 from mpqc.cost.model import CostModel
 from mpqc.data.batches import open_data
 from mpqc.errors import ModelError, PlanError, UsageError
-from mpqc.flow.pipeline import Compiled, Options, allocate_saved, compile_network
+from mpqc.flow.pipeline import compile_network
 from mpqc.flow.plan_choice import checked
+from mpqc.flow.results import Compiled
+from mpqc.flow.saved import allocate_saved
 from mpqc.frontend import load_network
 from mpqc.frontend.reference import Reference
 from mpqc.passes.prune_channels import PruneChannels
@@ -31,10 +33,11 @@ from mpqc.sensitivity.task import find_task
 from mpqc.strategies.real_cost import RealCost
 from mpqc.targets import load_target
 from mpqc.training.loop import Loop
-from mpqc.training.recipe import Recipe
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.network import Network
 from mpqc.values.plan import Plan, Proof, read_plan, uniform_plan
+from mpqc.values.recipe import Recipe
+from mpqc.values.request import Choosing, Options
 from mpqc.values.site import PrunedChannels, SiteKind, SiteTable
 from mpqc.values.site_file import read_sites, write_sites
 from mpqc.workspace.progress import Progress
@@ -283,7 +286,7 @@ def test_a_plan_given_back_prunes_what_it_says(tmp_path: Path) -> None:
     assert second.analysis.network.digest == first.analysis.network.digest
     assert second.plan.pruned == plan.pruned
     assert any("the plan says so" in note for note in second.report.notes)
-    saved = allocate_saved(tmp_path / "a", Options(target="abstract", budgets=(Budget(Resource.WEIGHT_BITS, 3.0),)))
+    saved = allocate_saved(tmp_path / "a", Choosing(target="abstract", budgets=(Budget(Resource.WEIGHT_BITS, 3.0),)))
     assert saved.pruned == plan.pruned
 
 

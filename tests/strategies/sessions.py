@@ -19,13 +19,13 @@ from mpqc.quantize.sites import find_sites
 from mpqc.sensitivity.measure import measure
 from mpqc.targets import load_target
 from mpqc.training.quantizers import TrainedState
-from mpqc.training.recipe import Recipe
 from mpqc.training.session import Position, Session, TrainingBatch
 from mpqc.training.strategy import Strategy
 from mpqc.values.budget import Budget
 from mpqc.values.network import Network
 from mpqc.values.plan import Plan
 from mpqc.values.qtype import QParams
+from mpqc.values.recipe import Recipe
 from tests.quant_models import images, residual_network
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8)

@@ -14,9 +14,9 @@ from mpqc.strategies.auto import FULL_RATE_LOSS, Auto, rate_for
 from mpqc.strategies.common import LsqStrategy, bits_of
 from mpqc.strategies.fit import MovingNoise
 from mpqc.strategies.measured_loss import MeasuredLoss
-from mpqc.training.recipe import Recipe
 from mpqc.training.session import TrainingBatch
 from mpqc.values.budget import Budget, Resource
+from mpqc.values.recipe import Recipe
 from tests.strategies.sessions import checked, small_session, train, used
 
 WEIGHTS = Budget(Resource.WEIGHT_BITS, 3.0)

@@ -14,9 +14,9 @@ from mpqc.strategies.fit import MovingFit, fit_terms
 from mpqc.strategies.fracbits import FracBits
 from mpqc.strategies.qbitopt import QBitOpt, sticky
 from mpqc.strategies.real_cost import real_cost
-from mpqc.training.recipe import Recipe
 from mpqc.training.strategy import Strategy
 from mpqc.values.budget import Budget, Resource
+from mpqc.values.recipe import Recipe
 from tests.strategies.sessions import checked, small_session, train, used
 
 WEIGHTS = Budget(Resource.WEIGHT_BITS, 3.0)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from onnx import helper
 
 from mpqc.cost.model import CostModel
@@ -16,13 +15,13 @@ from mpqc.data.batches import open_data
 from mpqc.frontend import load_network
 from mpqc.quantize.calibration import calibrate
 from mpqc.quantize.sites import find_sites
+from mpqc.strategies import make_strategy
 from mpqc.targets import load_target
 from mpqc.training.loop import Loop
-from mpqc.training.phase import Start, prepare_loop
-from mpqc.training.processes import Group
-from mpqc.training.recipe import Recipe
+from mpqc.training.phase import Machine, Start, prepare_loop
 from mpqc.training.samples import Samples, collect
 from mpqc.values.plan import Plan, uniform_plan
+from mpqc.values.recipe import Recipe
 from mpqc.workspace.folder import open_workspace
 from mpqc.workspace.progress import Progress
 from tests.onnx_models import graph_model
@@ -69,7 +68,7 @@ def prepared(
 ) -> Loop:
     """A loop that is about to take its first step, or to be given its state."""
     start = facts() if plan is None else replace(facts(), plan=plan)
-    return prepare_loop(start, strategy, recipe, samples or data(recipe), Group(), torch.device("cpu"), resumes=resumes)
+    return prepare_loop(start, make_strategy(strategy), recipe, samples or data(recipe), Machine(), resumes=resumes)
 
 
 def run(loop: Loop, folder: Path) -> Loop:

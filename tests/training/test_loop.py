@@ -20,16 +20,18 @@ from mpqc.numerics.integer import dequantize, quantize
 from mpqc.numerics.interpreter import Interpreter
 from mpqc.qdq.read.program import read_qdq
 from mpqc.qdq.write.export import export_qdq
+from mpqc.strategies import make_strategy
 from mpqc.training.checkpoint import read_checkpoint
 from mpqc.training.folding import fold, overflowing
 from mpqc.training.optimizer import make_optimizer
-from mpqc.training.phase import Trained, affordable_steps, finish_loop, train
+from mpqc.training.phase import Keeping, Trained, affordable_steps, finish_loop, train
 from mpqc.training.processes import Group
 from mpqc.training.samples import augmented
 from mpqc.values.history import Evaluation
 from mpqc.values.plan import uniform_plan
 from mpqc.values.program import Float
 from mpqc.workspace.folder import open_workspace
+from mpqc.workspace.job import Job
 from mpqc.workspace.progress import Progress
 from tests.quant_models import images
 from tests.training.phases import RECIPE, data, facts, prepared, run
@@ -94,7 +96,7 @@ def test_the_last_state_is_kept_unless_an_earlier_one_is_clearly_better(tmp_path
 @pytest.mark.parametrize("strategy", ["fixed", "dq", "fracbits"])
 def test_the_program_computes_what_was_measured(tmp_path: Path, strategy: str) -> None:
     loop = run(prepared(strategy=strategy), tmp_path)
-    trained = finish_loop(loop, facts(), strategy)
+    trained = finish_loop(loop, facts())
     pictures = images(40, seed=5)
     with torch.no_grad():
         measured = loop.root.eval()(torch.from_numpy(pictures))[0].numpy()
@@ -105,7 +107,7 @@ def test_the_program_computes_what_was_measured(tmp_path: Path, strategy: str) -
 
 
 def test_trained_weights_are_exactly_on_their_grids(tmp_path: Path) -> None:
-    trained = finish_loop(run(prepared(), tmp_path), facts(), "fixed")
+    trained = finish_loop(run(prepared(), tmp_path), facts())
     for site in ("w0", "w1", "w2", "w3"):
         grid, values = trained.parameters.grids[site], trained.parameters.weights[site]
         np.testing.assert_array_equal(dequantize(quantize(values, grid), grid), values)
@@ -271,9 +273,8 @@ def test_a_phase_that_is_late_ends(tmp_path: Path) -> None:
 
 
 def test_the_whole_phase_twice_gives_the_same_and_is_not_trained_again(tmp_path: Path) -> None:
-    workspace = open_workspace(tmp_path)
-    path = tmp_path / ".mpqc" / "training.pt"
-    first, second = (train(facts(), "fixed", RECIPE, data(), workspace, path, Progress(quiet=True), Group()) for _ in range(2))
+    keeping = Keeping(Job(open_workspace(tmp_path), Progress(quiet=True)), tmp_path / ".mpqc" / "training.pt")
+    first, second = (train(facts(), make_strategy("fixed"), RECIPE, data(), keeping, Group()) for _ in range(2))
     assert first.summary.curve == second.summary.curve
     for name, values in first.parameters.weights.items():
         np.testing.assert_array_equal(values, second.parameters.weights[name])

@@ -12,9 +12,9 @@ import torch
 from mpqc.sensitivity.task import Task, Term
 from mpqc.training.loss import NO_LABEL, Objective
 from mpqc.training.mixing import mixed
-from mpqc.training.recipe import Recipe
 from mpqc.training.samples import augmented
 from mpqc.training.session import TrainingBatch
+from mpqc.values.recipe import Recipe
 from tests.training.phases import RECIPE, data, prepared, run
 
 PICTURES = 40

@@ -11,14 +11,14 @@ from onnx import helper
 from mpqc.cli.options import TrainingTexts, parse_training
 from mpqc.data.batches import open_data
 from mpqc.errors import DataError, ModelError, UsageError
-from mpqc.flow.pipeline import Options
 from mpqc.frontend import load_network
 from mpqc.quantize.sites import find_sites
 from mpqc.training.faults import refuse_untrainable
 from mpqc.training.processes import Group
-from mpqc.training.recipe import Recipe
 from mpqc.training.samples import augmented, collect, share, step_indices
 from mpqc.values.network import TensorSpec
+from mpqc.values.recipe import Recipe
+from mpqc.values.request import Options
 from tests.onnx_models import graph_model
 from tests.quant_models import images, weights
 from tests.training.phases import RECIPE, data, facts, prepared

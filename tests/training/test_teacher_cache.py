@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mpqc.errors import MpqcError
+from mpqc.strategies import make_strategy
 from mpqc.training import targets
 from mpqc.training.loop import Loop
-from mpqc.training.phase import prepare_loop
-from mpqc.training.processes import Group
-from mpqc.training.recipe import Recipe
+from mpqc.training.phase import Machine, prepare_loop
+from mpqc.values.recipe import Recipe
 from tests.training.phases import RECIPE, data, facts, run
 
 SHORT = replace(RECIPE, evaluations=2)
@@ -38,8 +38,7 @@ def counted(loop: Loop) -> list[int]:
 
 
 def phase(folder: Path | None, recipe: Recipe = SHORT) -> Loop:
-    start = replace(facts(), teacher_cache=folder, samples_key=("pictures",))
-    return prepare_loop(start, "fixed", recipe, data(recipe), Group(), torch.device("cpu"))
+    return prepare_loop(facts(), make_strategy("fixed"), recipe, data(recipe), Machine(teacher_cache=folder))
 
 
 def weights_of(loop: Loop) -> list[torch.Tensor]:

@@ -1,0 +1,160 @@
+"""Network and data -> sites, calibration and sensitivities, each from its checkpoint where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpqc.errors import UsageError
+from mpqc.flow.results import Analysis
+from mpqc.pruning import fit as pruning
+from mpqc.values.request import Options, Reading
+from mpqc.values.sensitivities import Sensitivities, read_sensitivities
+from mpqc.values.site_file import write_sites
+from mpqc.workspace.job import Job
+from mpqc.workspace.log_file import LOG
+
+if TYPE_CHECKING:
+    from mpqc.data.batches import Batches
+    from mpqc.quantize.calibration import Calibration
+    from mpqc.training.samples import Samples
+    from mpqc.values.network import Network
+    from mpqc.values.recipe import Recipe
+    from mpqc.values.site import SiteTable
+
+SCORED_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+"""Widths that sensitivities are measured at."""
+SCORED_SAMPLES = 64
+"""Samples that sensitivities are measured on: more change the ranking little."""
+ALL = 1 << 40
+"""Samples to take where all are wanted"""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a run works on."""
+
+    source: Any
+    """Path, ModelProto or Module"""
+    data: Any = None
+    labels: np.ndarray | None = None
+    """Class indices, one a sample of the data"""
+
+    @property
+    def name(self) -> str:
+        """What log.txt calls the network before it is read."""
+        return str(self.source) if isinstance(self.source, (str, Path)) else type(self.source).__name__
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What the sources hold."""
+
+    network: Network
+    table: SiteTable
+    batches: Batches
+    samples: Samples | None
+
+
+def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
+    """Imports the network, finds its sites, calibrates and measures sensitivities (from checkpoints where they are).
+
+    Raises DataError before any of the slow phases where data or labels do not fit.
+    """
+    from mpqc.data.batches import check_labels, digest_of, notes_on_scale
+
+    with job.progress.phase("import"):
+        read = _read(material, options.reading, options.training)
+    for note in (*read.network.notes, *read.batches.notes, *notes_on_scale(read.batches)):
+        job.progress.warn(note)
+    seen = digest_of(read.batches)
+    pruned = pruning.pruned_to_fit(_pruning(read, options), job, (read.network.digest, seen))
+    network, table = pruned.network, pruned.table
+    key = (network.digest, seen, options.ranges)
+    LOG.debug("network %s, samples %s", *key[:2])
+    if material.labels is not None and read.samples is None:
+        check_labels(material.labels, read.batches)
+    with job.progress.phase("calibrate"):
+        calibration = _calibrated(network, table, read.batches, options.ranges, job, key)
+    with job.progress.phase("sensitivities"):
+        sensitivities = _measured(Analysis(network, table, read.batches, calibration, None), options.method, options.seed, job, key)
+    job.workspace.write_text("sites.json", write_sites(table))
+    return Analysis(network, table, read.batches, calibration, sensitivities, read.samples, read.network if pruned.removed else None)
+
+
+def _read(material: Material, reading: Reading, recipe: Recipe | None) -> _Read:
+    from mpqc.data.batches import open_data
+    from mpqc.data.sources import rereadable
+    from mpqc.frontend import load_network
+    from mpqc.quantize.sites import find_sites
+
+    _check_reading(reading, material.data)
+    network = load_network(material.source, shapes=reading.shapes, values=reading.values, example_inputs=reading.example_inputs)
+    table = find_sites(network)
+    data = material.data if recipe is None else rereadable(material.data)
+    opening = partial(open_data, data, network.inputs, mean=reading.mean, std=reading.std, seed=reading.seed, noise=reading.input_range)
+    batches = opening(limit=reading.samples)
+    return _Read(network, table, batches, None if recipe is None else _samples(opening(limit=ALL, labels=True), material.labels, recipe))
+
+
+def _check_reading(reading: Reading, data: Any) -> None:
+    if data is None and (reading.mean is not None or reading.std is not None):
+        raise UsageError("there are no images to normalise", where="--mean, --std", hint="give --data, or leave them out")
+    if data is not None and reading.input_range is not None:
+        raise UsageError("the range is for noise, and there is data", where="--input-range", hint="leave it out")
+
+
+def _samples(batches: Batches, labels: np.ndarray | None, recipe: Recipe) -> Samples:
+    from mpqc.training.samples import collect
+
+    return collect(batches, labels, recipe)
+
+
+def _pruning(read: _Read, options: Options) -> pruning.Inputs:
+    from mpqc.targets import load_target
+
+    return pruning.Inputs(
+        network=read.network,
+        table=read.table,
+        batches=read.batches,
+        asked=options.pruning,
+        target=load_target(options.target),
+        budgets=options.budgets,
+        fixed=options.fixed,
+        planned=() if options.plan is None else options.plan.pruned,
+        seed=options.seed,
+    )
+
+
+def _calibrated(network: Network, table: SiteTable, batches: Batches, method: str, job: Job, key: tuple[str, ...]) -> Calibration:
+    from mpqc.quantize.calibration import calibrate, read_calibration
+
+    workspace = job.workspace
+    kept = workspace.checkpoint("calibration", *key).with_suffix(".npz")
+    LOG.debug("calibration %s %s", "from" if kept.is_file() else "to", kept)
+    if not kept.is_file():
+        calibration = calibrate(network, table, batches, method=method)
+        with workspace.replacing(str(kept.relative_to(workspace.root))) as partial:
+            calibration.save(partial)
+    return read_calibration(kept, network, table)
+
+
+def _measured(known: Analysis, wanted: str | None, seed: int, job: Job, key: tuple[str, ...]) -> Sensitivities | None:
+    """Sensitivities at every width that any target offers; None for plans that need none. Without data, round-off alone."""
+    from mpqc.sensitivity.measure import measure
+
+    if wanted is None:
+        return None
+    method = "roundoff" if known.batches.origin == "noise" else wanted
+
+    def make() -> str:
+        few = replace(known.batches, limit=min(known.batches.limit, SCORED_SAMPLES))
+        return measure(known.network, known.table, known.calibration, few, method=method, bits=SCORED_BITS, seed=seed).to_json()
+
+    text, resumed = job.workspace.resume("sensitivities", (*key, method, str(seed)), make)
+    LOG.debug("sensitivities %s", "from their checkpoint" if resumed else "measured")
+    return read_sensitivities(job.workspace.write_text("sensitivities.json", text))

@@ -1,0 +1,54 @@
+"""A plan -> its QDQ file and the integer program that the file means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpqc.values.plan import Plan
+from mpqc.values.site import SiteTable
+
+if TYPE_CHECKING:
+    import onnx
+
+    from mpqc.data.batches import Batches
+    from mpqc.quantize.calibration import Calibration
+    from mpqc.training.folding import TrainedParameters
+    from mpqc.values.network import Network
+    from mpqc.values.program import Program
+
+
+@dataclass(frozen=True, eq=False)
+class Exporting:
+    """What plans of one network are exported with."""
+
+    network: Network
+    table: SiteTable
+    calibration: Calibration
+    batches: Batches
+    opset: int | None = None
+    """Of the QDQ file; None: what the types need"""
+    trained: TrainedParameters | None = None
+    """Weights and grids that were trained for the one plan that is exported; None: those of the file"""
+
+
+def export_program(exporting: Exporting, plan: Plan) -> tuple[onnx.ModelProto, Program]:
+    """The QDQ model of `plan`, and the integer program that the file means: with trained weights and grids, or with biases that make up for
+    the mean error of the codes.
+
+    Without data, biases stay: noise says nothing about the mean of real activations.
+    """
+    from mpqc.passes.remove_zero_channels import RemoveZeroChannels
+    from mpqc.qdq.read.program import read_qdq
+    from mpqc.qdq.write.export import export_qdq
+    from mpqc.quantize.bias_correction import correct_biases
+
+    network, table, calibration, trained = exporting.network, exporting.table, exporting.calibration, exporting.trained
+    if trained is not None:
+        whole = export_qdq(network, table, plan, trained, opset=exporting.opset, weights=trained.weights)
+        model = RemoveZeroChannels().run(whole).model  # channels that training left without any weight
+        return model, read_qdq(model)
+    known = exporting.batches.origin != "noise"
+    weights = correct_biases(network, table, plan, calibration, exporting.batches) if known else None
+    model = export_qdq(network, table, plan, calibration, opset=exporting.opset, weights=weights)
+    return model, read_qdq(model)

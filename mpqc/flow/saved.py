@@ -1,0 +1,50 @@
+"""Plans from saved sensitivities, and the plan that is left where budgets cannot be met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from mpqc.errors import BudgetInfeasibleError
+from mpqc.flow.plan_choice import cost_model_of
+from mpqc.values.plan import Plan
+from mpqc.values.request import Choosing
+from mpqc.values.sensitivities import read_sensitivities
+from mpqc.values.site_file import read_sites
+from mpqc.workspace.folder import Workspace
+
+WAY_OUT = "plan.least.json"
+"""Where a plan goes that meets the least value of a budget that cannot be met"""
+
+
+def allocate_saved(folder: Path, choosing: Choosing) -> Plan:
+    """Solves from the sites and sensitivities saved in `folder`, and writes plan.json there."""
+    from mpqc.allocator import allocate
+
+    table = read_sites(folder / "sites.json")
+    sensitivities = read_sensitivities(folder / "sensitivities.json")
+    cost_model = cost_model_of(choosing).for_network(table)
+    seconds, seed, fixed = choosing.solver_seconds, choosing.seed, choosing.fixed
+    with way_out_kept(Workspace(folder)):
+        plan = allocate(table, sensitivities, cost_model, choosing.budgets, seconds=seconds, seed=seed, fixed=fixed)
+    plan = replace(plan, strategy=sensitivities.method)
+    Workspace(folder).write_text("plan.json", plan.to_json())
+    return plan
+
+
+@contextmanager
+def way_out_kept(workspace: Workspace) -> Iterator[None]:
+    """Where the block finds the budgets infeasible, writes the plan that meets the least value beside and names it in the error."""
+    try:
+        yield
+    except BudgetInfeasibleError as error:
+        if not isinstance(error.plan, Plan):
+            raise
+        path = workspace.write_text(WAY_OUT, error.plan.to_json())
+        hint = "; ".join(part for part in (error.hint, f"the plan that does that: {path}") if part)
+        raise BudgetInfeasibleError(
+            error.what, where=error.where, why=error.why, hint=hint, least=error.least, together=error.together, plan=error.plan
+        ) from error
+    workspace.remove(WAY_OUT)
