@@ -1,0 +1,87 @@
+"""The house: rooms import one way and never in a circle, and what has to be registered is. docs/architecture.md has the order."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from mpqc.strategies import TRAINED, make_strategy
+
+REPO = Path(__file__).resolve().parent.parent
+FOLDERS = {"mpqc": REPO / "mpqc", "mpqc.passes": REPO / "passes", "mpqc.targets": REPO / "targets"}
+PIPELINES = ("mpqc.frontend.network", "mpqc.passes.prepare_quantizers")
+MANUAL = {"mpqc.passes.apply_plan", "mpqc.passes.prune_channels"}
+"""Passes that run alone, where somebody asks for them: a plan is tried out, channels go"""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name of every module -> its file."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        for file in folder.rglob("*.py"):
+            parts = file.relative_to(folder).with_suffix("").parts
+            if package != "mpqc" or parts[0] not in ("passes", "targets"):
+                found[".".join((package, *parts)).removesuffix(".__init__")] = file
+    return found
+
+
+def imported(module: str) -> Iterator[str]:
+    """What `module` imports of mpqc, wherever the import stands."""
+    for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mpqc":
+            yield from (name if (name := f"{node.module}.{alias.name}") in modules() else str(node.module) for alias in node.names)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "mpqc")
+
+
+@cache
+def rooms() -> tuple[str, ...]:
+    """The rooms in the order that docs/architecture.md gives."""
+    text = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = text.split("<!-- rooms")[1].split("<!-- end of rooms")[0]
+    return tuple(re.findall(r"^    (\w+)  ", listed, re.MULTILINE))
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_the_root_holds_only_what_everything_needs() -> None:
+    inside = {path.name for path in (REPO / "mpqc").iterdir() if path.name != "__pycache__"}
+    assert inside == {"__init__.py", "__main__.py", "errors.py", *rooms()}
+
+
+@pytest.mark.parametrize("name", rooms())
+def test_a_room_imports_only_rooms_above_it(name: str) -> None:
+    allowed = {"", "errors", *rooms()[: rooms().index(name) + 1]}
+    edges = [(module, other) for module in modules() if room(module) == name for other in imported(module)]
+    assert [edge for edge in edges if room(edge[1]) not in allowed] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = nx.DiGraph([(module, other) for module in modules() for other in imported(module) if other != module])
+    assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
+
+
+def test_every_pass_is_in_its_pipeline_or_runs_alone() -> None:
+    passes = {f"mpqc.passes.{path.stem}" for path in (REPO / "passes").glob("*.py") if path.stem != "__init__"} - {PIPELINES[1]}
+    assert {name for name in passes if not any(name in imported(pipeline) for pipeline in PIPELINES)} == MANUAL
+    assert {other for module in modules() for other in imported(module)} >= MANUAL
+
+
+@pytest.mark.parametrize("name", ["fixed", *TRAINED])
+def test_every_strategy_can_be_made(name: str) -> None:
+    assert make_strategy(name)
+
+
+@pytest.mark.parametrize("name", import_module("mpqc").__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(import_module("mpqc"), name) is not None
