@@ -21,8 +21,8 @@ from mpqc.lowering.kernels.winograd_loops import SHARE, TAPS, UNIT, Winograd, jo
 from mpqc.numerics.winograd import FORMS, FormName
 from mpqc.values.program import Conv
 
-BLOCK_BYTES = 160 * 1024
-"""Transformed inputs of a block: they stay in L2, so that weights are transformed few times"""
+BLOCK_BYTES, LARGE_BLOCK_BYTES, LARGE_WEIGHTS = 160 * 1024, 256 * 1024, 64 * 1024
+"""Transformed inputs of a block: they stay in L2, so that weights are transformed few times; more where there are more than LARGE_WEIGHTS"""
 PARALLEL_MACS = 1 << 18
 
 
@@ -107,15 +107,15 @@ def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantizat
         weight_bits=op.weight_bits,
         requant=requant,
     )
-    c = replace(c, rows=_rows(c, cores))
+    c = replace(c, rows=_rows(c, LARGE_BLOCK_BYTES if op.weight.size > LARGE_WEIGHTS else BLOCK_BYTES, cores))
     splits = 1 if c.blocks * images >= cores else min(c.panels, cores)
     return replace(c, strip=_strip(c, input_shape, left), splits=ceil(c.panels / ceil(c.panels / splits)))
 
 
-def _rows(c: Winograd, cores: int) -> int:
-    """Rows of tiles of a block: as many as fit BLOCK_BYTES, in blocks of about one size, as many as the cores share evenly."""
+def _rows(c: Winograd, most: int, cores: int) -> int:
+    """Rows of tiles of a block: as many as fit `most` bytes, in blocks of about one size, as many as the cores share evenly."""
     row = c.width * c.tile_bytes * (micro.POSITIONS if c.form == "tile" else 1)
-    count = ceil(c.height / max(1, BLOCK_BYTES // row))
+    count = ceil(c.height / max(1, most // row))
     count = ceil(count / cores) * cores if count >= cores else count
     return ceil(c.height / count)
 
