@@ -32,7 +32,11 @@ class Reasons:
         shared = len(self.pricing.table.groups[name])
         tail = f" (shared by {shared} tensors)" if shared > 1 else ""
         parts = [part for part in (self._against_wider(name), self._against_narrower(name)) if part]
-        return f"{head}: {'; '.join(parts) or 'the only width allowed'}{tail}"
+        return f"{head}: {'; '.join(parts) or self._without_rival(name)}{tail}"
+
+    def _without_rival(self, name: str) -> str:
+        """Why a choice stands that no neighbour speaks for or against."""
+        return "the only width allowed" if len(self._look(name)[2].choices) == 1 else "no wider type loses less"
 
     def _against_wider(self, name: str) -> str:
         group, at, others = self._look(name)
@@ -46,7 +50,10 @@ class Reasons:
         _, at, others = self._look(name)
         if at == 0:
             return ""
-        return f"{others.choices[at - 1]} bits would cost {others.loss[at - 1] - others.loss[at]:+.3g} loss"
+        added = others.loss[at - 1] - others.loss[at]
+        if added == 0 and at + 1 == len(others.choices):
+            return "the widest type, as none loses less"
+        return f"{others.choices[at - 1]} bits would cost {added:+.3g} loss"
 
     def _look(self, name: str) -> tuple[int, int, Group]:
         index = self.problem.index[name]

@@ -11,6 +11,7 @@ from mpqc.allocator.problem import Label, Problem
 from mpqc.allocator.search import minimum
 from mpqc.allocator.solution import Solution, solution_of
 from mpqc.allocator.terms import terms_of
+from mpqc.allocator.widest import widest
 from mpqc.errors import MpqcError
 
 DETERMINISTIC_RATE = 0.4
@@ -18,7 +19,7 @@ DETERMINISTIC_RATE = 0.4
 
 
 def solve(problem: Problem, *, seconds: float = 10.0, seed: int = 0, hint: Mapping[str, Label] | None = None) -> Solution:
-    """The choices of least loss inside every limit, with a lower bound on the loss of any other.
+    """The choices of least loss inside every limit, the widest among equals, with a lower bound on the loss of any other.
 
     Limits hold by exact arithmetic on the numbers given. With one seed the answer is the same each time, unless the wall clock
     (`seconds`) ends the search first: the search is one worker's (CP-SAT's default one beat interleaved
@@ -34,7 +35,7 @@ def solve(problem: Problem, *, seconds: float = 10.0, seed: int = 0, hint: Mappi
         raise MpqcError(f"no plan found in {seconds:g} s", hint="allow more time or widen the budgets")
     if outcome.choice is None:
         raise refuse(problem, effort)
-    return solution_of(problem, outcome.choice, outcome.bound, time.monotonic() - start)
+    return solution_of(problem, widest(problem, outcome.choice), outcome.bound, time.monotonic() - start)
 
 
 def _numbers(problem: Problem, hint: Mapping[str, Label] | None) -> tuple[int, ...] | None:

@@ -17,6 +17,7 @@ from mpqc.flow.analysis import Material, analyze_network
 from mpqc.flow.building import Builder, Prices, priced
 from mpqc.flow.export import Exporting
 from mpqc.flow.plan_choice import choose_plan, cost_model_of
+from mpqc.flow.plan_guard import guarded_plan
 from mpqc.flow.results import Analysis, Compiled
 from mpqc.flow.saved import way_out_kept
 from mpqc.flow.verification import Verifier, guard, open_verifier
@@ -61,7 +62,7 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     analysis = analyze_network(material, options, job)
     cost_model = cost_model.for_network(analysis.table)
     with job.progress.phase("allocate"), way_out_kept(job.workspace):
-        plan = choose_plan(analysis.table, analysis.sensitivities, cost_model, options.choosing)
+        plan = _chosen(analysis, options, cost_model, options.budgets)
     trained = None if options.training is None else _trained(analysis, plan, options, cost_model, job)
     plan = plan if trained is None else trained.plan
     builder = Builder(_exporting(analysis, options.opset, trained), cost_model.target, job)
@@ -108,6 +109,14 @@ def _trained(analysis: Analysis, plan: Plan, options: Options, cost_model: CostM
         return train_from(start, options.strategy, options.training, analysis.samples, options.teacher_cache, job)
 
 
+def _chosen(analysis: Analysis, options: Options, cost_model: CostModel, budgets: tuple[Budget, ...]) -> Plan:
+    """The plan inside `budgets`; where it was solved for and is final, no worse than the best uniform one on the calibration data."""
+    choosing = replace(options.choosing, budgets=budgets)
+    plan = choose_plan(analysis.table, analysis.sensitivities, cost_model, choosing)
+    solved = analysis.sensitivities is not None and options.training is None
+    return guarded_plan(plan, analysis, cost_model, budgets, options.fixed) if solved else plan
+
+
 def _exporting(analysis: Analysis, opset: int | None, trained: Trained | None) -> Exporting:
     parameters = None if trained is None else trained.parameters
     return Exporting(analysis.network, analysis.table, analysis.calibration, analysis.batches, opset, parameters)
@@ -116,13 +125,11 @@ def _exporting(analysis: Analysis, opset: int | None, trained: Trained | None) -
 def _priced(plan: Plan, analysis: Analysis, options: Options, cost_model: CostModel, builder: Builder, verifier: Verifier) -> Prices:
     from mpqc.allocator.baseline import int8_plan
 
-    table, sensitivities = analysis.table, analysis.sensitivities
-
     def solve(budgets: tuple[Budget, ...]) -> Plan:
-        return choose_plan(table, sensitivities, cost_model, replace(options.choosing, budgets=budgets))
+        return _chosen(analysis, options, cost_model, budgets)
 
-    free = sensitivities is not None and builder.exporting.trained is None  # trained weights belong to their plan
-    return priced(plan, int8_plan(table, cost_model), options.budgets, builder, verifier, solve if free else None)
+    free = analysis.sensitivities is not None and builder.exporting.trained is None  # trained weights belong to their plan
+    return priced(plan, int8_plan(analysis.table, cost_model), options.budgets, builder, verifier, solve if free else None)
 
 
 def warn_of_unpriced(program: Program, budgets: Iterable[Budget], progress: Progress) -> None:

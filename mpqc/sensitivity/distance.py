@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def measured_losses(
-    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, task: Task, bits: tuple[int, ...]
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, task: Task, bits: tuple[int, ...], sites: frozenset[str]
 ) -> dict[str, dict[int, float]]:
-    """Site -> bits -> mean loss (task.py) with that site quantized; 0 for sites that only repeat values.
+    """Site of `sites` -> bits -> mean loss (task.py) with that site quantized; 0 for sites that only repeat values.
 
     Cost: (sites x widths / 2) forward passes a batch. Memory: all values of one batch.
     """
@@ -34,11 +34,11 @@ def measured_losses(
     runner = _Rerun(prepared.module, task)
     active = quantizers(prepared.module)
     repeated = moved_sites(table)
-    sums = {site.name: np.zeros(len(bits)) for site in table.sites}
+    sums = {site.name: np.zeros(len(bits)) for site in table.sites if site.name in sites}
     count = 0
     for batch in batches:
         runner.start(batch)
-        for name in (site.name for site in table.sites if site.name not in repeated):
+        for name in (name for name in sums if name not in repeated):
             sums[name] += [runner.loss(active[name], calibration, width) for width in bits]
         count += 1
     return {name: dict(zip(bits, (total / max(count, 1)).tolist(), strict=True)) for name, total in sums.items()}

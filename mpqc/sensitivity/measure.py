@@ -11,18 +11,19 @@ roundoff  no gradients: squared error over squared norm, of the weights and, fro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpqc.errors import DataError, UsageError
-from mpqc.numerics.integer import dequantize, quantize
-from mpqc.numerics.ranges import range_losses
-from mpqc.quantize.calibration import Calibration, moved_sites
+from mpqc.quantize.calibration import Calibration
+from mpqc.sensitivity.flat import unflattened
+from mpqc.sensitivity.roundoff import relative_errors
 from mpqc.values.network import Network
 from mpqc.values.sensitivities import Sensitivities
-from mpqc.values.site import Site, SiteKind, SiteTable
+from mpqc.values.site import SiteTable
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
@@ -31,6 +32,10 @@ Values = dict[str, dict[int, float]]
 BITS = (2, 3, 4, 5, 6, 7, 8)
 TIE = 0.99
 """What a wider type gets of the next narrower one's value where it measured no less: more bits win where nothing speaks for fewer."""
+
+
+FLAT_SAMPLES = 16
+"""Samples on which the loss itself is measured for sites that no gradient reaches"""
 
 
 def measure(
@@ -47,7 +52,8 @@ def measure(
     """Site x bits -> expected loss increase, for every site of `table`.
 
     Rows fall with the bits: a wider width that measured no less takes TIE times the value of the narrower, and a note names large steps up. Sites
-    that only repeat values of their sharing group (behind a MaxPool, Reshape, ...) count 0: the group's error is counted where it arises.
+    that only repeat values of their sharing group (behind a MaxPool, Reshape, ...) count 0: the group's error is counted where it arises. Other
+    sites that count 0 everywhere are measured in another way (flat.py).
 
     Raises:
         UsageError: an unknown method, or widths outside 1..16.
@@ -55,11 +61,19 @@ def measure(
     """
     if method not in _METHODS:
         raise UsageError(f"{method!r} is no sensitivity method", where="sensitivity", hint=f"use one of {', '.join(_METHODS)}")
-    values, unit = _METHODS[method](network, table, calibration, batches, tuple(sorted(set(bits))), seed, probes)
+    widths = tuple(sorted(set(bits)))
+    values, unit = _METHODS[method](network, table, calibration, batches, widths, seed, probes)
+    _check(values)
+
+    def by_loss(sites: tuple[str, ...]) -> Values:
+        few = replace(batches, limit=min(batches.limit, FLAT_SAMPLES))
+        return _losses(network, table, calibration, few, widths, sites)
+
+    values, flat = unflattened(values, table, calibration, widths, by_loss if method == "fit" else None)
     _check(values)
     rows, notes = _monotone(values)
     data = "" if method == "roundoff" else batches.origin
-    return Sensitivities(method, unit, rows, data, network.digest, (*batches.notes, *notes))
+    return Sensitivities(method, unit, rows, data, network.digest, (*batches.notes, *flat, *notes))
 
 
 def _fit(
@@ -75,46 +89,22 @@ def _fit(
 def _distance(
     network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], seed: int, probes: int
 ) -> tuple[Values, str]:
+    from mpqc.sensitivity.task import find_task
+
+    return _losses(network, table, calibration, batches, bits, tuple(site.name for site in table.sites)), find_task(network, batches).unit
+
+
+def _losses(network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], sites: tuple[str, ...]) -> Values:
     from mpqc.sensitivity.distance import measured_losses
     from mpqc.sensitivity.task import find_task
 
-    task = find_task(network, batches)
-    return measured_losses(network, table, calibration, batches, task, bits), task.unit
+    return measured_losses(network, table, calibration, batches, find_task(network, batches), bits, frozenset(sites))
 
 
 def _roundoff(
     network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], seed: int, probes: int
 ) -> tuple[Values, str]:
     return relative_errors(table, calibration, bits), "squared error over squared norm"
-
-
-def relative_errors(table: SiteTable, calibration: Calibration, bits: Sequence[int]) -> Values:
-    """Site -> bits -> squared error over squared norm of its calibrated values; 0 for sites that only repeat values."""
-    repeated = moved_sites(table)
-    error = {SiteKind.WEIGHT: _weight_error, SiteKind.ACTIVATION: _activation_error}
-    rows = {site.name: {width: error[site.kind](site, calibration, width) for width in bits} for site in table.sites if site.name not in repeated}
-    return {site.name: rows.get(site.name, dict.fromkeys(bits, 0.0)) for site in table.sites}
-
-
-def _weight_error(site: Site, calibration: Calibration, bits: int) -> float:
-    weight, qparams = calibration.weights[site.name], calibration.qparams(site.name, bits)
-    return _relative(
-        float(np.sum((dequantize(quantize(weight, qparams), qparams) - weight) ** 2, dtype=np.float64)), float(np.sum(weight**2, dtype=np.float64))
-    )
-
-
-def _activation_error(site: Site, calibration: Calibration, bits: int) -> float:
-    seen, qparams = calibration.histograms[site.group_name], calibration.qparams(site.name, bits)
-    if not len(seen.counts):  # only the range is known: uniform noise of one step over a uniform spread
-        return 1.0 / (4.0**bits)
-    scale, zero = float(qparams.scale), int(qparams.zero_point)
-    ends = (scale * (qparams.qtype.qmin - zero), scale * (qparams.qtype.qmax - zero))
-    loss = range_losses(seen, np.asarray([ends[0]]), np.asarray([ends[1]]), qparams.qtype)[0]
-    return _relative(float(loss), float(seen.centers**2 @ seen.counts))
-
-
-def _relative(error: float, power: float) -> float:
-    return error / power if power > 0 else 0.0
 
 
 _Method = Callable[[Network, SiteTable, Calibration, "Batches", tuple[int, ...], int, int], tuple[Values, str]]

@@ -1,0 +1,65 @@
+"""What whole plans lose, measured: one run of the quantized network for each, on the data that its ranges were found on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from mpqc.passes.apply_plan import ApplyPlan
+from mpqc.passes.lib.quantizer_graph import producers, quantizer_of
+from mpqc.passes.prepare_quantizers import with_quantizers
+from mpqc.quantize.replay import arguments
+from mpqc.sensitivity.task import Task, find_task
+from mpqc.values.network import Network
+from mpqc.values.plan import Plan
+from mpqc.values.qtype import Calibrated
+from mpqc.values.site import SiteTable
+
+if TYPE_CHECKING:
+    from mpqc.data.batches import Batches
+
+
+def plan_losses(network: Network, table: SiteTable, calibration: Calibrated, batches: Batches, plans: Sequence[Plan]) -> list[float]:
+    """The mean loss (task.py) of each of `plans` against the float network. Memory: the compared tensors of all batches."""
+    task = find_task(network, batches)
+    runner = _Observer(with_quantizers(network, table), table, task)
+    teacher = [runner.observe(batch) for batch in batches]
+    losses: list[float] = []
+    for plan in plans:
+        runner.apply(plan, calibration)
+        found = [task.loss(floats, runner.observe(batch)) for floats, batch in zip(teacher, batches, strict=True)]
+        losses.append(float(torch.stack(found).mean()))
+    return losses
+
+
+class _Observer(fx.Interpreter):
+    """Runs a network with quantizers and keeps the tensors that a task compares, as their readers see them."""
+
+    def __init__(self, network: Network, table: SiteTable, task: Task) -> None:
+        super().__init__(network.module)
+        self.network, self.table = network, table
+        values = producers(network.module)
+        quantized = {item.site: node for node in network.module.graph.nodes if (item := quantizer_of(network.module, node))}
+        self.observed = {quantized.get(name, values[name]): name for name in task.tensors}
+        self.seen: dict[str, Tensor] = {}
+
+    def apply(self, plan: Plan, calibration: Calibrated) -> None:
+        """From now on the network has the bits of `plan`."""
+        ApplyPlan().run(self.network, self.table, plan, calibration)
+
+    def observe(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """The compared tensors for one batch."""
+        self.seen = {}
+        with torch.no_grad():
+            self.run(*arguments(self.network.module, batch))
+        return self.seen
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.observed:
+            self.seen[self.observed[n]] = value
+        return value
