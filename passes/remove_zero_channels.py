@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.base import PassResult, attribute
 from mpqc.passes.lib.channel_graph import ChannelGraph
 
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -147,11 +147,11 @@ def _pass_through(graph: ChannelGraph, node: NodeProto, path: _Path) -> bool:
     if node.op_type == "Clip":
         return _through_clip(graph, node, path)
     if node.op_type in _POOLS:
-        return node.op_type != "AveragePool" or not any(graph.ints(node, "pads")) or not path.values.any()
+        return node.op_type != "AveragePool" or not any(attribute(node, "pads", ())) or not path.values.any()
     if node.op_type == "Flatten":
         shape = graph.shapes.get(node.input[0], ())
         path.features = int(np.prod(shape[2:])) if len(shape) > 2 else 1
-        return bool(shape) and graph.integer(node, "axis", 1) == 1
+        return bool(shape) and attribute(node, "axis", 1) == 1
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return _through_codes(graph, node, path)
     return graph.is_depthwise(node, len(path.values)) and _through_depthwise(graph, node, path)
@@ -181,7 +181,7 @@ def _through_codes(graph: ChannelGraph, node: NodeProto, path: _Path) -> bool:
 
 def _through_depthwise(graph: ChannelGraph, node: NodeProto, path: _Path) -> bool:
     weight, bias = graph.value(node.input[1]), graph.value(node.input[2]) if len(node.input) > 2 else np.zeros(len(path.values), np.float32)
-    if weight is None or bias is None or not graph.owned(node.input[1]) or (any(graph.ints(node, "pads")) and path.values.any()):
+    if weight is None or bias is None or not graph.owned(node.input[1]) or (any(attribute(node, "pads", ())) and path.values.any()):
         return False
     path.values = (path.values * weight.reshape(len(weight), -1).sum(1) + bias.reshape(-1)).astype(np.float32)
     return True
@@ -190,7 +190,7 @@ def _through_depthwise(graph: ChannelGraph, node: NodeProto, path: _Path) -> boo
 def _removable(graph: ChannelGraph, reader: NodeProto, path: _Path, dead: np.ndarray) -> np.ndarray:
     """The dead channels that `reader` can do without; one channel stays."""
     silent = path.values == 0
-    padded = any(graph.ints(reader, "pads"))
+    padded = any(attribute(reader, "pads", ()))
     foldable = not padded and graph.is_float(reader.input[1]) and (len(reader.input) < 3 or graph.is_float(reader.input[2]))
     gone = dead & (silent | foldable)
     if gone.all():

@@ -7,14 +7,26 @@ out with the same inputs and outputs (names, types, order) computing the same fu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnx
-from onnx import shape_inference
+from onnx import TensorProto, helper, shape_inference
 
 from mpqc.errors import ModelError
+
+CODE_RANGES: Mapping[int, tuple[int, int]] = {
+    TensorProto.INT16: (-(2**15), 2**15 - 1),
+    TensorProto.UINT16: (0, 2**16 - 1),
+    TensorProto.INT8: (-128, 127),
+    TensorProto.UINT8: (0, 255),
+    TensorProto.INT4: (-8, 7),
+    TensorProto.UINT4: (0, 15),
+    TensorProto.INT2: (-2, 1),
+    TensorProto.UINT2: (0, 3),
+}
+"""Element type of a quantized tensor -> its smallest and largest code"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,3 +112,12 @@ def node_reads(node: onnx.NodeProto) -> list[str]:
     for graph in subgraphs(node):
         reads.update(dict.fromkeys(captured(graph)))
     return list(reads)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """The attribute's value, strings decoded, or `default` where the node has none."""
+    for item in node.attribute:
+        if item.name == name:
+            value = helper.get_attribute_value(item)
+            return value.decode() if isinstance(value, bytes) else value
+    return default

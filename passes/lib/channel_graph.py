@@ -8,16 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-_RANGES = {
-    TensorProto.INT8: (-128, 127),
-    TensorProto.UINT8: (0, 255),
-    TensorProto.INT16: (-32768, 32767),
-    TensorProto.UINT16: (0, 65535),
-    TensorProto.INT4: (-8, 7),
-    TensorProto.UINT4: (0, 15),
-    TensorProto.INT2: (-2, 1),
-    TensorProto.UINT2: (0, 3),
-}
+from mpqc.passes.lib.base import CODE_RANGES, attribute
 
 
 class ChannelGraph:
@@ -62,7 +53,7 @@ class ChannelGraph:
 
     def _axis(self, node: NodeProto, rank: int) -> int:
         """Along which a DequantizeLinear has its scales; the default of 1 means 0 for vectors."""
-        given = self.integer(node, "axis", 1)
+        given = attribute(node, "axis", 1)
         return min(given % rank if given < 0 else given, rank - 1)
 
     def _codes(self, name: str) -> np.ndarray | None:
@@ -86,11 +77,11 @@ class ChannelGraph:
 
     def output_axis(self, node: NodeProto) -> int | None:
         """The axis of the weight that counts output channels, for Conv of one group and plain Gemm; None for other nodes."""
-        if node.op_type == "Conv" and self.integer(node, "group", 1) == 1:
+        if node.op_type == "Conv" and attribute(node, "group", 1) == 1:
             return 0
-        if node.op_type != "Gemm" or self.integer(node, "transA", 0) or any(self._number(node, name) != 1.0 for name in ("alpha", "beta")):
+        if node.op_type != "Gemm" or attribute(node, "transA", 0) or any(attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta")):
             return None
-        return 0 if self.integer(node, "transB", 0) else 1
+        return 0 if attribute(node, "transB", 0) else 1
 
     def input_axis(self, node: NodeProto) -> int:
         """The axis of the weight that counts inputs."""
@@ -99,15 +90,7 @@ class ChannelGraph:
     def is_depthwise(self, node: NodeProto, channels: int) -> bool:
         """Whether `node` convolves each of `channels` channels with one filter of its own."""
         weight = self.value(node.input[1]) if node.op_type == "Conv" else None
-        return weight is not None and self.integer(node, "group", 1) == channels == weight.shape[0]
-
-    def integer(self, node: NodeProto, name: str, default: int) -> int:
-        """An integer attribute."""
-        return next((int(item.i) for item in node.attribute if item.name == name), default)
-
-    def ints(self, node: NodeProto, name: str) -> tuple[int, ...]:
-        """A list attribute; empty where it is absent."""
-        return next((tuple(item.ints) for item in node.attribute if item.name == name), ())
+        return weight is not None and attribute(node, "group", 1) == channels == weight.shape[0]
 
     def set_integer(self, node: NodeProto, name: str, value: int) -> None:
         """Write an integer attribute."""
@@ -117,7 +100,7 @@ class ChannelGraph:
 
     def code_range(self, zero_point: str) -> tuple[int, int]:
         """The codes of the type of a zero point (uint8 where there is none)."""
-        return _RANGES[self.constants[zero_point].data_type] if zero_point in self.constants else _RANGES[TensorProto.UINT8]
+        return CODE_RANGES[self.constants[zero_point].data_type if zero_point in self.constants else TensorProto.UINT8]
 
     def take(self, name: str, keep: np.ndarray, axis: int) -> None:
         """Keep these indices of a constant along `axis`, of its codes and of scales and zero points that run along it."""
@@ -169,10 +152,6 @@ class ChannelGraph:
 
     def _store(self, name: str, values: np.ndarray) -> None:
         self.constants[name].CopyFrom(_tensor(values, name, self.constants[name].data_type))
-
-    @staticmethod
-    def _number(node: NodeProto, name: str) -> float:
-        return next((float(item.f) for item in node.attribute if item.name == name), 1.0)
 
 
 def _tensor(values: np.ndarray, name: str, data_type: int) -> TensorProto:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnx import NodeProto
 
-from mpqc.qdq.read.source import attribute
+from mpqc.passes.lib.base import attribute
 
 Pair = tuple[int, int]
 Quad = tuple[int, int, int, int]

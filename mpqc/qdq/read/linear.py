@@ -8,10 +8,11 @@ import numpy as np
 from onnx import NodeProto
 
 from mpqc.numerics import integer
+from mpqc.passes.lib.base import attribute
 from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.qdq.read.geometry import explicit_pads, pair
 from mpqc.qdq.read.quantizers import Weight, code_bits, weight
-from mpqc.qdq.read.source import DEQUANTIZE, Source, attribute
+from mpqc.qdq.read.source import DEQUANTIZE, Source
 from mpqc.values.program import Conv, Gemm, MatMul, Move, Op
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1

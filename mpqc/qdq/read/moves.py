@@ -7,15 +7,16 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from mpqc.facts.ops import is_view
+from mpqc.passes.lib.base import attribute, node_reads
 from mpqc.qdq.read.builder import Builder, Codes
 from mpqc.qdq.read.probe import session
-from mpqc.qdq.read.source import attribute, evaluate, reads
+from mpqc.qdq.read.source import evaluate
 from mpqc.values.program import Move, Op
 
 
 def move(builder: Builder, node: NodeProto, x: Codes, results: dict[str, Codes]) -> list[Op] | str:
     """One Move for each output in `results` (file tensor -> code tensor), or the reason why the node does not merely move."""
-    if any(name not in builder.source.constants for name in reads(node)[1:]):
+    if any(name not in builder.source.constants for name in node_reads(node)[1:]):
         return "an operand besides the data is computed at run time"
     if is_view(node.op_type):
         if len(results) > 1 or _trains(builder, node):

@@ -18,13 +18,14 @@ from onnx import NodeProto, TensorProto, helper
 from mpqc.errors import ModelError
 from mpqc.facts.ops import Role, carries, facts
 from mpqc.numerics import integer
+from mpqc.passes.lib.base import attribute, node_reads
 from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, FloatNode, Target
 from mpqc.qdq.read.elementwise import match_binary, match_table
 from mpqc.qdq.read.linear import match_conv, match_gemm, match_matmul
 from mpqc.qdq.read.moves import move, pad_move
 from mpqc.qdq.read.quantizers import Coding, coding, is_standard, weight
 from mpqc.qdq.read.regions import close_regions, live, ordered
-from mpqc.qdq.read.source import DEQUANTIZE, QUANTIZE, Source, attribute, load_source, reads
+from mpqc.qdq.read.source import DEQUANTIZE, QUANTIZE, Source, load_source
 from mpqc.qdq.read.spatial import match_average, match_concat, match_linear, match_pad, max_pool, resize_nearest
 from mpqc.values.program import Dequantize, Op, Program, Quantize, Table, Tensor
 
@@ -98,7 +99,7 @@ def _visit(builder: Builder, node: NodeProto) -> None:
 
 
 def _stay_float(builder: Builder, node: NodeProto) -> None:
-    inputs = tuple(dict.fromkeys(name for name in reads(node) if not builder.source.is_constant(name)))
+    inputs = tuple(dict.fromkeys(name for name in node_reads(node) if not builder.source.is_constant(name)))
     for name in inputs:
         _need_plain(builder, name)
     outputs = tuple(builder.plain(name) for name in node.output if name)

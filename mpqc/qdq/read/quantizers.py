@@ -13,7 +13,8 @@ from onnx import NodeProto, TensorProto
 
 from mpqc.errors import ModelError
 from mpqc.numerics import integer
-from mpqc.qdq.read.source import DEQUANTIZE, Source, attribute
+from mpqc.passes.lib.base import CODE_RANGES, attribute
+from mpqc.qdq.read.source import DEQUANTIZE, Source
 from mpqc.values.qtype import QParams, QType
 
 WIDTHS: dict[int, int] = {
@@ -107,17 +108,12 @@ def _per_tensor(element: int, scale: np.ndarray, zero: int, clip: tuple[int, int
     step = scale.reshape(())
     if not (np.isfinite(step) and step > 0):
         return f"scale {step} is not a positive number"
-    stored = _stored_range(element)
+    stored = CODE_RANGES[element]
     low, high = (max(clip[0], stored[0]), min(clip[1], stored[1])) if clip else stored
     bits = _range_bits(low, high, element in UNSIGNED) or WIDTHS[element]
     shift = 1 << (bits - 1) if element in UNSIGNED else 0
     qparams = QParams(QType(bits), step, np.array(zero - shift, dtype=np.int32))
     return Coding(qparams, element, low - shift, high - shift, zero, parameters)
-
-
-def _stored_range(element: int) -> tuple[int, int]:
-    width = WIDTHS[element]
-    return (0, (1 << width) - 1) if element in UNSIGNED else (QType(width).qmin, QType(width).qmax)
 
 
 def _range_bits(low: int, high: int, unsigned: bool) -> int | None:

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from mpqc.passes.lib.base import node_reads
 from mpqc.qdq.read.builder import UNQUANTIZED, Builder, FloatNode
-from mpqc.qdq.read.source import reads
 from mpqc.values.program import Float, Op
 
 
@@ -104,7 +104,7 @@ def _join(group: list[int], members: dict[int, list[int]], follows: dict[int, se
 
 def _region(builder: Builder, region: Sequence[FloatNode], exposed: Sequence[str]) -> Float:
     made = {name for op in region for name in op.outputs}
-    used = list(dict.fromkeys(name for op in region for name in reads(op.node) if name not in made))
+    used = list(dict.fromkeys(name for op in region for name in node_reads(op.node) if name not in made))
     constants = {name: value for name in used if (value := builder.source.real(name)) is not None}
     fed = list(dict.fromkeys(name for op in region for name in op.inputs if name not in made))
     model = _self_contained(builder, region, fed, exposed, constants)

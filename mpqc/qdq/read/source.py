@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from mpqc.errors import ModelError
 from mpqc.facts.ops import RANDOM
 from mpqc.frontend.reader import read_onnx
+from mpqc.passes.lib.base import CODE_RANGES, attribute, node_reads
 from mpqc.passes.lib.windows import POOLS, floor_window
 from mpqc.qdq.read.probe import probe
 
@@ -27,19 +28,7 @@ MAX_FOLDED_ELEMENTS = 1 << 26
 """Larger constants are not materialized: a hostile file can ask for any size in a few bytes."""
 _NOT_FOLDED = RANDOM | {DEQUANTIZE, "If", "Loop", "Scan"}
 _REFERENCE_ERRORS = (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError)
-RANGES: dict[int, tuple[int, int, type[np.integer]]] = {
-    TensorProto.INT16: (-(2**15), 2**15 - 1, np.int16),
-    TensorProto.UINT16: (0, 2**16 - 1, np.uint16),
-    TensorProto.INT8: (-128, 127, np.int8),
-    TensorProto.UINT8: (0, 255, np.uint8),
-    TensorProto.INT4: (-8, 7, np.int8),
-    TensorProto.UINT4: (0, 15, np.uint8),
-    TensorProto.INT2: (-2, 1, np.int8),
-    TensorProto.UINT2: (0, 3, np.uint8),
-}
-"""Element type -> smallest and largest code, and the numpy type that holds them"""
-_SUB_BYTE = {TensorProto.INT4, TensorProto.INT2}
-_SUB_BYTE_UNSIGNED = {TensorProto.UINT4, TensorProto.UINT2}
+_SUB_BYTE = (TensorProto.INT4, TensorProto.INT2, TensorProto.UINT4, TensorProto.UINT2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +52,7 @@ class Source:
         """Tensor name -> nodes that read it (subgraphs included)."""
         readers: dict[str, list[NodeProto]] = {}
         for node in self.nodes:
-            for name in dict.fromkeys(reads(node)):
+            for name in dict.fromkeys(node_reads(node)):
                 readers.setdefault(name, []).append(node)
         return {name: tuple(nodes) for name, nodes in readers.items()}
 
@@ -109,42 +98,17 @@ def _dequantized(node: NodeProto, arrays: Sequence[np.ndarray | None]) -> np.nda
     return ((codes.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale.astype(np.float32)).astype(scale.dtype)
 
 
-def attribute(node: NodeProto, name: str, default: Any) -> Any:
-    """The attribute's value, strings decoded, or `default` where the node has none."""
-    for item in node.attribute:
-        if item.name == name:
-            value = helper.get_attribute_value(item)
-            return value.decode() if isinstance(value, bytes) else value
-    return default
-
-
-def reads(node: NodeProto) -> tuple[str, ...]:
-    """Names that `node` reads: its inputs and what its subgraphs capture."""
-    return tuple(name for name in node.input if name) + tuple(name for graph in _subgraphs(node) for name in _captured(graph))
-
-
-def _subgraphs(node: NodeProto) -> Iterable[onnx.GraphProto]:
-    for item in node.attribute:
-        yield from item.graphs
-        if item.type == onnx.AttributeProto.GRAPH:
-            yield item.g
-
-
-def _captured(graph: onnx.GraphProto) -> list[str]:
-    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    outside = []
-    for node in graph.node:
-        outside += [name for name in reads(node) if name not in known]
-        known.update(node.output)
-    return outside + [value.name for value in graph.output if value.name not in known]
-
-
 def array(tensor: TensorProto) -> np.ndarray:
     """The tensor's values; int4/int2 as int8, uint4/uint2 as uint8."""
     values = numpy_helper.to_array(tensor)
-    if tensor.data_type in _SUB_BYTE:
-        return values.astype(np.int8)
-    return values.astype(np.uint8) if tensor.data_type in _SUB_BYTE_UNSIGNED else values
+    return values.astype(_held(tensor.data_type)) if tensor.data_type in _SUB_BYTE else values
+
+
+def _held(element: int) -> type[np.integer]:
+    """The numpy type that codes of an element type are held in."""
+    low, high = CODE_RANGES[element]
+    byte, pair = (np.int8, np.int16) if low < 0 else (np.uint8, np.uint16)
+    return byte if high - low < 256 else pair
 
 
 def load_source(model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Source:
@@ -246,13 +210,13 @@ def _evaluated(
     if node.op_type == "Shape" and node.input[0] in shapes:
         dims = shapes[node.input[0]][slice(attribute(node, "start", 0), attribute(node, "end", None))]
         return {node.output[0]: (np.array(dims, dtype=np.int64), TensorProto.INT64)}
-    if node.op_type in _NOT_FOLDED or not node.input or any(name not in constants for name in reads(node)):
+    if node.op_type in _NOT_FOLDED or not node.input or any(name not in constants for name in node_reads(node)):
         return {}
     if node.domain not in ("", "ai.onnx", "com.microsoft") or _too_large(node, constants, shapes):
         return {}
     if node.op_type == QUANTIZE:
         return _quantized(node, constants, elements)
-    if node.op_type == "Cast" and attribute(node, "to", 0) in RANGES and elements[node.input[0]] in RANGES:
+    if node.op_type == "Cast" and attribute(node, "to", 0) in CODE_RANGES and elements[node.input[0]] in CODE_RANGES:
         return _cast(node, constants)
     return _run_reference(proto, node, constants, elements)
 
@@ -278,30 +242,28 @@ def _quantized(node: NodeProto, constants: Mapping[str, np.ndarray], elements: M
     """A float constant behind Q as integer codes; {} for blocks and for types that are not integers of at most 16 bits."""
     element = elements[node.input[2]] if len(node.input) > 2 and node.input[2] else attribute(node, "output_dtype", 0) or TensorProto.UINT8
     real, scale = constants[node.input[0]], constants[node.input[1]]
-    if element not in RANGES or attribute(node, "block_size", 0) or scale.ndim > 1:
+    if element not in CODE_RANGES or attribute(node, "block_size", 0) or scale.ndim > 1:
         return {}
     zero = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(scale.shape, dtype=np.int32)
     shape = [-1 if i == attribute(node, "axis", 1) % max(real.ndim, 1) else 1 for i in range(real.ndim)] if scale.size > 1 else []
     steps = np.rint(real.astype(np.float32) / scale.astype(np.float32).reshape(shape)) + zero.astype(np.float32).reshape(shape)
-    low, high, kind = RANGES[element]
-    return {node.output[0]: (np.clip(steps, low, high).astype(kind), element)}
+    return {node.output[0]: (np.clip(steps, *CODE_RANGES[element]).astype(_held(element)), element)}
 
 
 def _cast(node: NodeProto, constants: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, int]]:
     """An integer constant in another integer type, the bits that do not fit cut off; {} for types of less than a byte, whose wrapping numpy lacks."""
     element = int(attribute(node, "to", 0))
     value = constants[node.input[0]]
-    low, high, kind = RANGES[element]
-    narrow = element in _SUB_BYTE | _SUB_BYTE_UNSIGNED
-    if narrow and value.size and (value.min() < low or value.max() > high):
+    low, high = CODE_RANGES[element]
+    if element in _SUB_BYTE and value.size and (value.min() < low or value.max() > high):
         return {}
-    return {node.output[0]: (value.astype(kind), element)}
+    return {node.output[0]: (value.astype(_held(element)), element)}
 
 
 def _run_reference(
     proto: onnx.ModelProto, node: NodeProto, constants: Mapping[str, np.ndarray], elements: Mapping[str, int]
 ) -> dict[str, tuple[np.ndarray, int]]:
-    if any(elements[name] in _SUB_BYTE | _SUB_BYTE_UNSIGNED for name in node.input if name):
+    if any(elements[name] in _SUB_BYTE for name in node.input if name):
         return {}
     feeds = {name: constants[name] for name in node.input if name}
     try:

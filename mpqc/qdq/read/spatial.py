@@ -8,9 +8,9 @@ import numpy as np
 from onnx import NodeProto
 
 from mpqc.numerics import integer
+from mpqc.passes.lib.base import attribute
 from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.qdq.read.geometry import Pair, Quad, declared_pads, explicit_pads, pair, spatial
-from mpqc.qdq.read.source import attribute
 from mpqc.values.program import Concat, Move, Op, Pad, Pool, Resize
 
 _LINEAR_MODES = {"linear", "bilinear"}

@@ -7,6 +7,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mpqc.errors import ModelError
+from mpqc.passes.lib.base import CODE_RANGES
 
 _WIDER: dict[int, int] = {
     TensorProto.INT4: TensorProto.INT8,
@@ -14,7 +15,6 @@ _WIDER: dict[int, int] = {
     TensorProto.UINT4: TensorProto.UINT8,
     TensorProto.UINT2: TensorProto.UINT8,
 }
-_RANGES: dict[int, tuple[int, int]] = {TensorProto.INT4: (-8, 7), TensorProto.INT2: (-2, 1), TensorProto.UINT4: (0, 15), TensorProto.UINT2: (0, 3)}
 
 
 def widen(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -52,7 +52,7 @@ def _clipped(graph: onnx.GraphProto, node: NodeProto, narrow: dict[str, int]) ->
         return [node]
     codes, wide = node.output[0], f"{node.output[0]}_wide"
     bounds = [f"{codes}_{end}" for end in ("lowest", "highest")]
-    for name, value in zip(bounds, _RANGES[element], strict=True):
+    for name, value in zip(bounds, CODE_RANGES[element], strict=True):
         graph.initializer.append(helper.make_tensor(name, _WIDER[element], [], [value]))
     node.output[0] = wide
     return [node, helper.make_node("Clip", [wide, *bounds], [codes], name=f"{codes}_Clip")]
