@@ -32,7 +32,7 @@ class ChannelGraph:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def value(self, name: str) -> np.ndarray | None:
-        """The real values of a constant: an initializer, or one behind DequantizeLinear and maybe a Clip of its codes. None for anything else."""
+        """The real values of a constant: an initializer, or one behind DequantizeLinear and maybe a Clip or Cast of its codes. None for others."""
         if name in self.constants:
             return self.raw(name)
         node = self.producer.get(name)
@@ -58,7 +58,7 @@ class ChannelGraph:
 
     def _codes(self, name: str) -> np.ndarray | None:
         node = self.producer.get(name)
-        return self.raw(node.input[0]) if node is not None and node.op_type == "Clip" else self.raw(name)
+        return self.raw(node.input[0]) if node is not None and node.op_type in ("Clip", "Cast") else self.raw(name)
 
     def owned(self, name: str) -> bool:
         """Whether a constant, and all that it is made of, has one reader alone."""
