@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from mpqc.errors import ModelError
 from mpqc.passes.lib.base import PassResult
 from mpqc.passes.lib.surgery import close_graph, constant, free_name, input_at, open_graph, unchanged
 
@@ -33,6 +34,8 @@ class DecomposeRecurrent:
         """A note for each layer that stays whole, with the reason."""
         graph = open_graph(model)
         layers = [node for node in graph.nodes if node.op in GATES]
+        for node in layers:
+            _check_shapes(node)
         reasons = {id(node): self._refusal(node) for node in layers}
         chosen = [node for node in layers if not reasons[id(node)]]
         for node in chosen:
@@ -52,6 +55,26 @@ class DecomposeRecurrent:
         directions = len(DIRECTIONS[node.attrs.get("direction", "forward")])
         steps = int(node.inputs[0].shape[0]) * directions
         return f"{steps} steps are more than {self.max_steps}" if steps > self.max_steps else ""
+
+
+def _check_shapes(node: gs.Node) -> None:
+    """Raises ModelError where weights or states do not have the shapes that ONNX gives them (D directions, H hidden, I features)."""
+    x, recurrent = (list(node.inputs[position].shape or ()) for position in (0, 2))
+    directions = len(DIRECTIONS.get(node.attrs.get("direction", "forward"), ()))
+    hidden = node.attrs.get("hidden_size", recurrent[-1] if recurrent else 0)
+    gates = GATES[node.op] * hidden
+    steps, batch, features = x if len(x) == 3 else (0, 0, 0)
+    if node.attrs.get("layout", 0):
+        steps, batch = batch, steps
+    state = [batch, directions, hidden] if node.attrs.get("layout", 0) else [directions, batch, hidden]
+    wanted = {1: [directions, gates, features], 2: [directions, gates, hidden], 3: [directions, 2 * gates], 5: state, 6: state}
+    roles = ("data", "weights", "recurrent weights", "bias", "lengths", "first state", "first cell state")
+    for position, shape in wanted.items():
+        tensor = input_at(node, position)
+        found = list(tensor.shape or ()) if tensor is not None else shape
+        if len(x) != 3 or found != shape:
+            what = f"its {roles[position]} have shape {found} where {shape} is needed" if len(x) == 3 else f"its data have shape {x}, not three axes"
+            raise ModelError(what, where=f"{node.op} {node.name!r}")
 
 
 def _default_activations(node: gs.Node) -> bool:

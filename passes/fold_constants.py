@@ -65,16 +65,36 @@ class _Folder:
     def visit(self, node: onnx.NodeProto) -> None:
         if node.op_type == "If" and node.input[0] in self.constants:
             self.inline(node)
-        elif is_windowed(node):
+        elif is_windowed(node) and all(self.elements(name) for name in node.input if name):
             for each in write_out(node, self.shape(node.input[0]), self.shape(node.input[1]) if len(node.input) > 1 else ()):
                 self.keep_or_fold(each)
         else:
             self.keep_or_fold(node)
 
     def keep_or_fold(self, node: onnx.NodeProto) -> None:
-        if not self.fold(node):
-            self.infer(node)
+        if node.op_type == "Concat":
+            node = self.without_empty(node)
+        if self.fold(node):
+            return
+        self.infer(node)
+        if any(_elements(self.types[name]) for name in node.output if name):
             self.nodes.append(node)
+            return
+        for name in filter(None, node.output):  # nothing to compute: a Slice that takes nothing, for example
+            kind = self.types[name].tensor_type
+            self.add_constant(name, helper.make_tensor(name, kind.elem_type, self.shape(name), b"", raw=True))
+
+    def without_empty(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """A Concat without the inputs that have no elements, unless none has any."""
+        full = [name for name in node.input if self.elements(name)]
+        if not full or len(full) == len(node.input):
+            return node
+        found = helper.make_node("Concat", full, node.output, node.name)
+        found.attribute.extend(node.attribute)
+        return found
+
+    def elements(self, name: str) -> int:
+        return _elements(self.types[name])
 
     def shape(self, name: str) -> list[int]:
         return [dim.dim_value for dim in self.types[name].tensor_type.shape.dim]
@@ -175,12 +195,20 @@ class _Folder:
         made = [name for node in nodes for name in node.output if name]
         outputs = [self.value_info(value.name) for value in graph.output]
         names = {value.name for value in graph.output}
+        for name in sorted(names):
+            self.check_output(name)
         _replace(graph.node, nodes)
         _replace(graph.input, inputs)
         _replace(graph.initializer, [tensor for name, tensor in self.constants.items() if name in reads])
         _replace(graph.value_info, [self.value_info(name) for name in made if name not in names])
         _replace(graph.output, outputs)
         return model
+
+    def check_output(self, name: str) -> None:
+        if name in self.types and not self.elements(name):
+            raise ModelError(
+                "the output has no elements", where=f"tensor {name!r}", why=f"shape {self.shape(name)}", hint="leave it out of the outputs"
+            )
 
     def value_info(self, name: str) -> onnx.ValueInfoProto:
         if name not in self.types:

@@ -60,6 +60,9 @@ class Region:
             parts = self._value(expr.tuple_value, module)
             assert isinstance(parts, tuple)
             return parts[expr.index]
+        if isinstance(expr, relax.If):
+            hint = "decide it before the network runs, or keep it out of the deployed network"
+            raise LoweringError("an If whose condition is computed has no form in the compiled program", where=self.op.name, hint=hint)
         return self._call(expr, module) if isinstance(expr, relax.Call) else self.values[expr]
 
     def _slot(self, expr: Any, module: tvm.IRModule) -> Slot:

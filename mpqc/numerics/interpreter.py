@@ -105,7 +105,7 @@ class Interpreter:
     def _float(self, op: Float, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         session = self._session(op)
         count = len(next(iter(values.values())))
-        runs = [session.run(list(op.outputs), {name: values[name][i] for name in op.inputs}) for i in range(count)]
+        runs = [session.run(list(op.outputs), {name: np.asarray(values[name][i]) for name in op.inputs}) for i in range(count)]
         return [np.stack([run[k] for run in runs]) for k in range(len(op.outputs))]
 
     def _session(self, op: Float) -> Any:

@@ -80,3 +80,12 @@ def test_a_program_for_a_batch_takes_multiples_of_it() -> None:
     batch = np.random.default_rng(0).standard_normal((6, 3, 5, 5)).astype(np.float32)
     expected = np.concatenate([session(model).run(None, {"x": batch[i : i + 2]})[0] for i in (0, 2, 4)])
     assert (Interpreter(program).run({"x": batch})[program.outputs[0]] == expected).all()
+
+
+def test_a_float_region_takes_a_number_without_axes() -> None:
+    net = Net()
+    x = net.qdq(net.input(1, 4), 0.03)
+    y = net.op("Mul", net.op("Softmax", x), net.op("Exp", net.input(name="s")))
+    program = read_qdq(net.model(y))
+    inputs = inputs_for(program) | {"s": np.float32(0.5)}
+    assert interpret(program, inputs)[y] == pytest.approx(session(net.model(y)).run(None, {**inputs, "s": np.array(0.5, np.float32)})[0], abs=1e-6)

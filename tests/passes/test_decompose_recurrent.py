@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx_models import assert_close, noise, one_op, run_ort
 
+from mpqc.errors import ModelError
 from mpqc.passes.decompose_recurrent import DecomposeRecurrent
 from mpqc.passes.fold_constants import FoldConstants
 from mpqc.passes.lib.base import PassResult, verify
@@ -69,3 +70,14 @@ def test_variants_stay_whole(attributes: dict[str, Any]) -> None:
     result = run(DecomposeRecurrent(), model, feeds)
     assert not result.changed
     assert "stays whole" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "role"),
+    [(1, np.float32(0.3), "weights"), (1, noise(1, 9), "weights"), (2, noise(1, 9, 4), "recurrent weights"), (3, noise(9), "bias")],
+)
+def test_weights_of_another_shape_are_refused_by_name(position: int, value: np.ndarray, role: str) -> None:
+    constants: dict[int, Any] = {1: noise(1, 9, 5), 2: noise(1, 9, 3), 3: noise(1, 18)} | {position: value}
+    model, _ = one_op("GRU", [noise(2, 2, 5)], constants, outputs=2, hidden_size=3)
+    with pytest.raises(ModelError, match=f"its {role} have shape"):
+        DecomposeRecurrent().run(FoldConstants().run(model).model)

@@ -307,3 +307,21 @@ def test_order_of_all_passes_is_stable() -> None:
     assert ops(first) == ["Conv", "HardSwish"]
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
     assert_close(run_ort(first, {"x": X}), run_ort(model, {"x": X}))
+
+
+EMPTY = {"two": np.array([2]), "one": np.array([1])}
+
+
+def test_what_has_no_elements_is_folded_away() -> None:
+    nodes = [make("Slice", "x two two one", "e"), make("Relu", "e", "r"), make("Concat", "r x e", "c", axis=1), make("Relu", "c", "y")]
+    model = graph_model(nodes, {"x": X}, EMPTY, ["y"], ir_version=10)
+    folded = FoldConstants().run(model).model
+    assert ops(folded) == ["Concat", "Relu"]
+    assert list(folded.graph.node[0].input) == ["x"]
+    assert_close(run_ort(folded, {"x": X}), run_ort(model, {"x": X}))
+
+
+def test_an_output_without_elements_is_refused_by_name() -> None:
+    model = graph_model([make("Slice", "x two two one", "y")], {"x": X}, EMPTY, ["y"], ir_version=10)
+    with pytest.raises(ModelError, match="'y': the output has no elements"):
+        FoldConstants().run(model)

@@ -335,3 +335,22 @@ def test_a_huge_constant_is_not_materialized() -> None:
     net.op("ReduceSum", huge)
     program = read_qdq(net.model(net.qdq(net.input(1, 4), 0.1)))
     assert [type(op) for op in program.ops] == [Quantize, Dequantize]
+
+
+@pytest.mark.parametrize("shape", [(2,), (4,), (0,)])
+def test_a_zero_point_of_another_shape_than_its_scale_is_refused_by_name(shape: tuple[int, ...]) -> None:
+    net = Net()
+    scale, zero = net.constant(np.float32(0.1).reshape(())), net.constant(np.zeros(shape, np.int8))
+    codes = net.op("QuantizeLinear", net.input(1, 4), scale, zero)
+    result = helper.make_tensor_value_info(str(net.op("DequantizeLinear", codes, scale, zero)), TensorProto.FLOAT, [1, 4])
+    graph = helper.make_graph(net.nodes, "net", net.inputs, [result], net.constants)
+    with pytest.raises(ModelError, match=r"quantizelinear.*different shapes"):
+        read_qdq(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10))
+
+
+def test_a_tensor_without_elements_is_refused_by_name() -> None:
+    net = Net()
+    two, one = net.constant(np.array([2])), net.constant(np.array([1]))
+    empty = net.op("Slice", net.qdq(net.input(1, 4), 0.1), two, two, one)
+    with pytest.raises(ModelError, match=r"slice.*has no elements"):
+        read_qdq(net.model(net.op("Relu", empty)))

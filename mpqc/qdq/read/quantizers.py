@@ -96,8 +96,10 @@ def coding(source: Source, node: NodeProto, clip: tuple[int, int] | None = None)
     if any(name and name not in source.constants for name in node.input[1:]):
         return "scale or zero point is not constant"
     scale = source.constants[node.input[1]]
-    zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, dtype=np.int32)
-    if scale.size != 1 or zero.size != 1:
+    zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(scale.shape, dtype=np.int32)
+    if scale.size != zero.size:
+        raise ModelError("scale and zero point have different shapes", where=node.name, why=f"{list(scale.shape)} and {list(zero.shape)}")
+    if scale.size != 1:
         return "an activation has a scale for each channel or block"
     return _per_tensor(element, scale, int(zero.reshape(())), clip, tuple(node.input[1:]))
 

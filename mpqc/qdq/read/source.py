@@ -88,7 +88,7 @@ def _dequantized(node: NodeProto, arrays: Sequence[np.ndarray | None]) -> np.nda
     block, axis = attribute(node, "block_size", 0), attribute(node, "axis", 1)
     if block:
         scale, zero = (np.repeat(part, block, axis)[tuple(slice(size) for size in codes.shape)] for part in (scale, zero))
-    elif scale.size == 1:
+    elif scale.size == 1 == zero.size:
         scale, zero = scale.reshape(()), zero.reshape(())
     else:
         shape = [-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)]
@@ -126,6 +126,9 @@ def load_source(model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequen
     folded = _fold(proto, constants, elements)
     nodes = tuple(node for node in proto.graph.node if not all(name in constants for name in node.output if name))
     found_shapes, found_elements = folded
+    empty = next((name for node in nodes for name in node.output if name and 0 in found_shapes.get(name, ())), None)
+    if empty is not None:
+        raise ModelError("the tensor has no elements", where=empty, why=f"shape {list(found_shapes[empty])}", hint="simplify the model first")
     source = Source(proto, nodes, constants, {**found_elements, **elements}, found_shapes)
     return _with_missing_shapes(source)
 
