@@ -6,9 +6,9 @@ returns one, a DataLoader, a .npz or .npy file (never pickled), a folder of imag
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from mpqc.data.sources import Item, item_stream
 from mpqc.errors import DataError
 from mpqc.values.network import TensorSpec
+from mpqc.workspace.digest import digest
 
 Batch = dict[str, np.ndarray]
 NOISE_NOTE = "no data was given: inputs are seeded noise, so ranges and sensitivities say little about real data"
@@ -85,6 +86,11 @@ class Batches:
         """`array` [n, ...] of `raw` as the input `name` takes it."""
         spec = next(spec for spec in self.inputs if spec.name == name)
         return self._prepared(array.astype(spec.dtype), spec)
+
+    @cached_property
+    def content(self) -> tuple[str, tuple[str, ...], str]:
+        """What stands for all of it in a digest: what it says of itself, and its samples with their labels."""
+        return self.origin, self.notes, _digest_of(self)
 
     @property
     def batch_size(self) -> int | None:
@@ -229,13 +235,9 @@ def _finite(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
     return array
 
 
-def digest_of(batches: Batches) -> str:
-    """SHA-256 of all samples, hexadecimal."""
-    digest = hashlib.sha256()
-    for batch in batches:
-        for name in sorted(batch):
-            digest.update(np.ascontiguousarray(batch[name]).tobytes())
-    return digest.hexdigest()
+def _digest_of(batches: Batches) -> str:
+    """SHA-256 of all samples, hexadecimal; one batch is in memory at a time."""
+    return digest([digest(item) for item in batches.labelled()])
 
 
 def notes_on_scale(batches: Batches) -> tuple[str, ...]:

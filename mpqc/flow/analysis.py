@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,26 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpqc.errors import UsageError
+from mpqc.flow.phases import CALIBRATION, SENSITIVITIES, CalibrationInputs, SensitivityInputs
 from mpqc.flow.results import Analysis
 from mpqc.pruning import fit as pruning
 from mpqc.values.request import Options, Reading
-from mpqc.values.sensitivities import Sensitivities, read_sensitivities
+from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site_file import write_sites
 from mpqc.workspace.job import Job
 from mpqc.workspace.log_file import LOG
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
-    from mpqc.quantize.calibration import Calibration
     from mpqc.training.samples import Samples
     from mpqc.values.network import Network
     from mpqc.values.recipe import Recipe
     from mpqc.values.site import SiteTable
 
-SCORED_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
-"""Widths that sensitivities are measured at."""
-SCORED_SAMPLES = 64
-"""Samples that sensitivities are measured on: more change the ranking little."""
 ALL = 1 << 40
 """Samples to take where all are wanted"""
 
@@ -65,25 +61,23 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
 
     Raises DataError before any of the slow phases where data or labels do not fit.
     """
-    from mpqc.data.batches import check_labels, digest_of, notes_on_scale
+    from mpqc.data.batches import check_labels, notes_on_scale
 
     with job.progress.phase("import"):
         read = _read(material, options.reading, options.training)
     for note in (*read.network.notes, *read.batches.notes, *notes_on_scale(read.batches)):
         job.progress.warn(note)
-    seen = digest_of(read.batches)
-    pruned = pruning.pruned_to_fit(_pruning(read, options), job, (read.network.digest, seen))
-    network, table = pruned.network, pruned.table
-    key = (network.digest, seen, options.ranges)
-    LOG.debug("network %s, samples %s", *key[:2])
+    pruned = pruning.pruned_to_fit(_pruning(read, options), job)
+    network, table, batches = pruned.network, pruned.table, read.batches
+    LOG.debug("network %s", network.digest)
     if material.labels is not None and read.samples is None:
-        check_labels(material.labels, read.batches)
+        check_labels(material.labels, batches)
     with job.progress.phase("calibrate"):
-        calibration = _calibrated(network, table, read.batches, options.ranges, job, key)
+        calibration = CALIBRATION.run(job.workspace, CalibrationInputs(network, table, batches, options.ranges))
     with job.progress.phase("sensitivities"):
-        sensitivities = _measured(Analysis(network, table, read.batches, calibration, None), options.method, options.seed, job, key)
+        sensitivities = _measured(Analysis(network, table, batches, calibration, None), options.method, options.seed, job)
     job.workspace.write_text("sites.json", write_sites(table))
-    return Analysis(network, table, read.batches, calibration, sensitivities, read.samples, read.network if pruned.removed else None)
+    return Analysis(network, table, batches, calibration, sensitivities, read.samples, read.network if pruned.removed else None)
 
 
 def _read(material: Material, reading: Reading, recipe: Recipe | None) -> _Read:
@@ -130,31 +124,11 @@ def _pruning(read: _Read, options: Options) -> pruning.Inputs:
     )
 
 
-def _calibrated(network: Network, table: SiteTable, batches: Batches, method: str, job: Job, key: tuple[str, ...]) -> Calibration:
-    from mpqc.quantize.calibration import calibrate, read_calibration
-
-    workspace = job.workspace
-    kept = workspace.checkpoint("calibration", *key).with_suffix(".npz")
-    LOG.debug("calibration %s %s", "from" if kept.is_file() else "to", kept)
-    if not kept.is_file():
-        calibration = calibrate(network, table, batches, method=method)
-        with workspace.replacing(str(kept.relative_to(workspace.root))) as partial:
-            calibration.save(partial)
-    return read_calibration(kept, network, table)
-
-
-def _measured(known: Analysis, wanted: str | None, seed: int, job: Job, key: tuple[str, ...]) -> Sensitivities | None:
+def _measured(known: Analysis, wanted: str | None, seed: int, job: Job) -> Sensitivities | None:
     """Sensitivities at every width that any target offers; None for plans that need none. Without data, round-off alone."""
-    from mpqc.sensitivity.measure import measure
-
     if wanted is None:
         return None
     method = "roundoff" if known.batches.origin == "noise" else wanted
-
-    def make() -> str:
-        few = replace(known.batches, limit=min(known.batches.limit, SCORED_SAMPLES))
-        return measure(known.network, known.table, known.calibration, few, method=method, bits=SCORED_BITS, seed=seed).to_json()
-
-    text, resumed = job.workspace.resume("sensitivities", (*key, method, str(seed)), make)
-    LOG.debug("sensitivities %s", "from their checkpoint" if resumed else "measured")
-    return read_sensitivities(job.workspace.write_text("sensitivities.json", text))
+    found = SENSITIVITIES.run(job.workspace, SensitivityInputs(known.network, known.table, known.calibration, known.batches, method, seed))
+    job.workspace.write_text("sensitivities.json", found.to_json())
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,15 @@ import numpy as np
 from mpqc.errors import DataError, ModelError, RunError, UsageError
 from mpqc.values.artifacts import Artifacts
 from mpqc.values.program import Float, Program
-from mpqc.workspace.folder import Workspace, file_digest, open_workspace, to_json
+from mpqc.workspace.digest import File
+from mpqc.workspace.folder import Workspace, open_workspace, to_json
 from mpqc.workspace.log_file import logged
+from mpqc.workspace.phase import Phase
 from mpqc.workspace.progress import Progress
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
+    from mpqc.lowering.lowered import Lowered
     from mpqc.runtime.description import Description
     from mpqc.targets import Target
 
@@ -102,7 +105,7 @@ def _summary(program: Program, artifacts: Artifacts, model: Path) -> dict[str, A
     floats = [{"name": op.name, "ops": ", ".join(op.op_types), "reason": op.reason} for op in program.ops if isinstance(op, Float)]
     return {
         "schema_version": 1,
-        "model": file_digest(model),
+        "model": File(model).content,
         "target": artifacts.target,
         "integer_ops": len(program.ops) - len(floats),
         "floats": floats,
@@ -131,20 +134,42 @@ def run_folder(folder: Path, arrays: Sequence[np.ndarray], *, emulate: bool, thr
 
 
 def _run_on_host(folder: Path, inputs: Mapping[str, np.ndarray], threads: int) -> dict[str, np.ndarray]:
-    from mpqc.lowering import build, lower
-    from mpqc.qdq.read.program import read_qdq
     from mpqc.runtime import run_host
     from mpqc.targets import load_target
 
     source = folder / "model.qdq.onnx"
     if not source.is_file():
         raise RunError("holds no model.qdq.onnx", where=str(folder), hint="give the output folder of mpqc compile or mpqc lower")
-    workspace = Workspace(folder)
-    kept = workspace.checkpoint("host", file_digest(source)).with_suffix(".so")
-    if not kept.is_file():
-        with workspace.replacing(str(kept.relative_to(folder))) as partial:
-            build(lower(read_qdq(source), load_target("host")), partial)
-    return run_host(kept, inputs, threads=threads)
+    return run_host(HOST.run(Workspace(folder), HostInputs(File(source), load_target("host"))), inputs, threads=threads)
+
+
+@dataclass(frozen=True)
+class HostInputs:
+    """What the program for this machine depends on."""
+
+    model: File
+    """QDQ ONNX"""
+    target: Target
+
+
+def _lowered(inputs: HostInputs) -> Lowered:
+    from mpqc.lowering import lower
+    from mpqc.qdq.read.program import read_qdq
+
+    return lower(read_qdq(inputs.model.path), inputs.target)
+
+
+def _write_module(lowered: Lowered, path: Path) -> None:
+    from mpqc.lowering import build
+
+    build(lowered, path)
+
+
+def _module(path: Path, _: HostInputs) -> Path:
+    return path
+
+
+HOST: Phase[HostInputs, Lowered, Path] = Phase("host", _lowered, _write_module, _module, ".so")
 
 
 def _description(bundle: Path) -> Description:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
     from mpqc.flow.building import Built
     from mpqc.report.build import Circumstances, Measured
+    from mpqc.targets import Target
     from mpqc.training.phase import Trained
     from mpqc.values.program import Program
 
@@ -63,7 +64,7 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     cost_model = cost_model.for_network(analysis.table)
     with job.progress.phase("allocate"), way_out_kept(job.workspace):
         plan = _chosen(analysis, options, cost_model, options.budgets)
-    trained = None if options.training is None else _trained(analysis, plan, options, cost_model, job)
+    trained = None if options.training is None else _trained(analysis, plan, options, cost_model.target, job)
     plan = plan if trained is None else trained.plan
     builder = Builder(_exporting(analysis, options.opset, trained), cost_model.target, job)
     prices = Prices() if verifier is None else _priced(plan, analysis, options, cost_model, builder, verifier)
@@ -88,25 +89,27 @@ def analyze(source: Any, options: Options, data: Any = None, *, output: Path, pr
         return analyze_network(material, options, Job(workspace, progress or Progress(quiet=True)))
 
 
-def _trained(analysis: Analysis, plan: Plan, options: Options, cost_model: CostModel, job: Job) -> Trained:
-    from mpqc.flow.training_stage import train_from
-    from mpqc.training.phase import Start
+def _trained(analysis: Analysis, plan: Plan, options: Options, target: Target, job: Job) -> Trained:
+    from mpqc.flow.training_stage import TrainingInputs, train_from, training_strategy
 
     assert options.training is not None
     assert analysis.samples is not None
-    start = Start(
+    inputs = TrainingInputs(
         network=analysis.network,
         table=analysis.table,
         calibration=analysis.calibration,
         sensitivities=analysis.sensitivities,
-        cost_model=cost_model,
+        target=target,
         budgets=options.budgets,
         fixed=options.fixed,
         plan=plan,
         original=analysis.original,
+        strategy=training_strategy(options.strategy),
+        recipe=options.training,
+        samples=analysis.samples,
     )
     with job.progress.phase("train"):
-        return train_from(start, options.strategy, options.training, analysis.samples, options.teacher_cache, job)
+        return train_from(inputs, options.teacher_cache, job)
 
 
 def _chosen(analysis: Analysis, options: Options, cost_model: CostModel, budgets: tuple[Budget, ...]) -> Plan:

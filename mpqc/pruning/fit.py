@@ -22,6 +22,7 @@ from mpqc.values.budget import Budget, Resource
 from mpqc.values.request import AUTO, NOTHING, PLANNED
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import PrunedChannels, Site, SiteKind, SiteTable
+from mpqc.workspace.phase import Phase, read_text, write_text
 
 if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
@@ -87,7 +88,7 @@ class Inputs:
         return self.asked == NOTHING or (self.asked == AUTO and not self.budgets)
 
 
-def pruned_to_fit(inputs: Inputs, job: Job, key: Sequence[str]) -> Pruned:
+def pruned_to_fit(inputs: Inputs, job: Job) -> Pruned:
     """What was asked for made of a network, from a checkpoint where there is one: the same where nothing has to go, or where that would not help.
 
     Raises UsageError where a part of the weights is asked for that cannot be removed, TargetError for budgets that the target cannot price.
@@ -96,12 +97,8 @@ def pruned_to_fit(inputs: Inputs, job: Job, key: Sequence[str]) -> Pruned:
     same = Pruned(network, table, {})
     if inputs.idle:
         return same
-    planned = channels_of(inputs.planned)
-    chosen_by = (inputs.asked, inputs.target.name, ";".join(map(str, inputs.budgets)), json.dumps(sorted(inputs.fixed.items())), str(inputs.seed))
-    facts = chosen_by if inputs.asked != PLANNED else (inputs.asked, json.dumps({name: sorted(channels) for name, channels in planned.items()}))
     with job.progress.phase("prune"):
-        text, _ = job.workspace.resume("pruning", (*key, *facts), lambda: _removal(inputs))
-    kept = json.loads(text)
+        kept = json.loads(PRUNING.run(job.workspace, inputs))
     if kept is None:
         job.progress.warn(HOPELESS)
         return replace(same, network=replace(network, notes=(*network.notes, HOPELESS)))
@@ -122,6 +119,9 @@ def _removal(inputs: Inputs) -> str:
         return "null"
     means = means_of(inputs.network, inputs.batches) if removed else {}
     return json.dumps({name: [sorted(channels), means[name].tolist()] for name, channels in removed.items()})
+
+
+PRUNING: Phase[Inputs, str, str] = Phase("pruning", _removal, write_text, read_text)
 
 
 def prune(network: Network, table: SiteTable, removed: Channels, means: Means | None = None) -> Pruned:

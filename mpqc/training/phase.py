@@ -162,7 +162,7 @@ def _targets_key(teacher: Network, samples: Samples, recipe: Recipe, machine: Ma
     device, group = machine.device, machine.group
     half = isinstance(arithmetic(recipe, device), torch.autocast)
     facts = (recipe.seed, recipe.batch, recipe.augment, recipe.held_out, half, device.type, group.rank, group.size)
-    return (teacher.digest, samples.digest, repr(facts))
+    return (teacher.digest, samples.content, repr(facts))
 
 
 def _session(start: Start, recipe: Recipe, trainable: Trainable, loop: Loop, group: Group) -> Session:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,6 +17,7 @@ from mpqc.training.mixing import mixed
 from mpqc.training.processes import Group
 from mpqc.training.session import TrainingBatch
 from mpqc.values.recipe import Recipe
+from mpqc.workspace.digest import digest
 
 MOST_HELD_OUT = 5000
 LEAST = 2
@@ -44,16 +44,9 @@ class Samples:
     """Indices; all samples where there are too few to hold any out"""
 
     @cached_property
-    def digest(self) -> str:
-        """SHA-256 (hex) of the samples as the source gives them, their labels, and what is made of them for the network."""
-        digest = hashlib.sha256(self.batches.preparation.encode())
-        for name in sorted(self.arrays):
-            array = self.arrays[name]
-            digest.update(repr((name, array.dtype.str, array.shape)).encode())
-            digest.update(np.ascontiguousarray(array).data)
-        if self.labels is not None:
-            digest.update(np.ascontiguousarray(self.labels).data)
-        return digest.hexdigest()
+    def content(self) -> str:
+        """Digest of the samples as the source gives them, their labels, which are trained on, and what is made of them for the network."""
+        return digest((self.arrays, self.labels, self.trained, self.held_out, self.batches.inputs, self.batches.preparation))
 
     def batch(self, indices: np.ndarray, device: torch.device) -> TrainingBatch:
         """The samples at `indices`, as the network takes them."""

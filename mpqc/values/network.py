@@ -64,3 +64,8 @@ class Network:
     """Initializer name -> attribute (parameter or buffer) of `module`."""
     batch: Mapping[str, str] = field(default_factory=dict)
     """Input name -> name of its first dimension, for inputs whose source left that open; here it is 1"""
+
+    @property
+    def content(self) -> tuple[str, Mapping[str, str]]:
+        """What stands for all of it in a digest: the rest follows from the model, and notes are for people."""
+        return self.digest, self.batch

@@ -71,6 +71,12 @@ class Plan:
     pruned: tuple[PrunedChannels, ...] = ()
     """Channels that go before the bits apply; a compile that is given the plan removes them"""
 
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What stands for all of it in a digest: everything but the time that the solver took."""
+        proof = replace(self.proof, seconds=0.0)
+        return self.target, self.choices, proof, self.uses, self.strategy, self.notes, self.pruned
+
     def bits(self, site: str) -> int | None:
         """Bits of `site`, or None where it stays float."""
         return self._bits.get(site)

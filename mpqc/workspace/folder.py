@@ -1,25 +1,21 @@
-"""The output folder of a compile: fixed file names, whole files only, and checkpoints that a second run picks up.
+"""The output folder of a compile: fixed file names and whole files only.
 
 Every file is written beside its place and renamed into it, so that an interrupted run leaves whole files or none.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mpqc.errors import MpqcError, UsageError
-from mpqc.values.version import __version__
 
-CHECKPOINTS = f"{__version__} 2"
-"""Changes where results of a phase change for the same inputs: what an older mpqc kept is then measured anew."""
 MARKER = ".mpqc"
 """Folder inside the output folder that holds checkpoints and marks it as mpqc's own."""
 
@@ -63,20 +59,6 @@ class Workspace:
         """Removes the file or folder `name`, if there is one: what an earlier run wrote and this one does not."""
         _remove(self.path(name))
 
-    def checkpoint(self, phase: str, *inputs: str) -> Path:
-        """Where the result of `phase` for these inputs is kept: the name changes with any of them."""
-        digest = hashlib.sha256("\0".join((CHECKPOINTS, phase, *inputs)).encode()).hexdigest()[:16]
-        return self.root / MARKER / f"{phase}-{digest}"
-
-    def resume(self, phase: str, inputs: tuple[str, ...], make: Callable[[], str]) -> tuple[str, bool]:
-        """The text that `phase` made of `inputs`, from its checkpoint where there is one. Returns (text, whether it was resumed)."""
-        kept = self.checkpoint(phase, *inputs)
-        if kept.is_file():
-            return kept.read_text(encoding="utf-8"), True
-        text = make()
-        self.write_text(str(kept.relative_to(self.root)), text)
-        return text, False
-
 
 def open_workspace(root: Path, *, force: bool = False) -> Workspace:
     """The output folder `root`, made if needed. Raises UsageError for a folder with other people's files, MpqcError where it cannot be written."""
@@ -102,12 +84,6 @@ def copy_folder(source: Path, target: Path) -> Path:
     except (OSError, shutil.Error) as error:
         shutil.rmtree(target, ignore_errors=True)
         raise MpqcError("cannot write", where=str(target), why=getattr(error, "strerror", None) or str(error)) from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_json(value: object) -> str:

@@ -26,19 +26,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in workspace.root.iterdir() if path.name != ".mpqc"] == ["plan.json"]
 
 
-def test_a_phase_runs_once_for_the_same_inputs(tmp_path: Path) -> None:
-    workspace, calls = open_workspace(tmp_path), []
-
-    def make() -> str:
-        calls.append(1)
-        return "result"
-
-    assert workspace.resume("measure", ("a", "b"), make) == ("result", False)
-    assert workspace.resume("measure", ("a", "b"), make) == ("result", True)
-    assert workspace.resume("measure", ("a", "c"), make) == ("result", False)
-    assert len(calls) == 2
-
-
 def test_a_folder_with_other_files_needs_force(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UsageError, match="did not write"):
