@@ -9,6 +9,10 @@ APT_PACKAGES := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
 apt_install = $(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
 	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(1)
 
+# The pricing tool beside the checkout, where there is one: mpqc itself looks only where it is told to
+BESIDE := $(abspath ../shared/tools/a76/a76time)
+export MPQC_PRICER ?= $(wildcard $(BESIDE))
+
 .PHONY: setup demo test lint wheel emulator pricer bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
@@ -28,9 +32,9 @@ emulator:
 	$(call apt_install,$(APT_PACKAGES)) || \
 	echo "mpqc: no emulator, so nothing can run as AArch64 here. Install qemu-aarch64 and the arm64 cross C library: apt-get install $(APT_PACKAGES)"
 
-# The pricing tool, where there is one beside the checkout, models the core with LLVM 19. Without that nothing is priced, and tests of prices skip by name.
+# The pricing tool, where there is one, models the core with LLVM 19. Without that nothing is priced, and tests of prices skip by name.
 pricer:
-	@if [ ! -x "$${MPQC_PRICER:-../shared/tools/a76/a76time}" ] || command -v llvm-mca-19 >/dev/null; then exit 0; fi; \
+	@if [ ! -x "$$MPQC_PRICER" ] || command -v llvm-mca-19 >/dev/null; then exit 0; fi; \
 	$(call apt_install,llvm-19) || \
 	echo "mpqc: no LLVM 19, so the pricing tool cannot price: apt-get install llvm-19"
 

@@ -1,4 +1,4 @@
-"""Finds the pricing tool for benchmarks: in $MPQC_SHARED/tools/a76, else where `mpqc` itself looks."""
+"""Finds the pricing tool for benchmarks: $MPQC_PRICER, else in the shared folder, else where `mpqc` itself looks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 import sys
 from pathlib import Path
 
+from provenance import REPO
+
 from mpqc.errors import MpqcError
-from mpqc.timing.pricer import Pricer, find_pricer
+from mpqc.timing.pricer import VARIABLE, Pricer, find_pricer
 
 
 def pricer() -> Pricer:
     """The pricing tool; exits with a sentence where it is absent."""
-    shared = os.environ.get("MPQC_SHARED")
+    beside = Path(os.environ.get("MPQC_SHARED", REPO.parent / "shared")) / "tools" / "a76" / "a76time"
     try:
-        return find_pricer(Path(shared) / "tools" / "a76" / "a76time" if shared else None)
+        return find_pricer(None if os.environ.get(VARIABLE) or not beside.is_file() else beside)
     except MpqcError as error:
         sys.exit(str(error))

@@ -71,6 +71,13 @@ def test_a_room_imports_only_rooms_above_it(name: str) -> None:
     assert [edge for edge in edges if room(edge[1]) not in allowed] == []
 
 
+def test_the_product_names_no_path_outside_the_repository() -> None:
+    texts = [path for folder in FOLDERS.values() for path in folder.rglob("*") if path.suffix in (".py", ".toml", ".md", ".c", ".h", ".cc")]
+    outside = re.compile(r"(?<!\$ORIGIN/)\.\./|parents\[[3-9]|MPQC_SHARED|shared/")
+    assert len(texts) > 200
+    assert [str(path) for path in texts if outside.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = nx.DiGraph([(module, other) for module in modules() for other in imported(module) if other != module])
     assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []

@@ -77,7 +77,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress lines")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="debug lines on stderr; log.txt has them always")]
 AllowSlower = Annotated[bool, typer.Option("--allow-slower", help="accept a plan that is slower than all int8 (else exit code 4)")]
 Price = Annotated[bool, typer.Option("--price", help="price the built program under the emulator; a latency budget then holds for that time")]
-Pricer = Annotated[Path | None, typer.Option(help="pricing tool; without it $MPQC_PRICER, else ../shared/tools/a76/a76time beside mpqc")]
+Pricer = Annotated[Path | None, typer.Option(help="pricing tool; without it $MPQC_PRICER, else a76time on PATH")]
 Force = Annotated[bool, typer.Option("--force", help="write into a folder with other files")]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -21,19 +22,20 @@ from mpqc.lowering.toolchain import zig
 from mpqc.targets import Target
 
 VARIABLE = "MPQC_PRICER"
-BESIDE = Path(__file__).resolve().parents[3] / "shared" / "tools" / "a76" / "a76time"
-"""Where the tool lies that models a Cortex-A76: in the folder beside the checkout"""
 CORES = {"a76time": "cortex-a76"}
-"""The core that a tool of this name models; a tool of another name is taken at its user's word."""
+"""The core that a tool of this name models; a tool of another name is taken at its user's word. These names are looked for on PATH."""
 TRIAL = Path(__file__).with_name("trial.c")
 """A small program that every pricing tool must be able to price"""
 METHOD = "emulator's block counts priced by a model of core and caches; warm caches; one core"
 
 
 def find_pricer(given: Path | None = None) -> Pricer:
-    """The pricing tool: `given`, else $MPQC_PRICER, else the one beside the checkout. Raises ToolMissingError where there is none."""
+    """The pricing tool: `given`, else $MPQC_PRICER, else one of CORES on PATH. Raises ToolMissingError where there is none."""
     named = given or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    path = named or BESIDE
+    path = named or next((Path(found) for name in CORES if (found := shutil.which(name))), None)
+    if path is None:
+        why = f"neither --pricer nor {VARIABLE} names one, and PATH has no {' or '.join(CORES)}"
+        raise ToolMissingError("no pricing tool", where="PATH", why=why, hint=f"give --pricer PATH or set {VARIABLE}")
     if not path.is_file() or not os.access(path, os.X_OK):
         why = "there is no such program" if not path.is_file() else "it is not executable"
         raise ToolMissingError("no pricing tool", where=str(path), why=why, hint=f"give --pricer PATH or set {VARIABLE}")

@@ -133,6 +133,22 @@ def test_a_tool_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         find_pricer(tmp_path / "text")
 
 
+def test_a_tool_is_found_by_option_variable_and_path_in_this_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tools = {}
+    for name in ("given", "named", "bin"):
+        (tmp_path / name).mkdir()
+        tools[name] = program(tmp_path / name / "a76time", TOOL.format(cycles=1, fails=False))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv(VARIABLE, str(tools["named"]))
+    assert find_pricer(tools["given"]).tool == tools["given"]
+    assert find_pricer().tool == tools["named"]
+    monkeypatch.delenv(VARIABLE)
+    assert find_pricer().tool == tools["bin"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolMissingError, match=r"neither --pricer nor MPQC_PRICER names one.*--pricer PATH"):
+        find_pricer()
+
+
 def test_a_tool_for_another_core_is_refused(mpqc: Mpqc, tmp_path: Path) -> None:
     path = program(tmp_path / "a76time", TOOL.format(cycles=1, fails=False))
     done = mpqc("calibrate-target", "cortex-a53", "--emulator", "--pricer", path, "--only", "table", "-o", tmp_path / "out")
