@@ -1,14 +1,14 @@
 """Compute what does not depend on the inputs, and give every other tensor its fixed type and shape: one walk in execution order.
 
-A node whose inputs are all known is run once in ONNX Runtime; Shape and Size of a tensor of fixed shape are known; an If with a
-known condition is replaced by the branch taken. Everything else gets ONNX's own shape inference for that node, with the
+A node whose inputs are all known is run once in ONNX Runtime; Shape and Size of a tensor of fixed shape are known; If, Loop and
+Scan are written out (control_flow.py). Everything else gets ONNX's own shape inference for that node, with the
 known values at hand, so that shape arithmetic is resolved on the way. Sizes are checked before anything is computed. Windows of convolutions and
 pools are written out as they are met (windows.py), because the shapes behind them depend on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 from typing import ClassVar
@@ -19,17 +19,19 @@ from onnx import defs, helper, numpy_helper, shape_inference
 
 from mpqc.errors import ModelError
 from mpqc.facts.ops import RANDOM, STANDARD_DOMAINS
-from mpqc.passes.lib.base import PassResult, captured, first_line, node_reads, subgraphs
+from mpqc.passes.lib.base import PassResult, first_line, node_reads, subgraphs
+from mpqc.passes.lib.control_flow import write_out_if, write_out_loop, write_out_scan
 from mpqc.passes.lib.evaluate import fits, probe_types, run_node, type_of
 from mpqc.passes.lib.windows import is_windowed, write_out
 
+CONTROL = {"If": write_out_if, "Loop": write_out_loop, "Scan": write_out_scan}
 GROW_LIMIT = 1 << 20
 """Elements above which a constant is only stored when it is no larger than what it is made from."""
 
 
 @dataclass(frozen=True)
 class FoldConstants:
-    """Replace constant sub-graphs by initializers, inline decided If nodes, write value_info for every tensor."""
+    """Replace constant sub-graphs by initializers, write out If, Loop and Scan, write value_info for every tensor."""
 
     name: ClassVar[str] = "fold-constants"
 
@@ -50,6 +52,7 @@ class _Folder:
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unrolled: int = 0
 
     def __post_init__(self) -> None:
         for tensor in self.model.graph.initializer:
@@ -63,8 +66,8 @@ class _Folder:
             self.visit(node)
 
     def visit(self, node: onnx.NodeProto) -> None:
-        if node.op_type == "If" and node.input[0] in self.constants:
-            self.inline(node)
+        if node.op_type in CONTROL and node.domain in STANDARD_DOMAINS:
+            self.enter(node)
         elif is_windowed(node) and all(self.elements(name) for name in node.input if name):
             for each in write_out(node, self.shape(node.input[0]), self.shape(node.input[1]) if len(node.input) > 1 else ()):
                 self.keep_or_fold(each)
@@ -172,17 +175,12 @@ class _Folder:
         self.constants[name] = named
         self.set_type(name, type_of(named))
 
-    def inline(self, node: onnx.NodeProto) -> None:
-        """Walk the branch that the known condition takes, under names prefixed with the If node's."""
-        condition = numpy_helper.to_array(self.constants[node.input[0]])
-        wanted = "then_branch" if condition.any() else "else_branch"
-        branch = next(item.g for item in node.attribute if item.name == wanted)
-        if condition.size != 1 or len(branch.output) != len(node.output):
-            raise ModelError("its condition or outputs do not fit", where=f"If {node.name!r}", why=f"{len(branch.output)} outputs in {wanted}")
-        renamed = _renamed(branch, f"{node.name}/", list(zip((value.name for value in branch.output), node.output, strict=True)))
-        for tensor in renamed.initializer:
-            self.add_constant(tensor.name, tensor)
-        self.walk(renamed.node)
+    def enter(self, node: onnx.NodeProto) -> None:
+        """If, Loop or Scan as the nodes of their bodies."""
+        reason = CONTROL[node.op_type](self, node)
+        if reason:
+            hint = "cut the model before it, or export it with a fixed number of iterations"
+            raise ModelError("cannot be written out as a fixed sequence of nodes", where=f"{node.op_type} {node.name!r}", why=reason, hint=hint)
 
     def finish(self) -> onnx.ModelProto:
         """The model made of the nodes that are left, without what nobody reads."""
@@ -242,29 +240,3 @@ def _replace(field_: object, values: list) -> None:  # type: ignore[type-arg]
     copies = [type(value).FromString(value.SerializeToString()) for value in values]
     del field_[:]  # type: ignore[attr-defined]
     field_.extend(copies)  # type: ignore[attr-defined]
-
-
-def _renamed(graph: onnx.GraphProto, prefix: str, outputs: Sequence[tuple[str, str]]) -> onnx.GraphProto:
-    """A copy whose own tensors and nodes carry `prefix`; names of the surrounding graph stay, outputs get their outer names."""
-    copy = onnx.GraphProto()
-    copy.CopyFrom(graph)
-    made = [name for node in graph.node for name in node.output if name] + [tensor.name for tensor in graph.initializer]
-    names = {name: dict(reversed(outputs)).get(name, prefix + name) for name in made}
-    again = [(names[inner], outer) for inner, outer in outputs if names[inner] != outer]
-    _rename(copy, names, prefix)
-    copy.node.extend(helper.make_node("Identity", [source], [outer], name=f"{prefix}{outer}") for source, outer in again)
-    return copy
-
-
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str], prefix: str) -> None:
-    for tensor in graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
-    for node in graph.node:
-        node.name = prefix + (node.name or node.output[0])
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-        for inner in subgraphs(node):
-            outer = set(captured(inner))
-            _rename(inner, {name: new for name, new in names.items() if name in outer}, prefix)
-            for value in inner.output:
-                value.name = names.get(value.name, value.name) if value.name in outer else value.name

@@ -86,22 +86,6 @@ def test_sequences_are_refused() -> None:
         load_network(graph_model(nodes, {"x": noise(3, 2)}, {}, ["y"]))
 
 
-def test_loops_stay_float_where_their_shapes_are_known() -> None:
-    body = helper.make_graph(
-        [helper.make_node("Add", ["before", "x"], ["after"]), helper.make_node("Identity", ["going"], ["go"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
-            helper.make_tensor_value_info("going", onnx.TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", onnx.TensorProto.FLOAT, [2]),
-        ],
-        [helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []), helper.make_tensor_value_info("after", onnx.TensorProto.FLOAT, [2])],
-    )
-    nodes = [helper.make_node("Loop", ["n", "", "x"], ["y"], name="turns", body=body)]
-    with pytest.raises(ModelError, match=r"turns.*loop"):
-        load_network(graph_model(nodes, {"x": noise(2)}, {"n": np.int64(3)}, ["y"]))
-
-
 def test_branch_that_gives_one_tensor_twice() -> None:
     def branch(op_type: str) -> onnx.GraphProto:
         outputs = [onnx.ValueInfoProto(name="b"), onnx.ValueInfoProto(name="b")]

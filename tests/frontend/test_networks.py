@@ -197,7 +197,7 @@ def test_values_decide_branches() -> None:
     model = graph_model(nodes, feeds, {"wanted": np.array(16000, np.int64)}, ["y"])
     assert types(check(model, feeds, values={"rate": 16000})) == ["Relu"]
     assert types(check(model, {**feeds, "rate": np.array(8000, np.int64)}, values={"rate": 8000})) == ["Neg"]
-    assert types(check(model, feeds, floats=["If"])) == ["Equal", "If"]
+    assert types(check(model, feeds)) == ["Equal", "Relu", "Neg", "Where"]
     with pytest.raises(UsageError, match="values: 'speed'"):
         load_network(model, values={"speed": 1})
 
