@@ -83,7 +83,9 @@ def budgets_of(constraint: Constraint, table: SiteTable) -> tuple[Budget, ...]:
 
 
 def _used(plan: Plan, resource: Resource) -> float:
-    return next(use.used for use in plan.uses if use.resource == resource.value)
+    used = plan.used(resource)
+    assert used is not None, resource
+    return used
 
 
 def by_hand(constraint: Constraint, table: SiteTable, budgets: tuple[Budget, ...]) -> Plan:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mpqc.errors import PlanError
 from mpqc.numerics.fake_quant import quantizers
 from mpqc.values.network import Network
-from mpqc.values.plan import Plan
+from mpqc.values.plan import Plan, bits_by_group
 from mpqc.values.site import SiteTable
 
 if TYPE_CHECKING:
@@ -23,14 +22,7 @@ class ApplyPlan:
 
     def run(self, network: Network, table: SiteTable, plan: Plan, calibration: Calibrated) -> None:
         """Set the states. Raises PlanError for unknown sites and for groups whose sites get different bits."""
-        unknown = [choice.site for choice in plan.choices if choice.site not in table.by_name]
-        if unknown:
-            raise PlanError("the plan names a site that the network does not have", where=unknown[0])
-        found = quantizers(network.module)
-        for group, sites in table.groups.items():
-            bits = {plan.bits(site.name) for site in sites}
-            if len(bits) > 1:
-                raise PlanError(f"sites that share qparams have different bits {sorted(bits, key=str)}", where=group)
-            width = bits.pop()
-            for site in sites:
-                found[site.name].state.set(None if width is None else calibration.qparams(site.name, width))
+        widths, found = bits_by_group(table, plan), quantizers(network.module)
+        for site in table.sites:
+            width = widths[site.group_name]
+            found[site.name].state.set(None if width is None else calibration.qparams(site.name, width))

@@ -15,6 +15,7 @@ from mpqc.errors import TargetError, UsageError
 from mpqc.facts.kinds import STAND_INS, WEIGHTED, OpKind
 from mpqc.targets.rows import RUNTIME_KERNELS, CostRow, Shape, read_rows, write_rows
 from mpqc.targets.schema import Target
+from mpqc.values.json_file import fault_of, key_of
 
 __all__ = [
     "FOLDER",
@@ -101,18 +102,11 @@ def _validate(raw: dict[str, Any], path: Path) -> tuple[Target | None, list[Targ
 
 
 def _problem(detail: dict[str, Any], path: Path) -> TargetError:
-    key = _key(detail["loc"])
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        return TargetError("unknown key", where=f"{path}: {key}", hint="see the other target files for the keys there are")
-    if not key and ": " in message:
-        key, message = message.split(": ", 1)
-    shown = "" if detail["type"] in ("missing", "value_error") else f"{detail['input']!r}: "
-    return TargetError(f"{shown}{message[:1].lower()}{message[1:]}", where=f"{path}: {key}" if key else str(path))
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    key, fault = key_of(detail["loc"]), fault_of(detail)
+    if not key and ": " in fault:
+        key, fault = fault.split(": ", 1)
+    hint = "see the other target files for the keys there are" if detail["type"] == "extra_forbidden" else ""
+    return TargetError(fault, where=f"{path}: {key}" if key else str(path), hint=hint)
 
 
 def _rows(name: object, path: Path) -> tuple[tuple[CostRow, ...], list[TargetError]]:

@@ -16,7 +16,7 @@ from mpqc.errors import BudgetInfeasibleError, PlanError, TargetError
 from mpqc.facts.prices import Pricer
 from mpqc.facts.resources import RESOURCES
 from mpqc.values.budget import Budget, Resource
-from mpqc.values.plan import Choice, Plan, Proof, Use
+from mpqc.values.plan import Choice, Plan, Proof, Use, group_bits
 from mpqc.values.sensitivities import Pair, Sensitivities
 from mpqc.values.site import Site, SiteTable
 
@@ -63,18 +63,6 @@ def merged(budgets: Sequence[Budget]) -> dict[Resource, float]:
     for budget in budgets:
         limits[budget.resource] = min(budget.limit, limits.get(budget.resource, math.inf))
     return limits
-
-
-def group_bits(table: SiteTable, bits: Mapping[str, Bits]) -> dict[str, Bits]:
-    """`bits` by group instead of by site. Raises PlanError for an unknown site and for members of a group that differ."""
-    grouped: dict[str, Bits] = {}
-    for name, width in bits.items():
-        site = table.by_name.get(name)
-        if site is None:
-            raise PlanError("no such site", where=name, hint="see sites.json or `mpqc analyze` for the names")
-        if grouped.setdefault(site.group_name, width) != width:
-            raise PlanError(f"{width} bits, but it shares qparams with a site of {grouped[site.group_name]} bits", where=name)
-    return grouped
 
 
 def candidates_of(
@@ -166,7 +154,7 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
         except TargetError:
             continue  # the target has no price for a resource that no budget bounds
         used = round_up(pricing.amount(resource, bound.exact([0] * len(decided))))
-        uses.append(Use(resource.value, used, limits.get(resource)))
+        uses.append(Use(resource, used, limits.get(resource)))
     return tuple(uses)
 
 

@@ -68,6 +68,8 @@ class Model:
         self.cp = cp_model.CpModel()
         self.alive = [np.flatnonzero(terms.legal[(group,)]).tolist() for group in range(len(terms.sizes))]
         self.chosen = [self._choices(group) for group in range(len(terms.sizes))]
+        self.joint: list[tuple[Scope, tuple[int, ...], cp_model.IntVar]] = []
+        """Combinations that have a Boolean of their own"""
         self.literals: dict[Scope, list[tuple[tuple[int, ...], cp_model.IntVar | int]]] = {}
         for scope in terms.legal:
             self.literals[scope] = self._combinations(scope)
@@ -110,6 +112,7 @@ class Model:
 
     def _joint(self, scope: Scope, cells: list[tuple[int, ...]], open_axes: list[int]) -> list[tuple[tuple[int, ...], cp_model.IntVar | int]]:
         variables = {cell: self.cp.new_bool_var(f"{scope}:{cell}") for cell in cells}
+        self.joint += [(scope, cell, variable) for cell, variable in variables.items()]
         self.cp.add_exactly_one(variables.values())
         for axis in open_axes:
             for choice, literal in self.chosen[scope[axis]].items():
@@ -197,10 +200,8 @@ class Model:
         return Outcome("optimal" if status == cp_model.OPTIMAL else "feasible", choice, bound, self.exact and self.strict)
 
     def _add_hint(self, hint: tuple[int, ...]) -> None:
-        for scope, cells in self.literals.items():
-            for cell, literal in cells:
-                if len(scope) > 1 and not isinstance(literal, int) and literal.name.startswith("("):
-                    self.cp.add_hint(literal, all(hint[group] == at for group, at in zip(scope, cell, strict=True)))
+        for scope, cell, variable in self.joint:
+            self.cp.add_hint(variable, all(hint[group] == at for group, at in zip(scope, cell, strict=True)))
         for group, chosen in enumerate(self.chosen):
             for choice, literal in chosen.items():
                 if not isinstance(literal, int):

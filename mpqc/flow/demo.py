@@ -97,7 +97,7 @@ def latency_span(model: Path, digits: Digits, output: Path, seed: int) -> tuple[
 
 def latency_of(plan: Plan) -> float:
     """Predicted microseconds of `plan`."""
-    return next(use.used for use in plan.uses if use.resource == Resource.LATENCY.value)
+    return plan.used(Resource.LATENCY) or 0.0
 
 
 def measure_demo(compiled: Compiled, model: Path, digits: Digits, progress: Progress) -> DemoResult:

@@ -85,9 +85,9 @@ def _least(table: SiteTable, sensitivities: Sensitivities, choosing: Choosing, r
 
 
 def _used(plan: Plan, resource: Resource) -> float:
-    for use in plan.uses:
-        if use.resource == resource.value:
-            return use.used
+    used = plan.used(resource)
+    if used is not None:
+        return used
     raise UsageError(f"{resource.value} has no price on this target", where="--over", hint=f"one of {', '.join(use.resource for use in plan.uses)}")
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpqc.errors import PlanError
-from mpqc.values.plan import Plan, uniform_plan
+from mpqc.values.plan import Plan, bits_by_group, uniform_plan
 from mpqc.values.request import Choosing
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import SiteTable
@@ -59,8 +59,5 @@ def checked(plan: Plan, table: SiteTable) -> Plan:
         raise PlanError("the plan is not for this network", where=fault, hint="make one with mpqc allocate and edit its bits")
     if plan.pruned and plan.pruned != table.pruned:
         raise PlanError("the plan is for a network with other channels pruned", where=plan.pruned[0].node, hint="compile the network it was made for")
-    for name, sites in table.groups.items():
-        widths = {site.name: plan.bits(site.name) for site in sites}
-        if len(set(widths.values())) > 1:
-            raise PlanError(f"sites that share qparams have different bits: {widths}", where=name)
+    bits_by_group(table, plan)
     return plan

@@ -93,10 +93,11 @@ def _tighter(tried: list[PricedPlan], limit: float, budgets: tuple[Budget, ...],
 def _proven(tried: list[PricedPlan], limit: float | None) -> Plan:
     plan, spent = tried[-1].plan, tried[-1].modelled_us
     proof = replace(plan.proof, modelled_us=spent, rounds=len(tried))
-    uses = tuple(replace(use, limit=limit) if use.resource == Resource.LATENCY.value and limit else use for use in plan.uses)
+    uses = tuple(replace(use, limit=limit) if use.resource is Resource.LATENCY and limit else use for use in plan.uses)
     if len(tried) == 1:
         return replace(plan, proof=proof, uses=uses)
-    bound = next((use.limit for use in plan.uses if use.resource == Resource.LATENCY.value), None)
+    latency = plan.use(Resource.LATENCY)
+    bound = None if latency is None else latency.limit
     note = (
         f"priced programs were over the latency budget of {_text(limit)} ({', '.join(_text(one.modelled_us) for one in tried[:-1])}): "
         f"solved again for {_text(bound)} of predicted time"

@@ -55,7 +55,7 @@ class Lowered:
     @property
     def conversions(self) -> tuple[Call, ...]:
         """Calls that only change the layout of a tensor (the ONNX file has no node for them)."""
-        return tuple(step for step in self.steps if isinstance(step, Call) and step.op.startswith("layout of "))
+        return tuple(step for step in self.steps if isinstance(step, Call) and step.relayout)
 
 
 def describe(program: Program, launches: tuple[Launch, ...], outputs: tuple[Slot, ...], arena: Arena, storage: Storage, target: Target) -> str:

@@ -87,11 +87,11 @@ class Planner:
         x, y = self._tensor(op.inputs[0]), self._tensor(op.outputs[0])
         self._moved(op, op.name, x, y, op.inputs[0], op.outputs[0])
 
-    def _moved(self, op: Move, name: str, x: Tensor, y: Tensor, source: str, output: str) -> None:
+    def _moved(self, op: Move, name: str, x: Tensor, y: Tensor, source: str, output: str, *, relayout: bool = False) -> None:
         if is_view(op, x, y):
             self.steps.append(View(name, source, output))
         else:
-            self.steps.append(Call(name, move(op, x, y, self.target), (source,), output))
+            self.steps.append(Call(name, move(op, x, y, self.target), (source,), output, relayout=relayout))
 
     def _kernel(self, op: Op) -> None:
         make = MAKERS.get(type(op))
@@ -131,7 +131,7 @@ class Planner:
         return copied, changed
 
     def _relayout(self, name: str, x: Tensor, y: Tensor, source: str, output: str) -> None:
-        self._moved(Move("layout", (source,), (output,), "Identity"), f"layout of {name}", x, y, source, output)
+        self._moved(Move("layout", (source,), (output,), "Identity"), f"layout of {name}", x, y, source, output, relayout=True)
 
     def _tensor(self, name: str) -> Tensor:
         return present(self.program.tensors[name], self.layout[name])

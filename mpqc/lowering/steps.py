@@ -21,6 +21,8 @@ class Call:
     output: str
     joined: tuple[str, ...] = ()
     """Names of the nodes after it that the kernel does as well (fusion.py)"""
+    relayout: bool = False
+    """Whether it only changes how a tensor lies: the ONNX file has no node for it"""
 
 
 @dataclass(frozen=True)

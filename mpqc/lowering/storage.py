@@ -87,7 +87,7 @@ def _refused(call: Call, program: Program, names: Sequence[str]) -> Iterator[tup
     chosen = [index for index, name in enumerate(places) if name in names]
     if not chosen:
         return
-    if any(isinstance(op, (Move, Resize)) for op in program.ops if op.name == call.op) or call.op.startswith("layout of "):
+    if any(isinstance(op, (Move, Resize)) for op in program.ops if op.name == call.op) or call.relayout:
         yield from ((places[index], f"{call.op} moves single codes") for index in chosen)
     elif any(isinstance(op, MatMul) for op in program.ops if op.name == call.op):  # its panels start at any column
         yield from ((places[index], f"{call.op} has no kernel for it") for index in chosen)

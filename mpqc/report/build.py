@@ -57,7 +57,7 @@ class Measured:
 def build_report(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel, circumstances: Circumstances, measured: Measured) -> Report:
     """The report of one compile, from values alone: nothing is run."""
     target, artifacts = cost_model.target, circumstances.artifacts
-    latency = next((use.used for use in plan.uses if use.resource == Resource.LATENCY.value), None)
+    latency = plan.used(Resource.LATENCY)
     return Report(
         network=circumstances.network,
         network_digest=circumstances.network_digest,

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from mpqc.values.history import TrainingSummary
+from mpqc.values.json_file import Record
 from mpqc.values.plan import Proof, Use
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class LayerRow:
+class LayerRow(Record):
     """One integer-capable node and what was chosen for it."""
 
     name: str
@@ -32,7 +33,7 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
-class FloatRow:
+class FloatRow(Record):
     """A stretch of the network that stays float, and why."""
 
     name: str
@@ -41,7 +42,7 @@ class FloatRow:
 
 
 @dataclass(frozen=True)
-class AccumulatorRow:
+class AccumulatorRow(Record):
     """The largest |accumulator| that a Conv or Gemm of the program can reach, whatever its input; below `limit` int32 cannot overflow."""
 
     name: str
@@ -50,7 +51,7 @@ class AccumulatorRow:
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(Record):
     """How close the integer program is to the float network, on data that the report names."""
 
     output: str
@@ -60,7 +61,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Record):
     """Top-1 accuracy of float and integer program on labelled data, in percent."""
 
     samples: int
@@ -69,7 +70,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Record):
     """Bytes of weights and biases in float32, with all weights int8, and as planned; bytes of the files written."""
 
     float_bytes: int
@@ -79,7 +80,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Record):
     """Everything that report.json holds. Latencies are predictions from the target's cost rows; `latency_origin` says which kind."""
 
     network: str

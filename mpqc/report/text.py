@@ -58,7 +58,7 @@ def _bits(choice: Choice) -> str:
 
 
 def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
-    lines = [f"{_resource(use.resource)}: {_amount(use.resource, use.used)}{_limit(use.resource, use.limit)}" for use in uses]
+    lines = [f"{RESOURCES[use.resource].label}: {format_amount(use.resource, use.used)}{_limit(use.resource, use.limit)}" for use in uses]
     if proof.status not in ("optimal", "feasible"):
         return [*lines, f"plan: {proof.status}"]
     return [
@@ -126,13 +126,5 @@ def _decibel(sqnr: float | None) -> str:
     return "exactly equal" if sqnr is None else f"SQNR {sqnr:.1f} dB"
 
 
-def _resource(name: str) -> str:
-    return RESOURCES[Resource(name)].label
-
-
-def _amount(resource: str, amount: float) -> str:
-    return format_amount(Resource(resource), amount)
-
-
-def _limit(resource: str, limit: float | None) -> str:
-    return "" if limit is None else f" of {_amount(resource, limit)}"
+def _limit(resource: Resource, limit: float | None) -> str:
+    return "" if limit is None else f" of {format_amount(resource, limit)}"

@@ -201,8 +201,6 @@ class LsqStrategy(Strategy):
 
 def plan_from(text: str) -> Plan:
     """The inverse of Plan.to_json."""
-    import json
-
     from mpqc.values.plan import parse_plan
 
-    return parse_plan(json.loads(text), "checkpoint")
+    return parse_plan(text, "checkpoint")

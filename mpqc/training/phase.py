@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -128,7 +127,7 @@ def train(start: Start, strategy: Strategy, recipe: Recipe, samples: Samples, ke
 def _of_the_first(plan: Plan, group: Group) -> Plan:
     """The plan of the first process, on every one: a solver that time ended may have found others elsewhere."""
     text = group.shared_bytes(plan.to_json().encode() if group.leads else None)
-    return plan if group.size == 1 or text is None else parse_plan(json.loads(text), "the first process")
+    return plan if group.size == 1 or text is None else parse_plan(text, "the first process")
 
 
 def paced(recipe: Recipe) -> Recipe:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mpqc.values.json_file import Record
 from mpqc.values.plan import Plan
 
 POINTS = 200
@@ -14,7 +15,7 @@ POINTS = 200
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """The held-out part after `step` steps, in evaluation mode: what the exported program would do but for integer rounding."""
 
     step: int
@@ -39,7 +40,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class BitChange:
+class BitChange(Record):
     """A re-allocation's effect on one site."""
 
     step: int
@@ -83,7 +84,7 @@ class History:
 
 
 @dataclass(frozen=True)
-class TrainingSummary:
+class TrainingSummary(Record):
     """A finished phase, as the report shows it."""
 
     strategy: str

@@ -9,18 +9,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mpqc.errors import PlanError
 from mpqc.values.budget import Resource
-from mpqc.values.qtype import QType
+from mpqc.values.json_file import Record, parse_record, read_record
+from mpqc.values.qtype import LEAST_BITS, MOST_BITS
 from mpqc.values.site import PrunedChannels, SiteKind, SiteTable
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Record):
     """The qtype of one site and the reason for it, readable by the user."""
 
     site: str
@@ -33,7 +33,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Proof:
+class Proof(Record):
     """What the solver proved. `gap` is (objective - bound) / objective, 0 when optimal."""
 
     status: str
@@ -50,16 +50,16 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Use:
+class Use(Record):
     """How much of one resource the plan uses; `limit` None where no budget bounds it."""
 
-    resource: str
+    resource: Resource
     used: float
     limit: float | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Record):
     """site -> qtype with its proof. Sites that are missing stay float."""
 
     target: str
@@ -81,6 +81,15 @@ class Plan:
         """Bits of `site`, or None where it stays float."""
         return self._bits.get(site)
 
+    def use(self, resource: Resource) -> Use | None:
+        """What it uses of `resource`; None where the target has no price for it."""
+        return next((use for use in self.uses if use.resource is resource), None)
+
+    def used(self, resource: Resource) -> float | None:
+        """How much it uses of `resource`; None where the target has no price for it."""
+        use = self.use(resource)
+        return None if use is None else use.used
+
     @property
     def _bits(self) -> Mapping[str, int | None]:
         return {choice.site: choice.bits for choice in self.choices}
@@ -88,6 +97,30 @@ class Plan:
     def to_json(self) -> str:
         """The text of plan.json."""
         return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=1) + "\n"
+
+
+def group_bits(table: SiteTable, bits: Mapping[str, int | None]) -> dict[str, int | None]:
+    """`bits` (of sites) by sharing group, for the groups that have any. Raises PlanError for an unknown site and for members of a group that
+    differ, by name."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for name, width in bits.items():
+        site = table.by_name.get(name)
+        if site is None:
+            raise PlanError("no such site", where=name, hint="see sites.json or `mpqc analyze` for the names")
+        first, other = found.setdefault(site.group_name, (name, width))
+        if other != width:
+            fault = f"sites that share qparams have different bits: {first} {_width(other)}, {name} {_width(width)}"
+            raise PlanError(fault, where=site.group_name, hint="give them the same bits")
+    return {group: width for group, (_, width) in found.items()}
+
+
+def _width(bits: int | None) -> str:
+    return "float" if bits is None else str(bits)
+
+
+def bits_by_group(table: SiteTable, plan: Plan) -> dict[str, int | None]:
+    """The bits of every sharing group; sites that the plan leaves out stay float. Raises as group_bits does."""
+    return group_bits(table, {**dict.fromkeys(table.by_name), **{choice.site: choice.bits for choice in plan.choices}})
 
 
 def uniform_plan(table: SiteTable, target: str, weight_bits: int, activation_bits: int) -> Plan:
@@ -100,7 +133,7 @@ def uniform_plan(table: SiteTable, target: str, weight_bits: int, activation_bit
 
 def predicted(plan: Plan) -> float:
     """Predicted microseconds of `plan`; 0 where its target has no latency."""
-    return next((use.used for use in plan.uses if use.resource == Resource.LATENCY.value), 0.0)
+    return plan.used(Resource.LATENCY) or 0.0
 
 
 def same_bits(one: Plan, other: Plan) -> bool:
@@ -109,58 +142,27 @@ def same_bits(one: Plan, other: Plan) -> bool:
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in `path`. Raises PlanError naming the file and key for anything that is not a plan."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PlanError("cannot read the plan", where=str(path), why=str(error)) from error
-    return parse_plan(raw, str(path))
+    """The plan in `path`. Raises PlanError naming file, key and fault for anything that is not a plan."""
+    return _checked(read_record(Plan, path, "plan", SCHEMA_VERSION, "make one with mpqc allocate"), str(path))
 
 
-def parse_plan(raw: Any, where: str) -> Plan:
-    """The plan that parsed JSON means. Raises PlanError, naming `where`, for anything that is not one."""
-    if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
-        raise PlanError(f"schema_version is not {SCHEMA_VERSION}", where=where)
-    fields = {key: value for key, value in raw.items() if key != "schema_version"}
-    try:
-        fields["choices"] = tuple(_choice(entry, where) for entry in fields["choices"])
-        _distinct(fields["choices"], where)
-        fields["proof"] = Proof(**fields["proof"])
-        fields["uses"] = tuple(Use(**use) for use in fields.get("uses", ()))
-        fields["notes"] = tuple(fields.get("notes", ()))
-        fields["pruned"] = tuple(_pruned(entry, where) for entry in fields.get("pruned", ()))
-        return Plan(**fields)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PlanError("not a plan", where=where, why=f"{type(error).__name__}: {error}") from error
+def parse_plan(text: str | bytes, where: str) -> Plan:
+    """The plan that `text`, of Plan.to_json, means. Raises PlanError, naming `where`, for anything that is not one."""
+    return _checked(parse_record(Plan, text, where, "plan", SCHEMA_VERSION), where)
 
 
-def _pruned(entry: dict[str, Any], where: str) -> PrunedChannels:
-    found = PrunedChannels(**entry)
-    channels = found.channels
-    if not isinstance(channels, list) or any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in channels):
-        raise PlanError(f"pruned channels {channels!r} are not numbers of channels", where=f"{where}: {found.node}")
-    return replace(found, channels=tuple(sorted(set(channels))))
-
-
-def _distinct(choices: tuple[Choice, ...], where: str) -> None:
+def _checked(plan: Plan, where: str) -> Plan:
     seen: set[str] = set()
-    for choice in choices:
+    for choice in plan.choices:
         if choice.site in seen:
             raise PlanError("the site has two choices", where=f"{where}: {choice.site}")
+        if choice.bits is not None and not LEAST_BITS <= choice.bits <= MOST_BITS:
+            raise PlanError(f"{choice.bits} bits is outside {LEAST_BITS}..{MOST_BITS}", where=f"{where}: {choice.site}")
         seen.add(choice.site)
+    return replace(plan, pruned=tuple(_pruned(entry, where) for entry in plan.pruned))
 
 
-def _choice(entry: dict[str, Any], where: str) -> Choice:
-    choice = Choice(**{**entry, "kind": _kind(entry, where)})
-    if choice.bits is not None and (isinstance(choice.bits, bool) or not isinstance(choice.bits, int)):
-        raise PlanError(f"bits {choice.bits!r} is not an integer", where=f"{where}: {choice.site}")
-    if choice.bits is not None:
-        QType(choice.bits)
-    return choice
-
-
-def _kind(entry: dict[str, Any], where: str) -> SiteKind:
-    try:
-        return SiteKind(entry["kind"])
-    except ValueError:
-        raise PlanError(f"kind {entry['kind']!r} is neither weight nor activation", where=where) from None
+def _pruned(entry: PrunedChannels, where: str) -> PrunedChannels:
+    if min(entry.channels, default=0) < 0:
+        raise PlanError(f"pruned channels {list(entry.channels)} are not numbers of channels", where=f"{where}: {entry.node}")
+    return replace(entry, channels=tuple(sorted(set(entry.channels))))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONTAINERS = (2, 4, 8, 16)
 """Widths, in bits, in which a file can store an integer."""
+LEAST_BITS, MOST_BITS = 1, 16
 
 
 @dataclass(frozen=True, order=True)
@@ -28,8 +29,8 @@ class QType:
     """None: per tensor. Otherwise the axis of the tensor whose every index has its own scale."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 16:
-            raise UsageError(f"{self.bits} bits is outside 1..16", where="qtype")
+        if not LEAST_BITS <= self.bits <= MOST_BITS:
+            raise UsageError(f"{self.bits} bits is outside {LEAST_BITS}..{MOST_BITS}", where="qtype")
 
     @property
     def qmin(self) -> int:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpqc.errors import PlanError
+from mpqc.values.json_file import Record, read_record
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Sensitivities:
+class Sensitivities(Record):
     """Expected increase of the loss when one site gets one qtype and all others stay float."""
 
     method: str
@@ -42,15 +43,8 @@ class Sensitivities:
 
 
 def read_sensitivities(path: Path) -> Sensitivities:
-    """The sensitivities in `path`. Raises PlanError for a file that is not one."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema_version"] != SCHEMA_VERSION:
-            raise PlanError(f"schema_version is not {SCHEMA_VERSION}", where=str(path))
-        values = {site: {int(bits): float(value) for bits, value in row.items()} for site, row in raw["values"].items()}
-        return Sensitivities(raw["method"], raw["unit"], values, raw.get("data", ""), raw.get("model_hash", ""), tuple(raw.get("notes", ())))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PlanError("cannot read sensitivities", where=str(path), why=f"{type(error).__name__}: {error}") from error
+    """The sensitivities in `path`. Raises PlanError naming file, key and fault for anything that is not some."""
+    return read_record(Sensitivities, path, "table of sensitivities", SCHEMA_VERSION, "run mpqc analyze first")
 
 
 @dataclass(frozen=True)

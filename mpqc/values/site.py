@@ -12,6 +12,8 @@ from enum import StrEnum
 from functools import cached_property
 from math import prod
 
+from mpqc.values.json_file import Record
+
 FILL = "fill"
 """Mode of a Pad that brings in a value of its own"""
 
@@ -24,7 +26,7 @@ class SiteKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Site:
+class Site(Record):
     """A tensor that may be quantized. `name` is the tensor's name in the ONNX graph."""
 
     name: str
@@ -55,7 +57,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class OpNode:
+class OpNode(Record):
     """An ONNX node that can run on integers, with the sites around it: what the cost model prices."""
 
     name: str
@@ -91,7 +93,7 @@ class OpNode:
 
 
 @dataclass(frozen=True)
-class FloatNode:
+class FloatNode(Record):
     """A node that stays float, and the reason that the report gives."""
 
     name: str
@@ -100,7 +102,7 @@ class FloatNode:
 
 
 @dataclass(frozen=True)
-class PrunedChannels:
+class PrunedChannels(Record):
     """Output channels that a node lost before its sites were found."""
 
     node: str
@@ -109,7 +111,7 @@ class PrunedChannels:
 
 
 @dataclass(frozen=True)
-class SiteTable:
+class SiteTable(Record):
     """All sites of a network, its integer-capable nodes in execution order, and what stays float."""
 
     sites: tuple[Site, ...]

@@ -146,7 +146,11 @@ def test_fixed_sites_are_obeyed_and_said() -> None:
 
 @pytest.mark.parametrize(
     ("fixed", "message"),
-    [({"nowhere": 4}, "nowhere: no such site"), ({"w1": 3}, "w1: is fixed at 3 bits"), ({"h": 4, "y": 8}, "y: 8 bits, but it shares")],
+    [
+        ({"nowhere": 4}, "nowhere: no such site"),
+        ({"w1": 3}, "w1: is fixed at 3 bits"),
+        ({"h": 4, "y": 8}, "sum: sites that share qparams have different bits: h 4, y 8"),
+    ],
 )
 def test_fixed_sites_that_cannot_be_are_named(fixed: dict[str, int | None], message: str) -> None:
     with pytest.raises(PlanError, match=message):

@@ -129,7 +129,7 @@ class Solver:
 
 
 def plan_of(used: float, limit: float) -> Plan:
-    return Plan("cortex-a76", (), Proof("optimal"), (Use("latency", used, limit), Use("size", 5.0, 6.0)))
+    return Plan("cortex-a76", (), Proof("optimal"), (Use(Resource.LATENCY, used, limit), Use(Resource.SIZE, 5.0, 6.0)))
 
 
 def program(factor: float, constant: float = 0.0) -> Callable[[Plan], float]:

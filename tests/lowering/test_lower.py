@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,12 @@ def test_integer_ops_need_no_layout_conversions_and_views_no_code() -> None:
     lowered = lower(residual(), load_target("cortex-a76"))
     assert lowered.conversions == ()
     assert [step.op for step in lowered.steps if isinstance(step, View)] == ["flatten_6"]
+
+
+def test_a_node_may_have_any_name() -> None:
+    program = residual()
+    renamed = replace(program, ops=tuple(replace(op, name=f"layout of {op.name}") for op in program.ops))
+    assert lower(renamed, load_target("cortex-a76")).conversions == ()
 
 
 def test_a_channel_shuffle_is_one_move_for_each_half() -> None:

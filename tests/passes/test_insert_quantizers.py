@@ -181,7 +181,7 @@ def test_apply_plan_refuses_what_does_not_fit() -> None:
     table = find_sites(network)
     prepared, calibration = with_quantizers(network, table), calibrated(network, table)
     plan = uniform_plan(table, "test", 8, 8)
-    with pytest.raises(PlanError, match="nowhere: the plan names a site"):
+    with pytest.raises(PlanError, match="nowhere: no such site"):
         ApplyPlan().run(prepared, table, replace(plan, choices=(replace(plan.choices[0], site="nowhere"),)), calibration)
     split = tuple(replace(choice, bits=4) if choice.site == "p0" else choice for choice in plan.choices)
     with pytest.raises(PlanError, match="r2: sites that share qparams have different bits"):

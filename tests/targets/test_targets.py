@@ -85,7 +85,7 @@ def test_narrow_widths_run_in_the_next_wider_kernel() -> None:
         ('"conv", "depthwise"', '"convolution"', "kernels[0].ops[0]", "'convolution'"),
         ("weight_bits = [2, 4, 8]\n", "", "kernels.weight_bits", "reads weights"),
         ('name = "cortex-a76"', 'name = "Cortex A76"', "name", "'Cortex A76'"),
-        ('mcpu = "cortex-a76"\n', "", "llvm.mcpu", "field required"),
+        ('mcpu = "cortex-a76"\n', "", "llvm.mcpu", "is missing"),
         ("sources = [", "rows = [", "rows", "unknown key"),
     ],
 )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mpqc.errors import PlanError, UsageError
-from mpqc.values.plan import Choice, Plan, Proof, Use, read_plan, uniform_plan
+from mpqc.values.budget import Resource
+from mpqc.values.plan import Choice, Plan, Proof, Use, bits_by_group, group_bits, read_plan, uniform_plan
 from mpqc.values.qtype import QType
 from mpqc.values.sensitivities import Sensitivities, read_sensitivities
 from mpqc.values.site import FloatNode, OpNode, Site, SiteKind, SiteTable
 from mpqc.values.site_file import read_sites, write_sites
 
 PLAN = Plan(
-    "cortex-a76", (Choice("w", SiteKind.WEIGHT, 4, "saves 3 us", 0.5),), Proof("optimal", 1.0, 1.0), (Use("size", 12.0, 16.0),), "fit", ("n",)
+    "cortex-a76", (Choice("w", SiteKind.WEIGHT, 4, "saves 3 us", 0.5),), Proof("optimal", 1.0, 1.0), (Use(Resource.SIZE, 12.0, 16.0),), "fit", ("n",)
 )
 TABLE = SiteTable(
     (Site("w", SiteKind.WEIGHT, (8, 4), 0), Site("x", SiteKind.ACTIVATION, (1, 4), group="g"), Site("y", SiteKind.ACTIVATION, (1, 8), group="g")),
@@ -57,7 +59,7 @@ def test_a_file_that_is_no_plan_names_the_file_and_the_fault(tmp_path: Path, cha
 def test_bits_outside_one_to_sixteen_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(PLAN.to_json().replace('"bits": 4', '"bits": 40'))
-    with pytest.raises(UsageError, match="40 bits"):
+    with pytest.raises(PlanError, match=r"plan\.json: w: 40 bits"):
         read_plan(path)
 
 
@@ -95,3 +97,22 @@ def test_the_site_table_survives_its_file(tmp_path: Path) -> None:
     path.write_text('{"sites": [{"name": 3}]}')
     with pytest.raises(PlanError, match=r"sites\.json"):
         read_sites(path)
+
+
+def test_one_check_says_what_groups_get_and_names_members_that_differ() -> None:
+    assert group_bits(TABLE, {"y": 4}) == {"g": 4}
+    assert bits_by_group(TABLE, uniform_plan(TABLE, "abstract", 4, 8)) == {"w": 4, "g": 8}
+    assert bits_by_group(TABLE, PLAN) == {"w": 4, "g": None}
+    with pytest.raises(PlanError, match="g: sites that share qparams have different bits: x 4, y float"):
+        group_bits(TABLE, {"x": 4, "y": None})
+    with pytest.raises(PlanError, match="g: sites that share qparams have different bits: x float, y 8"):
+        bits_by_group(TABLE, replace(PLAN, choices=(Choice("y", SiteKind.ACTIVATION, 8),)))
+    with pytest.raises(PlanError, match="stranger: no such site"):
+        group_bits(TABLE, {"stranger": 4})
+
+
+def test_uses_are_found_by_resource_and_keep_their_text() -> None:
+    assert PLAN.used(Resource.SIZE) == 12.0
+    assert PLAN.use(Resource.SIZE) == Use(Resource.SIZE, 12.0, 16.0)
+    assert PLAN.used(Resource.LATENCY) is None
+    assert json.loads(PLAN.to_json())["uses"] == [{"resource": "size", "used": 12.0, "limit": 16.0}]

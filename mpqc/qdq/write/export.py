@@ -24,7 +24,7 @@ from mpqc.errors import ModelError, PlanError, UsageError
 from mpqc.qdq.write.opset import is_default, lower_opset
 from mpqc.qdq.write.widen import widen
 from mpqc.qdq.write.writer import INT2_OPSET, LOWEST_OPSET, NARROW_OPSET, write_quantizers
-from mpqc.values.plan import Plan
+from mpqc.values.plan import Plan, bits_by_group
 from mpqc.values.qtype import Calibrated, QParams
 from mpqc.values.site import SiteKind, SiteTable
 
@@ -68,15 +68,8 @@ def export_qdq(
 
 def _choose(table: SiteTable, plan: Plan, calibration: Calibrated) -> dict[str, QParams]:
     """Site -> qparams, for sites that do not stay float."""
-    unknown = [choice.site for choice in plan.choices if choice.site not in table.by_name]
-    if unknown:
-        raise PlanError("the plan names a site that the network does not have", where=unknown[0])
-    for group, sites in table.groups.items():
-        bits = {plan.bits(site.name) for site in sites}
-        if len(bits) > 1:
-            raise PlanError(f"sites that share qparams have different bits {sorted(bits, key=str)}", where=group)
-    found = {site.name: (site, plan.bits(site.name)) for site in table.sites}
-    return {name: calibration.qparams(name, bits) for name, (_, bits) in found.items() if bits is not None}
+    widths = bits_by_group(table, plan)
+    return {site.name: calibration.qparams(site.name, bits) for site in table.sites if (bits := widths[site.group_name]) is not None}
 
 
 def _base(model: onnx.ModelProto, opset: int, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
