@@ -56,20 +56,24 @@ class Repair:
         for row, value in zip(self.place.rows, over, strict=True):
             change = self.row_change(choice, row) / row.scale
             excess += np.maximum(value + change, 0.0) - max(float(value), 0.0)
-        return np.maximum(excess, 0.0) * (excess > 1e-15)
+        left: np.ndarray = np.maximum(excess, 0.0) * (excess > 1e-15)
+        return left
 
     def _allowed(self, choice: np.ndarray) -> np.ndarray:
-        return self._conditional(choice, self.illegal, None, None) == 0.0
+        allowed: np.ndarray = self._conditional(choice, self.illegal, None, None) == 0.0
+        return allowed
 
     def change(self, choice: np.ndarray, flat: np.ndarray) -> np.ndarray:
         """[groups, choices]: how the sum of `flat` changes with each single change."""
         values = self._conditional(choice, flat, None, None)
-        return values - values[np.arange(self.place.groups), choice][:, None]
+        changes: np.ndarray = values - values[np.arange(self.place.groups), choice][:, None]
+        return changes
 
     def row_change(self, choice: np.ndarray, row: FlatRow) -> np.ndarray:
         """[groups, choices]: how the row's sum changes with each single change."""
         values = self._conditional(choice, row.values, row.slots, row.starts)
-        return values - values[np.arange(self.place.groups), choice][:, None]
+        changes: np.ndarray = values - values[np.arange(self.place.groups), choice][:, None]
+        return changes
 
     def _conditional(self, choice: np.ndarray, flat: np.ndarray, slots: np.ndarray | None, starts: np.ndarray | None) -> np.ndarray:
         """[groups, choices]: the sum of the terms around each group with it at each choice and all others as they are."""

@@ -103,7 +103,7 @@ class FakeQuantize(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid of the state's qparams; the same shape."""
-        return self.state(x) if self.active else x  # type: ignore[no-any-return]
+        return self.state(x) if self.active else x
 
     @property
     def active(self) -> bool:

@@ -24,7 +24,8 @@ def along(values: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
 
 def saturate(codes: np.ndarray, low: int, high: int) -> np.ndarray:
     """`codes` clamped to [low, high] as int32."""
-    return np.clip(codes, low, high).astype(np.int32)
+    clamped: np.ndarray = np.clip(codes, low, high)
+    return clamped.astype(np.int32)
 
 
 def quantize(x: np.ndarray, q: QParams) -> np.ndarray:
@@ -40,7 +41,8 @@ def dequantize(codes: np.ndarray, q: QParams) -> np.ndarray:
     """Real values of `codes`: float32(code - z) * s. Source: ONNX DequantizeLinear."""
     scale = along(q.scale.astype(np.float32), q.qtype.axis, codes.ndim)
     zero = along(q.zero_point.astype(np.int32), q.qtype.axis, codes.ndim)
-    return (codes.astype(np.int32) - zero).astype(np.float32) * scale
+    reals: np.ndarray = (codes.astype(np.int32) - zero).astype(np.float32) * scale
+    return reals
 
 
 def multiplier(input_scale: np.ndarray, weight_scale: np.ndarray, output_scale: np.ndarray) -> np.ndarray:
@@ -175,7 +177,8 @@ def _im2col(view: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
     depth = channels // groups * kh * kw
     columns = np.ascontiguousarray(view.transpose(0, 1, 4, 5, 2, 3)).reshape(n, groups, depth, height * width)
     rows = weight.reshape(groups, weight.shape[0] // groups, depth)
-    return (rows @ columns).reshape(n, weight.shape[0], height, width)
+    products: np.ndarray = rows @ columns
+    return products.reshape(n, weight.shape[0], height, width)
 
 
 def _depthwise(view: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:

@@ -113,7 +113,8 @@ def weight_qparams(weight: np.ndarray, axis: int | None, bits: int, *, search: b
 
 def largest_scales(rows: np.ndarray, qtype: QType) -> np.ndarray:
     """float32 [n]: the scale at which the largest magnitude of each row is the largest code; 0 for rows of zeros."""
-    return (np.abs(rows).max(axis=1) / max(qtype.qmax, 1)).astype(np.float32)
+    scales: np.ndarray = np.abs(rows).max(axis=1) / max(qtype.qmax, 1)
+    return scales.astype(np.float32)
 
 
 def _fill_dead(scale: np.ndarray) -> np.ndarray:
