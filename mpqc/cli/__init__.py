@@ -1,1 +1,5 @@
-"""The command line."""
+"""The command line: `run(arguments)` is the program `mpqc`."""
+
+from mpqc.cli.app import run
+
+__all__ = ["run"]

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
+import numpy as np
 
 from mpqc.errors import LoweringError
 from mpqc.lowering.kernels.nibbles import Packing, packed
 from mpqc.lowering.layout import Layout
 from mpqc.lowering.steps import Call, Step, View
-from mpqc.values.program import Binary, Conv, Gemm, MatMul, Move, Op, Pool, Program, Resize, Table
+from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Move, Op, Pool, Program, Resize, Table
 from mpqc.values.qtype import QType
 
 HALF = QType(4)
@@ -76,9 +77,16 @@ def _fits(op: Op, program: Program) -> bool:
     if isinstance(op, (Conv, Gemm, MatMul, Binary, Pool)):
         return HALF.qmin <= op.low and op.high <= HALF.qmax
     if isinstance(op, Table):
-        return bool(op.table.min() >= HALF.qmin and op.table.max() <= HALF.qmax)
-    widths = [_bits(program, name) for name in op.inputs]
-    return all(bits <= HALF.bits or bits == FLOAT_BITS for bits in widths)
+        return _moves_narrow(_bits(program, op.inputs[0]), op.table)
+    tables = [op.table(index) if isinstance(op, Concat) else None for index in range(len(op.inputs))]
+    return all(_moves_narrow(_bits(program, name), table) for name, table in zip(op.inputs, tables, strict=True))
+
+
+def _moves_narrow(bits: int, table: np.ndarray | None) -> bool:
+    """Whether codes of `bits` bits, or what `table` makes of them, are 4-bit ones."""
+    if table is not None:
+        return bool(table.min() >= HALF.qmin and table.max() <= HALF.qmax)
+    return bits <= HALF.bits or bits == FLOAT_BITS
 
 
 def _refused(call: Call, program: Program, names: Sequence[str]) -> Iterator[tuple[str, str]]:

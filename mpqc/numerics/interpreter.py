@@ -221,7 +221,8 @@ def _pool(op: Pool, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.nd
 
 
 def _concat(op: Concat, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:
-    return np.concatenate(x, axis=op.axis + 1)
+    parts = [value if (table := op.table(index)) is None else integer.lookup(value, table) for index, value in enumerate(x)]
+    return np.concatenate(parts, axis=op.axis + 1)
 
 
 def _pad(op: Pad, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:

@@ -16,7 +16,7 @@ from mpqc.facts.ops import carries
 from mpqc.numerics.ranges import BINS, Histogram, affine_qparams, mse_range, percentile_range, weight_qparams
 from mpqc.values.network import Network
 from mpqc.values.qtype import QParams
-from mpqc.values.site import FILL, SiteKind, SiteTable
+from mpqc.values.site import FILL, OpNode, SiteKind, SiteTable
 
 if TYPE_CHECKING:
     import torch
@@ -132,8 +132,14 @@ def calibrate(network: Network, table: SiteTable, batches: Batches, method: str 
 
 def moved_sites(table: SiteTable) -> frozenset[str]:
     """The activation sites that only repeat values of another site of their group."""
-    moving = [node for node in table.nodes if carries(node.op_type) and node.mode != FILL]
+    moving = [node for node in table.nodes if carries(node.op_type) and node.mode != FILL and _keeps_qparams(node, table)]
     return frozenset(name for node in moving for name in (node.output, *node.extra_outputs))
+
+
+def _keeps_qparams(node: OpNode, table: SiteTable) -> bool:
+    """Whether all that a node reads has the qparams of what it writes: a Concat may requantize its operands."""
+    group = table.by_name[node.output].group_name
+    return all(table.by_name[name].group_name == group for name in node.inputs)
 
 
 def _sources(table: SiteTable) -> dict[str, str]:

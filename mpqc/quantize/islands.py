@@ -1,12 +1,14 @@
 """Which integer-capable nodes are worth running on integers.
 
-Quantizing exists to make multiply-accumulate work cheaper. Three rules keep nodes without it in float where integers would only add
+Quantizing exists to make multiply-accumulate work cheaper. Four rules keep nodes without it in float where integers would only add
 Q/DQ pairs and rounding; each node that they touch is reported with its reason:
 
 1. Tail: a Binary node with a constant operand (box decoding, priors, denormalization) from which no multiply-accumulate node can be
    reached through integer-capable nodes stays float.
 2. Tail, continued: a node without multiply-accumulate work that reads a float result and from which no such node can be reached stays float.
-3. Island: connected integer-capable nodes without any multiply-accumulate node among them stay float.
+3. Joined output: a Concat from which only moves and elementwise nodes lead on, to outputs and float nodes, stays float with them: each operand is
+   dequantized with a range of its own (boxes and scores of a detector lie in one output).
+4. Island: connected integer-capable nodes without any multiply-accumulate node among them stay float.
 """
 
 from __future__ import annotations
@@ -16,18 +18,20 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from mpqc.facts.ops import MULTIPLYING, Role
+from mpqc.facts.ops import CARRYING, ELEMENTWISE, MULTIPLYING, Role
 
 if TYPE_CHECKING:
     from mpqc.frontend.view import GraphView, NodeView
 
 TAIL = "float tail: nothing behind it multiplies and accumulates"
+JOINED = "joins what only leaves the network: each operand keeps a range of its own"
 ISLAND = "float island: no multiply-accumulate work between its float neighbours"
 
 
 def keep_float(graph: GraphView, roles: Mapping[str, Role]) -> dict[str, str]:
     """Node name -> reason for those of `roles` (integer-capable nodes) that stay float all the same."""
     reasons = _tails(graph, roles)
+    reasons |= _joined_outputs(graph, {name: role for name, role in roles.items() if name not in reasons})
     kept = {name: role for name, role in roles.items() if name not in reasons}
     return reasons | _islands(graph, kept)
 
@@ -60,6 +64,17 @@ def _is_tail(node: NodeView, graph: GraphView, roles: Mapping[str, Role], tails:
         return True
     writers = [graph.producer.get(name) for name in graph.data_inputs(node)]
     return any(writer is not None and (writer.name not in roles or writer.name in tails) for writer in writers)
+
+
+def _joined_outputs(graph: GraphView, roles: Mapping[str, Role]) -> dict[str, str]:
+    """Each Concat that only moves and elementwise nodes follow, with those."""
+    edges = _edges(graph, roles)
+    leaving: set[str] = set()
+    for name in reversed(list(nx.topological_sort(edges))):
+        if roles[name] in (*CARRYING, *ELEMENTWISE) and all(reader in leaving for reader in edges.successors(name)):
+            leaving.add(name)
+    concats = [node.name for node in graph.nodes if node.name in leaving and node.op_type == "Concat"]
+    return {name: JOINED for concat in concats for name in (concat, *nx.descendants(edges, concat))}
 
 
 def _islands(graph: GraphView, roles: Mapping[str, Role]) -> dict[str, str]:

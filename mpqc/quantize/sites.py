@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import networkx as nx
-
 from mpqc.facts.ops import CARRYING, ELEMENTWISE, STANDARD_DOMAINS, Role, facts, is_view
 from mpqc.quantize.capability import capability, is_table
 from mpqc.quantize.functions import Function, Lookup, Maker, function_of
 from mpqc.quantize.geometry import geometry
 from mpqc.quantize.islands import keep_float
+from mpqc.quantize.sharing import Carrier, sharing_groups
 from mpqc.values.site import FloatNode, OpNode, Site, SiteKind, SiteTable
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def find_sites(network: Network) -> SiteTable:
 
     A weight site is a constant that Conv, Gemm or MatMul multiplies with (read by several nodes: one site). An activation site is a float32
     tensor that an integer node reads or writes; the tensor between a node and the Relu or Clip fused into it is none. Tensors that
-    codes move between unchanged (Concat, MaxPool, Reshape, Transpose, Slice, Resize, ...) share a group. islands.py says which
+    codes move between unchanged (MaxPool, Reshape, Transpose, Slice, Resize, ...) share a group; for Concat see sharing.py. islands.py says which
     capable nodes stay float because integers would not pay, functions.py which elementwise nodes between two sites run as a table.
     """
     from mpqc.frontend.view import view
@@ -167,7 +166,7 @@ def output_axis(node: NodeView) -> int:
 
 def _activations(survey: Survey) -> tuple[Site, ...]:
     order = [name for name in _order(survey.graph) if name in survey.sites]
-    groups = _groups(survey, order)
+    groups = sharing_groups(carriers(survey), order)
     return tuple(Site(name, SiteKind.ACTIVATION, survey.graph.shape(name), None, groups[name]) for name in order)
 
 
@@ -177,19 +176,17 @@ def _order(graph: GraphView) -> Iterable[str]:
         yield from node.outputs
 
 
-def _groups(survey: Survey, order: list[str]) -> dict[str, str]:
-    meets = nx.Graph()
-    meets.add_nodes_from(order)
-    for node in survey.integer:
-        if survey.roles[node.name] in CARRYING:
-            tensors = (*survey.reads(node), *survey.results(node))
-            meets.add_edges_from((tensors[0], other) for other in tensors[1:])
-    groups = dict.fromkeys(order, "")
-    rank = {name: index for index, name in enumerate(order)}
-    for part in nx.connected_components(meets):
-        if len(part) > 1:
-            groups |= dict.fromkeys(part, min(part, key=rank.__getitem__))
-    return groups
+def carriers(survey: Survey) -> tuple[Carrier, ...]:
+    """What moves codes, in execution order."""
+    moving = [node for node in survey.integer if survey.roles[node.name] in CARRYING]
+    return tuple(Carrier(node.op_type == "Concat", survey.reads(node), survey.results(node), _lone(node, survey)) for node in moving)
+
+
+def _lone(node: NodeView, survey: Survey) -> frozenset[str]:
+    """Those of the tensors that `node` reads that nothing else reads: no other node, no float one, not the user."""
+    graph = survey.graph
+    inner = [name for name in survey.reads(node) if name not in graph.outputs]
+    return frozenset(name for name in inner if {each.name for each in graph.consumers[name]} == {node.name})
 
 
 def _op_node(node: NodeView, survey: Survey) -> OpNode:

@@ -154,9 +154,15 @@ class Pool(Op):
 
 @dataclass(frozen=True, eq=False)
 class Concat(Op):
-    """Concatenation of codes along `axis`; all inputs have the output's qparams (a Table before it brings them there)."""
+    """Concatenation of codes along `axis`: of tables[i][q + 128] for an input that has other qparams than the output."""
 
     axis: int
+    tables: tuple[np.ndarray | None, ...] = ()
+    """int8 [256] for each input, None for one that has the output's qparams; empty where all have"""
+
+    def table(self, index: int) -> np.ndarray | None:
+        """What brings input `index` to the output's qparams, None where it has them."""
+        return self.tables[index] if self.tables else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ class Site(Record):
     axis: int | None = None
     """For weights: the axis that has one scale an index (output channels)."""
     group: str = ""
-    """Sites with the same group share qparams (tensors that meet in Add/Concat, pass through a pool or reshape) or, for
+    """Sites with the same group share qparams (codes move between them unchanged: quantize/sharing.py) or, for
     weights used twice, are the same tensor. Empty: a group of its own."""
     removed: int = 0
     """Values that the tensor had before channels were pruned and has no more: they count 0 bits in averages"""

@@ -61,16 +61,20 @@ def test_histograms_count_every_value_that_is_not_zero(calibrations: dict[str, C
         assert seen.counts.sum() + seen.zeros == values.size
 
 
-def test_a_group_pools_its_sources(calibrations: dict[str, Calibration]) -> None:
-    seen = calibrations["minmax"].histograms["r2"]
-    assert seen.high == pytest.approx(max(values_of("r2").max(), values_of("h0").max()), rel=1e-5)
+def test_a_concat_observes_all_its_operands(calibrations: dict[str, Calibration]) -> None:
+    seen = calibrations["minmax"].histograms["h0"]  # the group of h0 and k0: h0 is read by the Concat alone
+    assert seen.high == pytest.approx(max(values_of("p0").max(), values_of("h0").max()), rel=1e-5)
     assert seen.low == pytest.approx(values_of("h0").min(), rel=1e-4)
+    own = calibrations["minmax"].histograms["r2"]  # read by a convolution as well: a range of its own
+    assert (own.low, own.high) == (0.0, pytest.approx(values_of("r2").max(), rel=1e-5))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_members_of_a_group_get_the_same_object(calibrations: dict[str, Calibration], method: str) -> None:
     found = [calibrations[method].qparams(name, 4) for name in ("r2", "p0", "h0", "k0")]
-    assert all(item is found[0] for item in found)
+    assert found[0] is found[1]
+    assert found[2] is found[3]
+    assert found[0] is not found[2]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -46,7 +46,7 @@ def test_residual_network_sites_and_fusing() -> None:
 
 def test_residual_network_groups() -> None:
     groups = {name: [site.name for site in sites] for name, sites in find_sites(residual_network()).groups.items() if len(sites) > 1}
-    assert groups == {"r2": ["r2", "p0", "h0", "k0"], "g0": ["g0", "f0"]}
+    assert groups == {"r2": ["r2", "p0"], "h0": ["h0", "k0"], "g0": ["g0", "f0"]}
 
 
 def test_node_geometry_and_macs() -> None:
@@ -180,6 +180,39 @@ def test_data_movement_shares() -> None:
 def test_add_inputs_do_not_share() -> None:
     table = table_of([conv("x", "a"), conv("a", "b"), node("Add", ["a", "b"], ["c"], "add"), conv("c", "y")], W, ["y"])
     assert all(len(sites) == 1 for sites in table.groups.values())
+
+
+def test_operands_of_a_concat_that_others_read_keep_their_own_qparams() -> None:
+    """A block as in C2f: what each convolution writes is read again, so that no range depends on the whole."""
+    constants = {"w": weights(4, 4, 3, 3, seed=0), "v": weights(4, 12, 3, 3, seed=1)}
+    nodes = [conv("x", "a"), conv("a", "b"), conv("b", "c"), node("Concat", ["a", "b", "c"], ["d"], "cat", axis=1), conv("d", "y", "v")]
+    groups = {name: [site.name for site in sites] for name, sites in table_of(nodes, constants, ["y"]).groups.items() if name in "abcd"}
+    assert groups == {"a": ["a"], "b": ["b"], "c": ["c", "d"]}
+
+
+def test_parts_of_a_split_do_not_take_the_range_of_a_concat_behind() -> None:
+    """Units as in ShuffleNet, one after the other: each Concat has a group of its own."""
+    constants = {"w": weights(2, 2, 3, 3, seed=0), "v": weights(4, 4, 3, 3, seed=1)}
+    nodes = [conv("x", "a0", "v")]
+    for unit in range(3):
+        a, p, q, c, b = (f"{name}{unit}" for name in "apqcb")
+        nodes += [node("Split", [a], [p, q], f"split{unit}", axis=1, num_outputs=2), conv(q, c), node("Concat", [p, c], [b], f"cat{unit}", axis=1)]
+        nodes.append(node("Transpose", [b], [f"a{unit + 1}"], f"shuffle{unit}", perm=[0, 1, 3, 2]))
+    table = table_of([*nodes, conv("a3", "y", "v")], constants, ["y"])
+    assert [site.name for site in table.groups["a0"]] == ["a0", "p0", "q0"]
+    assert [site.name for site in table.groups["c1"]] == ["c1", "b1", "a2", "p2", "q2"]
+
+
+@pytest.mark.parametrize("behind", ["Transpose", "Sigmoid"])
+def test_boxes_and_scores_in_one_output_keep_their_own_ranges(behind: str) -> None:
+    nodes = [
+        conv("x", "a"), conv("a", "boxes"), conv("a", "b"), node("Sigmoid", ["b"], ["scores"], "sig"),
+        node("Concat", ["boxes", "scores"], ["c"], "cat", axis=1), node(behind, ["c"], ["y"], "last"),
+    ]  # fmt: skip
+    table = table_of(nodes, W, ["y"])
+    assert activations(table) == ["x", "a", "boxes", "b", "scores"]
+    assert "range of its own" in reasons(table)["Concat"]
+    assert behind in reasons(table)
 
 
 def test_live_tensors_follow_the_residual_and_see_through_views() -> None:

@@ -26,8 +26,8 @@ from tests.onnx_models import graph_model, run_ort
 from tests.quant_models import images, residual_model, residual_network, weights
 
 BITS = (2, 3, 4, 6, 8)
-REPEATED = {"p0", "k0", "f0"}
-"""Sites behind MaxPool, Concat and Flatten"""
+REPEATED = {"p0", "f0"}
+"""Sites behind MaxPool and Flatten; a Concat of tensors with ranges of their own rounds"""
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpqc.lowering.kernels.elementwise_neon import LANES, look_up
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import order, physical_shape, reordered, strides
-from mpqc.lowering.kernels.tir import Expr, Nest, Param, T, bind, function, load, loop, param, splat, store, symbol
+from mpqc.lowering.kernels.tir import Expr, Nest, Param, T, bind, cast, function, load, loop, param, splat, store, symbol
 from mpqc.lowering.kernels.walk import Walk, emit_transposition, transposition, walk, written
 from mpqc.values.program import Concat, Move, Pad, Tensor
 
@@ -90,6 +91,31 @@ def _widths(dtype: str) -> tuple[int, ...]:
     return (1,) if dtype == "bool" else tuple(w for w in (16, 8, 4, 2, 1) if w * size <= 16)
 
 
+ENTRIES = 256
+
+
+@dataclass(frozen=True)
+class Entries:
+    """A table of 256 codes among those in `tables`."""
+
+    tables: Expr
+    start: int
+    in_registers: bool
+    """Whether the target looks up sixteen codes at once"""
+
+    def rows(self, length: int) -> list[Expr]:
+        """The table in sixteen registers, for loops of `length` steps; empty where they are too short or the target does without."""
+        if not self.in_registers or length < LANES:
+            return []
+        return [bind(load(self.tables, self.start + LANES * i, LANES)) for i in range(ENTRIES // LANES)]
+
+    def of(self, codes: Expr, width: int, rows: list[Expr]) -> Expr:
+        """The entries of `width` codes; `rows` is what `rows()` gave."""
+        if rows and width == LANES:
+            return look_up(codes, rows)
+        return self.tables[cast(codes, "int32", width) + splat(self.start + ENTRIES // 2, width)]
+
+
 @dataclass(frozen=True)
 class Part:
     """A box of one tensor copied to a box of another: sizes, strides and offsets in memory order of the output."""
@@ -99,15 +125,16 @@ class Part:
     """Of the output, of the input"""
     starts: tuple[int, int]
 
-    def emit(self, out: Expr, source: Expr, dtype: str) -> None:
-        """Emits the copy."""
+    def emit(self, out: Expr, source: Expr, dtype: str, entries: Entries | None = None) -> None:
+        """Emits the copy, of what `entries` has for the codes where it is given."""
 
-        def copy(width: int, at: list[Expr], by: list[int], _: None) -> None:
+        def copy(width: int, at: list[Expr], by: list[int], rows: list[Expr]) -> None:
             value = load(source, at[1] + self.starts[1], width, by[1])
-            store(out, at[0] + self.starts[0], value, width, by[0])
+            store(out, at[0] + self.starts[0], value if entries is None else entries.of(value, width, rows), width, by[0])
 
         if all(self.sizes):
-            Nest(self.sizes, self.strides).emit(copy, widths=_widths(dtype))
+            nest = Nest(self.sizes, self.strides)
+            nest.emit(copy, lambda _: [] if entries is None else entries.rows(nest.merged.sizes[-1]), widths=_widths(dtype))
 
 
 def _part(shape: Sequence[int], y: Tensor, x: Tensor, to: Sequence[int], come: Sequence[int]) -> Part:
@@ -117,8 +144,11 @@ def _part(shape: Sequence[int], y: Tensor, x: Tensor, to: Sequence[int], come: S
 
 
 def concat(op: Concat, xs: Sequence[Tensor], y: Tensor, target: KernelTarget) -> Kernel:
-    """`xs` one after the other along `op.axis`; all of one type and layout."""
+    """`xs` one after the other along `op.axis`, through their tables where they have any; all of one type and layout."""
     axis = op.axis % len(y.shape)
+    tables = [(index, table) for index in range(len(xs)) if (table := op.table(index)) is not None]
+    places = {index: place for place, (index, _) in enumerate(tables)}
+    constants = (np.concatenate([table for _, table in tables]).astype(np.int8),) if tables else ()
     parts, at = [], 0
     for x in xs:
         corner = tuple(at if i == axis else 0 for i in range(len(y.shape)))
@@ -126,12 +156,14 @@ def concat(op: Concat, xs: Sequence[Tensor], y: Tensor, target: KernelTarget) ->
         at += x.shape[axis]
 
     def body(*buffers: Expr) -> None:
-        for part, source in zip(parts, buffers, strict=False):
-            part.emit(buffers[-1], source, y.dtype)
+        for index, (part, source) in enumerate(zip(parts, buffers, strict=False)):
+            entries = Entries(buffers[len(xs)], ENTRIES * places[index], target.form("table") == "dotprod") if index in places else None
+            part.emit(buffers[-1], source, y.dtype, entries)
 
-    params = [*(Param(f"x{i}", physical_shape(x), x.dtype) for i, x in enumerate(xs)), Param("y", physical_shape(y), y.dtype)]
-    name = symbol("concat", y.dtype, physical_shape(y), order(y).index(axis), *(x.shape[axis] for x in xs))
-    return Kernel(name, function(name, params, body), (), physical_shape(y), y.dtype, 0)
+    inputs = [Param(f"x{i}", physical_shape(x), x.dtype) for i, x in enumerate(xs)]
+    params = [*inputs, *(param("tables", values) for values in constants), Param("y", physical_shape(y), y.dtype)]
+    name = symbol("concat", y.dtype, physical_shape(y), order(y).index(axis), *(x.shape[axis] for x in xs), *(f"t{index}" for index in places))
+    return Kernel(name, function(name, params, body), constants, physical_shape(y), y.dtype, 0)
 
 
 def pad(op: Pad, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:

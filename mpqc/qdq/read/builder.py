@@ -94,10 +94,17 @@ class Builder:
 
     def recoded(self, codes: Codes, coding: Coding, name: str, node: str) -> Codes:
         """`codes` brought to `coding` by a Table, or unchanged where they are there already."""
-        if codes.coding.serves(coding):
+        table = recoding(codes, coding)
+        if table is None:
             return codes
         result = self.new_codes(name, codes.shape, coding)
-        table = integer.table(lambda values: values, codes.qparams, coding.qparams)
-        clamped = np.clip(table, coding.low, coding.high).astype(np.int8)
-        self.ops.append(Table(node, (codes.name,), (result.name,), clamped, "Requantize"))
+        self.ops.append(Table(node, (codes.name,), (result.name,), table, "Requantize"))
         return result
+
+
+def recoding(codes: Codes, coding: Coding) -> np.ndarray | None:
+    """int8 [256] that brings `codes` to `coding`, None where they are there already."""
+    if codes.coding.serves(coding):
+        return None
+    table = integer.table(lambda values: values, codes.qparams, coding.qparams)
+    return np.clip(table, coding.low, coding.high).astype(np.int8)

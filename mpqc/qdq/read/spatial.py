@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from mpqc.numerics import integer
 from mpqc.passes.lib.base import attribute
-from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
+from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target, recoding
 from mpqc.qdq.read.geometry import Pair, Quad, declared_pads, explicit_pads, pair, spatial
 from mpqc.values.program import Concat, Move, Op, Pad, Pool, Resize
 
@@ -93,15 +93,14 @@ def max_pool(builder: Builder, node: NodeProto, x: Codes, y: Codes) -> Op | str:
 
 
 def match_concat(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
-    """Concat of quantized tensors, each brought to the output's qparams by a Table where it has others."""
-    parts = [builder.codes.get(name) for name in node.input]
-    if any(part is None for part in parts):
+    """Concat of quantized tensors, each brought to the output's qparams by a table of codes where it has others."""
+    parts = [codes for name in node.input if (codes := builder.codes.get(name)) is not None]
+    if len(parts) < len(node.input):
         return "an input is not a quantized activation"
-    start = len(builder.ops)
-    codes = [builder.recoded(part, target.clamped, f"{target.name}_{i}", node.name) for i, part in enumerate(parts) if part is not None]
-    tables, builder.ops[start:] = builder.ops[start:], []
+    tables = tuple(recoding(part, target.clamped) for part in parts)
     axis = attribute(node, "axis", 0) % len(target.shape)
-    return [*tables, Concat(node.name, tuple(part.name for part in codes), (target.name,), axis)]
+    kept = () if all(table is None for table in tables) else tables
+    return [Concat(node.name, tuple(part.name for part in parts), (target.name,), axis, kept)]
 
 
 def match_pad(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:

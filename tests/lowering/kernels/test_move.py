@@ -11,6 +11,7 @@ from harness import core
 
 from mpqc.lowering.kernels.move import concat, is_view, move, pad, relayout
 from mpqc.lowering.kernels.walk import walk
+from mpqc.numerics.integer import lookup
 from mpqc.values.program import Concat, Move, Pad, Tensor
 
 MAKERS: dict[str, Callable[[tuple[int, ...]], Tensor]] = {
@@ -60,6 +61,14 @@ def test_move(kind: str, isa: str) -> None:
     check([move_case(shape, f, MAKERS[kind], isa) for shape, f in MOVES], isa)
 
 
+def _requantizing_concat(axis: int, xs: list[Tensor], values: list[np.ndarray], y: Tensor, isa: str, rng: np.random.Generator) -> Expected:
+    """The first and the last part through tables of their own."""
+    first, last = (rng.permutation(np.arange(-128, 128)).astype(np.int8) for _ in range(2))
+    joined = np.concatenate([lookup(values[0], first), values[1], lookup(values[2], last)], axis)
+    kernel = concat(Concat("n", (), (), axis, (first, None, last)), xs, y, core(isa))
+    return expected(kernel, list(zip(values, xs, strict=True)), (joined, y), f"axis {axis} with tables")
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_concat_and_pad(isa: str) -> None:
     rng, cases = np.random.default_rng(8), []
@@ -74,6 +83,8 @@ def test_concat_and_pad(isa: str) -> None:
             y = make(joined.shape)
             kernel = concat(Concat("n", (), (), axis), xs, y, core(isa))
             cases.append(expected(kernel, list(zip(values, xs, strict=True)), (joined, y), f"axis {axis}"))
+            if y.dtype == "int8":
+                cases.append(_requantizing_concat(axis, xs, values, y, isa, rng))
         x = make((1, 17, 5, 6))
         values = data(x, rng)
         grown = np.pad(values, ((0, 0), (1, 2), (0, 3), (2, 0)), constant_values=7)
