@@ -12,13 +12,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from mpqc.facts.kernels import (
+    BLOCK_BYTES,
+    CHANNEL_TILE,
+    LARGE_BLOCK_BYTES,
+    LARGE_WEIGHT_BYTES,
+    PIXEL_TILES,
+    PRODUCT_ROWS,
+    QUAD,
+    SHORT_WINDOW,
+    VECTOR,
+)
 from mpqc.targets import RUNTIME_KERNELS, CostRow, OpKind, Shape
 from mpqc.targets.schema import Caches
-
-PIXEL_TILE, CHANNEL_TILE, QUAD = 8, 8, 4
-"""Output pixels, output channels and products that the matrix kernels take together; partly filled channels and quads cost as full ones."""
-BLOCK_BYTES, LARGE_BLOCK_BYTES, LARGE_WEIGHT_BYTES = 24 * 1024, 160 * 1024, 256 * 1024
-"""Weights are unpacked once for each block of this much input; beyond LARGE_WEIGHT_BYTES of weights the blocks are large."""
 
 Widths = tuple[int | None, int]
 """Containers of weights and activations, in bits."""
@@ -39,6 +45,8 @@ class Run:
     widths: Widths
     caches: Caches
     context: Context = Context()
+    pixel_tile: int = PIXEL_TILES["dotprod"]
+    """Output pixels that the form of the product on this core takes together"""
 
     @property
     def weight_bytes(self) -> float:
@@ -83,7 +91,7 @@ def _depth(shape: Shape) -> int:
 
 
 def _tile_count(run: Run) -> float:
-    return _tiles(run.shape.pixels, PIXEL_TILE) * _channels(run.shape) / CHANNEL_TILE
+    return _tiles(run.shape.pixels, run.pixel_tile) * _channels(run.shape) / CHANNEL_TILE
 
 
 def _unpacked(run: Run) -> float:
@@ -122,15 +130,11 @@ def _axes(shape: Shape) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     return (shape.out_h, shape.stride_h, shape.kernel_h), (shape.out_w, shape.stride_w, shape.kernel_w)
 
 
-VECTOR = 16
-"""Codes of a vector"""
-
-
 def _vectors(shape: Shape) -> int:
     return _tiles(shape.in_c, VECTOR)
 
 
-DEALT_CHANNELS = 32
+DEALT_CHANNELS = 2 * VECTOR
 """Two groups of a whole vector each: with fewer channels a shuffle moves value by value."""
 _ALWAYS: dict[str, Quantity] = {
     "call": lambda run: 1.0,
@@ -147,15 +151,13 @@ _MATRIX: dict[str, Quantity] = {
     "rows of windows narrower than a quad": lambda run: _narrow_rows(run.shape),
     "input values padded": lambda run: run.shape.inputs if _padded(run.shape) else 0,
 }
-PACKED_ROWS = 64
-"""Rows of the first operand that share one packing of the second, where two activations are multiplied"""
 _PRODUCT: dict[str, Quantity] = {
     **_ALWAYS,
     "MACs": lambda run: run.shape.pixels * _channels(run.shape) * _vectors(run.shape) * VECTOR,
     "outputs": lambda run: run.shape.pixels * _channels(run.shape),
     "rows of tiles": lambda run: run.shape.pixels,
-    "values packed": lambda run: _tiles(run.shape.pixels, PACKED_ROWS) * run.shape.in_c * _channels(run.shape),
-    "panels": lambda run: _tiles(run.shape.pixels, PACKED_ROWS) * _channels(run.shape) / CHANNEL_TILE,
+    "values packed": lambda run: _tiles(run.shape.pixels, PRODUCT_ROWS) * run.shape.in_c * _channels(run.shape),
+    "panels": lambda run: _tiles(run.shape.pixels, PRODUCT_ROWS) * _channels(run.shape) / CHANNEL_TILE,
     "vectors of rows": lambda run: run.shape.pixels * _vectors(run.shape),
     "vectors of rows copied": lambda run: run.shape.pixels * _vectors(run.shape) if run.shape.in_c % VECTOR else 0,
 }
@@ -170,13 +172,11 @@ _WINDOW: dict[str, Quantity] = {
     "channels": lambda run: run.shape.out_c,
     "channels, all taps": lambda run: run.shape.out_c * run.shape.kernel_h * run.shape.kernel_w,
 }
-LONG_WINDOW = 256
-"""Codes whose sum is sure to fit int16"""
 _POOL: dict[str, Quantity] = {
     **_ALWAYS,
     "window values": lambda run: _pooled_values(run.shape),
     "window values where windows reach over the edge": lambda run: _pooled_values(run.shape) if _padded(run.shape) else 0,
-    "window values of long windows": lambda run: _pooled_values(run.shape) if run.shape.kernel_h * run.shape.kernel_w > LONG_WINDOW else 0,
+    "window values of long windows": lambda run: _pooled_values(run.shape) if run.shape.kernel_h * run.shape.kernel_w > SHORT_WINDOW else 0,
     "outputs": lambda run: run.shape.outputs,
     "output pixels": lambda run: run.shape.pixels,
     "inputs": lambda run: run.shape.inputs,
@@ -234,22 +234,22 @@ class Fit:
         return sum(price * quantities(self.kind)[name](run) for name, price in self.prices.items())
 
 
-def fit_rows(rows: Iterable[CostRow], caches: Caches) -> Mapping[tuple[OpKind, Widths], Fit]:
-    """One fit for each kernel and pair of widths that has rows."""
+def fit_rows(rows: Iterable[CostRow], caches: Caches, pixel_tile: int) -> Mapping[tuple[OpKind, Widths], Fit]:
+    """One fit for each kernel and pair of widths that has rows. pixel_tile: of the target's form of the product."""
     grouped: dict[tuple[OpKind, Widths], list[CostRow]] = {}
     for row in rows:
         if row.kernel not in RUNTIME_KERNELS:
             grouped.setdefault((OpKind(row.kernel), (row.weight_bits, row.activation_bits)), []).append(row)
-    return {key: _fit(key, group, caches) for key, group in grouped.items()}
+    return {key: _fit(key, group, caches, pixel_tile) for key, group in grouped.items()}
 
 
-def _fit(key: tuple[OpKind, Widths], rows: list[CostRow], caches: Caches) -> Fit:
+def _fit(key: tuple[OpKind, Widths], rows: list[CostRow], caches: Caches, pixel_tile: int) -> Fit:
     import numpy as np
     from scipy.optimize import nnls
 
     kind, widths = key
     names = list(quantities(kind))
-    runs = [Run(row.shape, widths, caches) for row in rows]
+    runs = [Run(row.shape, widths, caches, pixel_tile=pixel_tile) for row in rows]
     cycles = np.array([row.cycles for row in rows])
     relative = np.array([[quantities(kind)[name](run) for name in names] for run in runs]) / cycles[:, None]
     scale = np.maximum(relative.max(axis=0), 1e-300)

@@ -13,10 +13,12 @@ from functools import cached_property
 from math import ceil, prod
 
 from mpqc.cost.fit import Context, Fit, Run, Widths, fit_rows
+from mpqc.cost.fusion import fused_additions
 from mpqc.cost.storage import packable
-from mpqc.cost.workload import Workload, conversion, fused_additions, workload
+from mpqc.cost.workload import Workload, conversion, workload
 from mpqc.errors import TargetError
-from mpqc.facts.features import best_form
+from mpqc.facts.features import PORTABLE, best_form
+from mpqc.facts.kernels import PIXEL_TILES
 from mpqc.facts.resources import RESOURCES, priced_everywhere
 from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Target
 from mpqc.targets.schema import Analytic, Caches
@@ -181,7 +183,11 @@ class CostModel:
 
     @cached_property
     def _fits(self) -> Mapping[tuple[OpKind, Widths], Fit]:
-        return fit_rows(self.target.rows, self._caches) if self.target.rows else {}
+        return fit_rows(self.target.rows, self._caches, self._pixel_tile) if self.target.rows else {}
+
+    @property
+    def _pixel_tile(self) -> int:
+        return PIXEL_TILES[best_form("product", self.target.features) or PORTABLE.name]
 
     @property
     def _caches(self) -> Caches:
@@ -212,8 +218,9 @@ class CostModel:
             raise TargetError(
                 f"no cost rows for {work.kind.value} at {_named(widths)}", where=self.target.name, hint="bound size, BOPs or bits instead"
             )
+        run = Run(work.shape, widths, self._caches, self.context, self._pixel_tile)
         call = 0.0 if fit.kind is OpKind.RESIDUAL else self._row_cycles("call")
-        return work.runs * (fit.cycles(Run(work.shape, widths, self._caches, self.context)) + call)
+        return work.runs * (fit.cycles(run) + call)
 
 
 def conversions(table: SiteTable) -> tuple[Workload, ...]:

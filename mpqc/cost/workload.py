@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 
 from mpqc.errors import TargetError
+from mpqc.facts.kernels import is_depthwise
 from mpqc.facts.kinds import OpKind
 from mpqc.facts.ops import Role, facts
 from mpqc.targets import Shape
-from mpqc.values.site import FILL, OpNode, SiteTable
+from mpqc.values.site import FILL, OpNode
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def kind_of(node: OpNode) -> OpKind | None:
     if node.is_table:
         return OpKind.TABLE
     kind = row.kinds[0]
-    if kind is OpKind.CONV and node.groups > 1 and node.groups == _nhwc(node.input_shape)[2]:
+    if kind is OpKind.CONV and is_depthwise(node.groups, _nhwc(node.input_shape)[2]):
         return OpKind.DEPTHWISE
     if kind is OpKind.GEMM and node.weight is None:
         return OpKind.MATMUL
@@ -56,30 +55,6 @@ def workload(node: OpNode) -> Workload | None:
     if kind in (OpKind.GEMM, OpKind.MATMUL):
         return _product(node, kind)
     return _pooling(node, kind) if kind in (OpKind.MAX_POOL, OpKind.AVERAGE_POOL) else _elements(node, kind)
-
-
-def fused_additions(table: SiteTable) -> frozenset[str]:
-    """Names of the Adds that the convolution before them does where the target's kernels can (mpqc.lowering.fusion decides for real):
-    the later of two operands of one shape comes from a convolution that nothing else reads."""
-    made = {name: index for index, node in enumerate(table.nodes) for name in (node.output, *node.extra_outputs)}
-    reads = Counter(name for node in table.nodes for name in node.inputs)
-    return frozenset(node.name for node in table.nodes if node.op_type == "Add" and _is_fused(node, table, made, reads))
-
-
-def _is_fused(add: OpNode, table: SiteTable, made: Mapping[str, int], reads: Mapping[str, int]) -> bool:
-    shapes = {table.by_name[name].shape for name in add.inputs if name in table.by_name} | {add.output_shape}
-    if len(add.inputs) != 2 or len(shapes) != 1 or len(add.output_shape) not in (3, 4):
-        return False
-    first, last = sorted(add.inputs, key=lambda name: made.get(name, -1))
-    if made.get(first, -1) == made.get(last, -1) or reads[last] != 1:
-        return False
-    conv = table.nodes[made[last]]
-    depthwise = conv.groups > 1 and conv.weight_shape[1:2] == (1,)
-    return conv.op_type == "Conv" and not depthwise and conv.weight_shape[0] // conv.groups >= NARROWEST
-
-
-NARROWEST = 8
-"""Output channels of a group from which a convolution stores whole vectors"""
 
 
 def conversion(kind: OpKind, shape: tuple[int, ...]) -> Workload:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpqc.errors import LoweringError
+from mpqc.facts.kernels import is_depthwise
 from mpqc.lowering.fusion import Fusion, Join, plan_fusion
 from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.depthwise import depthwise
@@ -142,7 +143,7 @@ WholeMaker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget]
 
 
 def _conv(op: Conv, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget, packing: Packing) -> Kernel:
-    if 1 < op.groups == x[0].shape[1]:
+    if is_depthwise(op.groups, x[0].shape[1]):
         return packed(depthwise(op, x[0], y, target), packing)
     return conv2d(op, _image(x[0]), x[0].zero_point, y.zero_point, target, packing=packing)
 

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mpqc.cost.fit import Context, Run
+from mpqc.cost.fusion import fused_additions
 from mpqc.cost.model import CostModel
-from mpqc.cost.workload import fused_additions
 from mpqc.errors import TargetError
 from mpqc.targets import CostRow, Shape, Target, load_target
 from mpqc.values.budget import Resource

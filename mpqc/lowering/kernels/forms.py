@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from mpqc.facts.kernels import PIXEL_TILES
+
 Loop = Literal["quads", "rows", "columns"]
 """How the inner loop sums.
 
@@ -24,8 +26,6 @@ class ProductForm:
     name: str
     """That of the table of forms; part of a kernel's name"""
     loop: Loop
-    pixels: int
-    """Most pixels of a register tile: with 8 channels, as many accumulators as leave registers for operands"""
     wide_panels: bool
     """Tiles of few pixels take 16 or 32 channels"""
     start_in_memory: bool
@@ -35,13 +35,18 @@ class ProductForm:
     rolled: bool
     """Short loops over large tiles are kept from being unrolled: the copies would not fit the registers"""
 
+    @property
+    def pixels(self) -> int:
+        """Most pixels of a register tile."""
+        return PIXEL_TILES[self.name]
+
 
 PRODUCT_FORMS: Mapping[str, ProductForm] = {
     form.name: form
     for form in (
-        ProductForm("dotprod", "quads", pixels=8, wide_panels=True, start_in_memory=True, paired_stores=True, rolled=True),
-        ProductForm("neon", "rows", pixels=2, wide_panels=False, start_in_memory=False, paired_stores=False, rolled=False),
-        ProductForm("generic", "columns", pixels=4, wide_panels=False, start_in_memory=False, paired_stores=False, rolled=False),
+        ProductForm("dotprod", "quads", wide_panels=True, start_in_memory=True, paired_stores=True, rolled=True),
+        ProductForm("neon", "rows", wide_panels=False, start_in_memory=False, paired_stores=False, rolled=False),
+        ProductForm("generic", "columns", wide_panels=False, start_in_memory=False, paired_stores=False, rolled=False),
     )
 }
 """By name"""

@@ -1,7 +1,7 @@
 """Products of two activations on integers: attention scores and what they weigh.
 
 SDOT takes four neighbours of the reduction at once. Rows of the first operand have them so; the second is packed at run time, eight
-columns a panel, for up to ROWS rows. Zero points: sum (a - za)(b - zb) = sum ab - zb sum a - za sum b + K za zb, the last
+columns a panel, for up to PRODUCT_ROWS rows. Zero points: sum (a - za)(b - zb) = sum ab - zb sum a - za sum b + K za zb, the last
 three computed once a row and once a column.
 """
 
@@ -14,6 +14,7 @@ from math import prod
 import numpy as np
 
 from mpqc.facts.features import PORTABLE
+from mpqc.facts.kernels import CHANNEL_TILE, PRODUCT_ROWS
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.requant import MAGIC_BITS, Requant
@@ -38,12 +39,10 @@ from mpqc.lowering.kernels.tir import (
 from mpqc.lowering.kernels.transpose import interleaved
 from mpqc.values.program import MatMul, Tensor
 
-COLUMNS = 8
+COLUMNS = CHANNEL_TILE
 """Columns of a panel and of a register tile"""
 TILE = 8
 """Rows of a register tile"""
-ROWS = 64
-"""Rows that share the packing of a panel"""
 
 
 def matmul(op: MatMul, a: Tensor, b: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
@@ -101,12 +100,12 @@ class _Product:
         return prod(self.y) * self.depth
 
     def body(self, a: Expr, b: Expr, zeros: Expr, scale: Expr, base: Expr, scalars: Expr, y: Expr) -> None:
-        """Emits everything; a task is up to ROWS rows of one product."""
+        """Emits everything; a task is up to PRODUCT_ROWS rows of one product."""
         rows, columns = self.y[-2:]
-        held = min(ROWS, rows)
-        chunks, panels = -(-rows // ROWS), -(-columns // COLUMNS)
+        held = min(PRODUCT_ROWS, rows)
+        chunks, panels = -(-rows // PRODUCT_ROWS), -(-columns // COLUMNS)
         with loop(prod(self.y[:-2]) * chunks, held * columns * self.depth) as task:
-            n, first = bind(T.floordiv(task, chunks)), bind(T.min(T.floormod(task, chunks) * ROWS, rows - held))
+            n, first = bind(T.floordiv(task, chunks)), bind(T.min(T.floormod(task, chunks) * PRODUCT_ROWS, rows - held))
             left = self._left(a, bind((batch(n, self.y, self.a) * rows + first) * self.depth), held)
             sums = self._row_terms(left, held, zeros)
             b_at = bind(batch(n, self.y, self.b) * (self.depth * columns))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mpqc.facts.kernels import SHORT_WINDOW
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape, strides
 from mpqc.lowering.kernels.tir import (
@@ -92,7 +93,7 @@ def pool(op: Pool, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     few = op.kernel[0] * op.kernel[1] <= UNROLLED
     if average:
         inside = few and not (rows.leaves or columns.leaves)
-        emit: _Average | _Max = _Average(multiplier.size > 1, inside, op.kernel[0] * op.kernel[1] <= SHORT)
+        emit: _Average | _Max = _Average(multiplier.size > 1, inside, op.kernel[0] * op.kernel[1] <= SHORT_WINDOW)
     else:
         emit = _Max(few and rows.reaches and columns.reaches)
 
@@ -124,8 +125,6 @@ def _window(op: Pool, source: Grid, result: Grid, axis: int) -> Window:
 
 UNROLLED = 25
 """Taps of a window up to which its loads are written out one by one"""
-SHORT = 255
-"""Codes whose sum fits int16"""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
+from mpqc.facts.kernels import BLOCK_BYTES, CHANNEL_TILE, LARGE_BLOCK_BYTES, LARGE_WEIGHT_BYTES, QUAD
 from mpqc.lowering.kernels.forms import PRODUCT_FORMS, ProductForm
 from mpqc.lowering.kernels.kernel import KernelTarget
-
-L1_BYTES = 24 * 1024
-"""Input bytes of a block that stays in L1 beside a panel of weights"""
-L2_BYTES = 160 * 1024
-"""Input bytes of a block when the weights are too large to be read often"""
-LARGE_WEIGHTS = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Window:
     @property
     def quads(self) -> int:
         """Reduction steps of four, each segment rounded up."""
-        return self.segments_y * self.segments_x * ceil(self.length / 4)
+        return self.segments_y * self.segments_x * ceil(self.length / QUAD)
 
 
 @dataclass(frozen=True)
@@ -83,8 +78,8 @@ def _work(window: Window, rows: int, columns: int) -> float:
 
 
 def _panel_width(pixels: int, channels: int, form: ProductForm) -> int:
-    if not form.wide_panels or channels <= 8 or pixels > 4:
-        return 8
+    if not form.wide_panels or channels <= CHANNEL_TILE or pixels > 4:
+        return CHANNEL_TILE
     return 32 if pixels == 1 and channels >= 32 else 16
 
 
@@ -93,7 +88,7 @@ def choose_blocks(window: Window, tile: Tile, weight_bytes: int, panels: int, co
 
     weight_bytes: of the weights as int8, whatever they are stored in.
     """
-    budget = L2_BYTES if weight_bytes > LARGE_WEIGHTS else L1_BYTES
+    budget = LARGE_BLOCK_BYTES if weight_bytes > LARGE_WEIGHT_BYTES else BLOCK_BYTES
     if window.rows == 1:
         columns, count = _cut(window.columns, tile.columns, window.column_pitch, budget, cores)
         blocks = Blocks(count, 1, columns, 1)
