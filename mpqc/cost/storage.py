@@ -1,8 +1,8 @@
 """Which activation sites of at most 4 bits will be stored two codes a byte: what a plan may count on before there is a program.
 
-The rule of lowering/storage.py for a target that has packed activations (its file says so), from shapes and op types alone: the innermost
-extent is even, and every node that writes or reads the site has kernels for it. Shapes are those of the ONNX file; rank 4 lies channels
-last, so the innermost extent is the channels.
+What lowering/storage.py does for a target that has packed activations (its file says so), from shapes and op types alone: the innermost
+extent is even, and every node that writes or reads the site has kernels for it (`WHOLE`, `stores_pairs`: the same for both). Shapes are
+those of the ONNX file; where the innermost extent is says layout.py.
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ from math import prod
 
 import networkx as nx
 
+from mpqc.cost.layout import lying_channels_last
 from mpqc.cost.workload import kind_of
+from mpqc.facts.kernels import stores_pairs
 from mpqc.facts.kinds import OpKind
-from mpqc.facts.ops import facts, is_view
+from mpqc.facts.ops import is_view
 from mpqc.values.site import OpNode, SiteKind, SiteTable
 
-_WHOLE = frozenset({OpKind.RESIZE, OpKind.NEAREST, OpKind.MOVE, OpKind.SHUFFLE})
-"""Kinds whose kernels move single codes"""
+WHOLE = frozenset({OpKind.MOVE, OpKind.SHUFFLE, OpKind.RESIZE, OpKind.NEAREST, OpKind.MATMUL})
+"""Kernels that read and write single codes: what lies around them is one a byte"""
+_SPATIAL = frozenset({OpKind.CONV, OpKind.DEPTHWISE, OpKind.MAX_POOL, OpKind.AVERAGE_POOL, OpKind.RESIZE, OpKind.NEAREST})
+_ROWS = frozenset({OpKind.GEMM, OpKind.MATMUL})
+_AXIS_BY_AXIS = _SPATIAL | {OpKind.BINARY, OpKind.TABLE, OpKind.CONCAT, OpKind.PAD}
 
 
 def packable(table: SiteTable) -> frozenset[str]:
     """Names of the activation sites that are stored two codes a byte when they have at most 4 bits."""
-    products = {name for node in table.nodes if OpKind.GEMM in facts(node.op_type).kinds for name in _around(node)}
+    last = channels_last(table)
     sites = [site for site in table.sites if site.kind is SiteKind.ACTIVATION]
-    whole = {site.name for site in sites if not _is_even(site.shape, site.name in products)}
-    for node in table.nodes:
-        whole |= set(_refused(node, whole))
+    odd = {site.name for site in sites if not site.shape or site.shape[1 if site.name in last else -1] % 2}
+    whole = odd | {name for node in table.nodes for name in _refused(node, odd, last)}
     views = nx.Graph((node.inputs[0], node.output) for node in table.nodes if is_view(node.op_type) and node.inputs)
     for group in nx.connected_components(views):
         if group & whole:
@@ -39,32 +43,38 @@ def _around(node: OpNode) -> Iterable[str]:
     return (*filter(None, node.inputs), node.output, *node.extra_outputs)
 
 
-def _is_even(shape: tuple[int, ...], in_product: bool) -> bool:
-    """Whether the innermost extent is even in every layout that the tensor may get."""
-    innermost = {4: [1, 3] if in_product else [1], 3: [1, 2]}.get(len(shape), [-1])
-    return bool(shape) and all(shape[axis] % 2 == 0 for axis in innermost)
+def channels_last(table: SiteTable) -> frozenset[str]:
+    """Names of the activation sites that lie channels last."""
+    ranks = {site.name: len(site.shape) for site in table.sites if site.kind is SiteKind.ACTIVATION}
+    kinds = {node.name: kind_of(node) for node in table.nodes}
+    alike = [(node.inputs, node.output) for node in table.nodes if kinds[node.name] in _AXIS_BY_AXIS]
+    spatial, rows = ({name for node in table.nodes if kinds[node.name] in group for name in _around(node)} for group in (_SPATIAL, _ROWS))
+    return frozenset().union(*lying_channels_last(ranks, alike, spatial, rows))
 
 
-def _refused(node: OpNode, whole: set[str]) -> Iterator[str]:
+def _refused(node: OpNode, odd: set[str], last: frozenset[str]) -> Iterator[str]:
     """Sites of `node` that its kernel cannot read or write two a byte."""
-    if kind_of(node) in _WHOLE or (is_view(node.op_type) and not _keeps_order(node)):
+    kind = kind_of(node)
+    if kind in WHOLE or (kind is None and not _keeps_order(node, last)):
         yield from _around(node)
-    elif (node.op_type == "Conv" and not _writes_pairs(node)) or (node.op_type == "Concat" and whole & set(node.inputs)):
+    elif kind is OpKind.GEMM:  # a copy in another layout moves single codes
+        yield from (name for name in _around(node) if name in last)
+    elif (node.op_type == "Conv" and not _writes_pairs(node)) or (kind is OpKind.CONCAT and odd & set(node.inputs)):
         yield node.output
-    elif node.op_type == "Pad" and node.input_shape[1:2] != node.output_shape[1:2]:
+    elif kind is OpKind.PAD and node.input_shape[1:2] != node.output_shape[1:2]:
         yield from _around(node)
 
 
-def _keeps_order(node: OpNode) -> bool:
-    """A view is one in memory: both shapes are alike, or have their channels last already."""
-    return node.input_shape == node.output_shape or (_is_flat(node.input_shape) and _is_flat(node.output_shape))
+def _keeps_order(node: OpNode, last: frozenset[str]) -> bool:
+    """A view is one in memory: both tensors are alike, or lie as ONNX writes them."""
+    source, result = node.inputs[0] in last, node.output in last
+    return (node.input_shape, source) == (node.output_shape, result) or (_is_flat(node.input_shape, source) and _is_flat(node.output_shape, result))
 
 
-def _is_flat(shape: tuple[int, ...]) -> bool:
-    return len(shape) not in (3, 4) or shape[1] == 1 or prod(shape[2:]) == 1
+def _is_flat(shape: tuple[int, ...], last: bool) -> bool:
+    """Whether channels last is the order of the file."""
+    return not last or shape[1] == 1 or prod(shape[2:]) == 1
 
 
 def _writes_pairs(node: OpNode) -> bool:
-    """Depthwise with one output a channel, or groups of an even number of channels."""
-    inputs, outputs = node.input_shape[1], node.output_shape[1]
-    return outputs == inputs if 1 < node.groups == inputs else outputs // max(node.groups, 1) % 2 == 0
+    return stores_pairs(node.output_shape[1], node.groups, node.input_shape[1])

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import networkx as nx
 import numpy as np
 
+from mpqc.cost.layout import lying_channels_last
 from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Op, Pad, Pool, Program, Resize, Table, Tensor
 
 
@@ -75,31 +75,13 @@ def _place(tensor: Tensor, channels_last: bool) -> Placement:
 
 def _channels_last(program: Program) -> set[str]:
     """Names of the tensors that lie channels last."""
+    ranks = {name: len(tensor.shape) for name, tensor in program.tensors.items() if tensor.qparams is not None}
+    alike = [(op.inputs, op.outputs[0]) for op in program.ops if isinstance(op, (Table, Binary, Concat, Pad, Conv, Pool, Resize))]
     spatial, rows = set(_touched(program, (Conv, Pool, Resize))), set(_touched(program, (Gemm, MatMul)))
-    chosen: set[str] = set()
-    for group in _groups(program):
-        rank = len(program.tensors[next(iter(group))].shape)
-        if group & spatial or (rank == 4 and not group & rows):
-            chosen |= group
-    return chosen
+    return set().union(*lying_channels_last(ranks, alike, spatial, rows))
 
 
 def _touched(program: Program, kinds: tuple[type[Op], ...]) -> Iterable[str]:
     for op in program.ops:
         if isinstance(op, kinds):
             yield from (*op.inputs, *op.outputs)
-
-
-def _groups(program: Program) -> Iterable[set[str]]:
-    """Quantized tensors of rank 3 and 4 that must lie alike because an op works on them axis by axis."""
-    graph = nx.Graph()
-    graph.add_nodes_from(name for name, tensor in program.tensors.items() if tensor.qparams is not None and len(tensor.shape) in (3, 4))
-    for op in program.ops:
-        if isinstance(op, (Table, Binary, Concat, Pad, Conv, Pool, Resize)):
-            output = op.outputs[0]
-            graph.add_edges_from((name, output) for name in op.inputs if name in graph and _rank(program, name) == _rank(program, output))
-    return nx.connected_components(graph)
-
-
-def _rank(program: Program, name: str) -> int:
-    return len(program.tensors[name].shape)

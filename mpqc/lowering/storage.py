@@ -2,7 +2,7 @@
 
 A tensor is where its qtype has at most 4 bits and all its codes fit -8 to 7, its innermost extent is even, and the kernels that write and
 read it have a form for it. Tensors that are views of one another are stored alike. Inputs and outputs of the program are one a byte.
-mpqc/cost/storage.py says the same of sites, before there is a program.
+mpqc/cost/storage.py says the same of sites, before there is a program: which kernels have such a form is said there for both.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 import networkx as nx
 import numpy as np
 
+from mpqc.cost.storage import WHOLE
 from mpqc.errors import LoweringError
+from mpqc.facts.kernels import stores_pairs
 from mpqc.lowering.kernels.nibbles import Packing, packed
 from mpqc.lowering.layout import Layout
 from mpqc.lowering.steps import Call, Step, View
+from mpqc.targets import OpKind
 from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Move, Op, Pool, Program, Resize, Table
 from mpqc.values.qtype import QType
 
@@ -95,12 +98,26 @@ def _refused(call: Call, program: Program, names: Sequence[str]) -> Iterator[tup
     chosen = [index for index, name in enumerate(places) if name in names]
     if not chosen:
         return
-    if any(isinstance(op, (Move, Resize)) for op in program.ops if op.name == call.op) or call.relayout:
-        yield from ((places[index], f"{call.op} moves single codes") for index in chosen)
-    elif any(isinstance(op, MatMul) for op in program.ops if op.name == call.op):  # its panels start at any column
-        yield from ((places[index], f"{call.op} has no kernel for it") for index in chosen)
+    op = next((op for op in program.ops if op.name == call.op), None)
+    if call.relayout or _moves_codes(op):
+        reason = "has no kernel for it" if isinstance(op, MatMul) else "moves single codes"
+        yield from ((places[index], f"{call.op} {reason}") for index in chosen)
+    elif isinstance(op, Conv) and call.output in names and not _writes_pairs(op, program):
+        yield call.output, f"{call.op} has no kernel for it"
+        yield from _refused(call, program, [name for name in names if name != call.output])
     elif not _works(call, chosen):
         yield from ((places[index], f"{call.op} has no kernel for it") for index in chosen if not _works(call, [index]))
+
+
+_KINDS: Mapping[type[Op], OpKind] = {Move: OpKind.MOVE, Resize: OpKind.RESIZE, MatMul: OpKind.MATMUL}
+
+
+def _moves_codes(op: Op | None) -> bool:
+    return any(isinstance(op, kind) and means in WHOLE for kind, means in _KINDS.items())
+
+
+def _writes_pairs(op: Conv, program: Program) -> bool:
+    return stores_pairs(op.weight.shape[0], op.groups, program.tensors[op.inputs[0]].shape[1])
 
 
 def _works(call: Call, chosen: Sequence[int]) -> bool:
