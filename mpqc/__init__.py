@@ -2,7 +2,7 @@
 
 The whole flow: `compile`, which returns a `Compiled`; `Options`, `Recipe` (training) and `Progress` for what it
 is asked and what it shows.
-Budgets: BUDGETS.
+Budgets: a class for each kind of resource, as in `mpqc.Latency("20ms")`; `BUDGETS` has their names.
 The steps, in order: `load_network`, `find_sites`, `open_data`, `calibrate`, `measure`, `load_target`, `CostModel`, `allocate`, `evaluate`,
 `export_qdq`, `read_qdq`, `interpret`, `lower`, `build`, `write_bundle`, `run_host`, `run_emulated`.
 Values between them: `Plan`, `read_plan`, `uniform_plan`, `Sensitivities`, `read_sensitivities`, `Report`.
@@ -16,39 +16,41 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mpqc.facts.resources import flags
 from mpqc.values.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mpqc.allocator import allocate, evaluate
-    from mpqc.cost.model import CostModel
-    from mpqc.data.batches import open_data
-    from mpqc.errors import BudgetInfeasibleError, MpqcError
-    from mpqc.flow.api import compile
-    from mpqc.flow.results import Compiled
-    from mpqc.frontend import load_network
-    from mpqc.lowering import build, lower
-    from mpqc.numerics.interpreter import interpret
-    from mpqc.qdq.read.program import read_qdq
-    from mpqc.qdq.write.export import export_qdq
-    from mpqc.quantize.calibration import calibrate
-    from mpqc.quantize.sites import find_sites
-    from mpqc.report.model import Report
-    from mpqc.runtime import run_emulated, run_host, write_bundle
-    from mpqc.sensitivity.measure import measure
-    from mpqc.targets import load_target
-    from mpqc.values.plan import Plan, read_plan, uniform_plan
-    from mpqc.values.recipe import Recipe
-    from mpqc.values.request import Options
-    from mpqc.values.sensitivities import Sensitivities, read_sensitivities
-    from mpqc.workspace.progress import Progress
-
-BUDGETS = tuple(flag.bound for flag in flags())
-"""Classes of budgets, one a kind"""
-__doc__ = (__doc__ or "").replace("BUDGETS", ", ".join(f"`{name}`" for name in BUDGETS))
+    from mpqc.allocator import allocate as allocate
+    from mpqc.allocator import evaluate as evaluate
+    from mpqc.cost.model import CostModel as CostModel
+    from mpqc.data.batches import open_data as open_data
+    from mpqc.errors import BudgetInfeasibleError as BudgetInfeasibleError
+    from mpqc.errors import MpqcError as MpqcError
+    from mpqc.flow.api import compile as compile
+    from mpqc.flow.results import Compiled as Compiled
+    from mpqc.frontend import load_network as load_network
+    from mpqc.lowering import build as build
+    from mpqc.lowering import lower as lower
+    from mpqc.numerics.interpreter import interpret as interpret
+    from mpqc.qdq.read.program import read_qdq as read_qdq
+    from mpqc.qdq.write.export import export_qdq as export_qdq
+    from mpqc.quantize.calibration import calibrate as calibrate
+    from mpqc.quantize.sites import find_sites as find_sites
+    from mpqc.report.model import Report as Report
+    from mpqc.runtime import run_emulated as run_emulated
+    from mpqc.runtime import run_host as run_host
+    from mpqc.runtime import write_bundle as write_bundle
+    from mpqc.sensitivity.measure import measure as measure
+    from mpqc.targets import load_target as load_target
+    from mpqc.values.plan import Plan as Plan
+    from mpqc.values.plan import read_plan as read_plan
+    from mpqc.values.plan import uniform_plan as uniform_plan
+    from mpqc.values.recipe import Recipe as Recipe
+    from mpqc.values.request import Options as Options
+    from mpqc.values.sensitivities import Sensitivities as Sensitivities
+    from mpqc.values.sensitivities import read_sensitivities as read_sensitivities
+    from mpqc.workspace.progress import Progress as Progress
 
 _HOMES = {
-    "mpqc.facts.bounds": BUDGETS,
     "mpqc.flow.api": ("compile",),
     "mpqc.flow.results": ("Compiled",),
     "mpqc.values.request": ("Options",),
@@ -75,47 +77,24 @@ _HOMES = {
 """Module -> public names that it holds."""
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "BudgetInfeasibleError",
-    "Compiled",
-    "CostModel",
-    "MpqcError",
-    "Options",
-    "Plan",
-    "Progress",
-    "Recipe",
-    "Report",
-    "Sensitivities",
-    "allocate",
-    "build",
-    "calibrate",
-    "compile",
-    "evaluate",
-    "export_qdq",
-    "find_sites",
-    "interpret",
-    "load_network",
-    "load_target",
-    "lower",
-    "measure",
-    "open_data",
-    "read_plan",
-    "read_qdq",
-    "read_sensitivities",
-    "run_emulated",
-    "run_host",
-    "uniform_plan",
-    "write_bundle",
-]
-__all__ += BUDGETS
-__all__.sort()
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name == "BUDGETS":
+        return _budgets()
+    if name == "__all__":
+        return sorted((*_HOME, *_budgets(), "BUDGETS"))
+    home = _HOME.get(name) or ("mpqc.facts.bounds" if name in _budgets() else None)
+    if home is None:
         raise AttributeError(f"module 'mpqc' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(home), name)
+
+
+def _budgets() -> tuple[str, ...]:
+    """Classes of budgets, one a kind."""
+    from mpqc.facts.resources import flags
+
+    return tuple(flag.bound for flag in flags())
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__getattr__("__all__")})

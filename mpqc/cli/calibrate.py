@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpqc.cli.files import existing
+from mpqc.cli.requests import Calibrating, Quiet
 from mpqc.errors import UsageError
 from mpqc.workspace.progress import Progress
 
@@ -13,54 +14,27 @@ if TYPE_CHECKING:
     from mpqc.targets import CostRow, Target
 
 
-@dataclass(frozen=True)
-class Calibrating:
-    """The options of the command as written."""
-
-    target: str
-    output: Path
-    emulator: bool = False
-    pricer: Path | None = None
-    rpc: str | None = None
-    times: Path | None = None
-    device: str | None = None
-    only: tuple[str, ...] = ()
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        where = "calibrate-target"
-        if sum((self.emulator, self.rpc is not None, self.times is not None)) > 1:
-            raise UsageError("--emulator, --rpc and --times exclude each other", where=where, hint="rows come from one source")
-        if self.times is not None and self.device is None:
-            raise UsageError("--times needs --device", where=where, hint='for example --device "Raspberry Pi 4"')
-        if self.device is not None and self.times is None and self.rpc is None:
-            raise UsageError("--device needs --times or --rpc", where=where, hint="modelled rows name no device")
-        if self.pricer is not None and not self.emulator:
-            raise UsageError("--pricer needs --emulator", where=where)
-
-
-def calibrate_target_command(given: Calibrating) -> None:
+def calibrate_target_command(name: str, given: Calibrating, showing: Quiet) -> None:
     """Rows in OUTPUT/NAME.csv; without a source of times, the folder to run on a board."""
     from mpqc.targets import load_target, read_rows
     from mpqc.timing.rows import board_grid
 
-    target = load_target(given.target)
-    only = _checked(given.only)
-    path = given.output / f"{target.name}.csv"
-    given.output.mkdir(parents=True, exist_ok=True)
+    target, folder, only = load_target(name), given.output_dir, _checked(given.only)
+    path = folder / f"{target.name}.csv"
+    folder.mkdir(parents=True, exist_ok=True)
     if path.is_file() and only:
         target = target.model_copy(update={"rows": read_rows(path)[0] or target.rows})
     if given.emulator:
-        _write(_modelled(given, target, only), target, only, path)
+        _write(_modelled(given, showing, target, only), target, only, path)
     elif given.rpc is not None:
         _write(_measured(given, given.rpc, target, only), target, only, path)
     elif given.times is not None:
-        _write(_from_times(given, given.times, target), target, (), path)
+        _write(_from_times(given, existing(given.times, "times"), target), target, (), path)
     else:
         from mpqc.timing.program import write_calibration
 
-        write_calibration(target, board_grid(target, only), given.output)
-        print(f"copy {given.output} to the board, run there  ./run.sh > times.csv  and give the file to --times")
+        write_calibration(target, board_grid(target, only), folder)
+        print(f"copy {folder} to the board, run there  ./run.sh > times.csv  and give the file to --times")
 
 
 def _checked(only: tuple[str, ...]) -> tuple[str, ...]:
@@ -74,11 +48,11 @@ def _checked(only: tuple[str, ...]) -> tuple[str, ...]:
     return only
 
 
-def _modelled(given: Calibrating, target: Target, only: tuple[str, ...]) -> tuple[CostRow, ...]:
+def _modelled(given: Calibrating, showing: Quiet, target: Target, only: tuple[str, ...]) -> tuple[CostRow, ...]:
     from mpqc.timing.pricer import find_pricer
     from mpqc.timing.rows import modelled_rows
 
-    return modelled_rows(target, find_pricer(given.pricer), only, Progress(quiet=given.quiet).say)
+    return modelled_rows(target, find_pricer(given.pricer), only, Progress(quiet=showing.quiet).say)
 
 
 def _measured(given: Calibrating, address: str, target: Target, only: tuple[str, ...]) -> tuple[CostRow, ...]:
@@ -86,7 +60,7 @@ def _measured(given: Calibrating, address: str, target: Target, only: tuple[str,
     from mpqc.timing.rows import measured_rows
 
     board = Board.parse(address)
-    return measured_rows(target, board, given.device or board.host, given.output, only)
+    return measured_rows(target, board, given.device or board.host, given.output_dir, only)
 
 
 def _from_times(given: Calibrating, times: Path, target: Target) -> tuple[CostRow, ...]:
@@ -94,7 +68,7 @@ def _from_times(given: Calibrating, times: Path, target: Target) -> tuple[CostRo
     from mpqc.timing.rows import kernels_commit
 
     assert given.device is not None
-    return rows_from_times(target, given.output, times, given.device, kernels_commit())
+    return rows_from_times(target, given.output_dir, times, given.device, kernels_commit())
 
 
 def _write(rows: tuple[CostRow, ...], target: Target, only: tuple[str, ...], path: Path) -> None:

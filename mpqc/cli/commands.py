@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpqc.cli.options import existing
-from mpqc.errors import DataError, GuardError, UsageError
-from mpqc.values.budget import Budget
-from mpqc.values.plan import read_plan
-from mpqc.values.recipe import Recipe
-from mpqc.values.request import Choosing, Options
-from mpqc.workspace.log_file import debug_on_stderr
-from mpqc.workspace.progress import Progress
+from mpqc.cli.files import existing
+from mpqc.cli.requests import Files, Folder, Json, LabelledFiles, Measuring, Running, Showing, Sweeping
+from mpqc.errors import DataError, GuardError
+from mpqc.values.request import Forced, Options, Shaped, Solving, Targeted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,114 +22,29 @@ if TYPE_CHECKING:
     from mpqc.flow.results import Compiled
 
 
-@dataclass(frozen=True)
-class Analyzing:
-    """What `compile` and `analyze` read: network, data, and how to read them."""
-
-    model: Path
-    output: Path
-    data: Path | None
-    samples: int
-    shapes: Mapping[str, tuple[int, ...]]
-    values: Mapping[str, float]
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    input_range: tuple[float, float] | None
-    ranges: str
-
-    def options(self, target: str, seed: int, force: bool) -> Options:
-        """The part of the pipeline's options that this decides. Raises UsageError where a file is missing."""
-        existing(self.model, "model")
-        if self.data is not None:
-            existing(self.data, "data")
-        return Options(
-            target=target,
-            seed=seed,
-            force=force,
-            shapes=self.shapes,
-            values=self.values,
-            samples=self.samples,
-            mean=self.mean,
-            std=self.std,
-            input_range=self.input_range,
-            ranges=self.ranges,
-        )
-
-
-@dataclass(frozen=True)
-class Checking:
-    """What the result of a compile is held to."""
-
-    price: bool
-    pricer: Path | None
-    allow_slower: bool
-
-
-@dataclass(frozen=True)
-class Showing:
-    """What a command shows: JSON on stdout or tables, progress or none, debug lines or none."""
-
-    as_json: bool
-    quiet: bool = False
-    verbose: bool = False
-
-    @contextmanager
-    def progress(self) -> Iterator[Progress]:
-        """The progress of the command that runs in the block."""
-        with debug_on_stderr() if self.verbose else nullcontext():
-            yield Progress(quiet=self.quiet)
-
-
-def compile_command(
-    reading: Analyzing,
-    target: str,
-    budgets: tuple[Budget, ...],
-    strategy: str,
-    bits: str,
-    labels: Path | None,
-    plan: Path | None,
-    fixed: Mapping[str, int | None],
-    checks: Checking,
-    opset: int | None,
-    seed: int,
-    solver_seconds: float,
-    force: bool,
-    showing: Showing,
-    training: Recipe | None = None,
-    teacher_cache: Path | None = None,
-    prune: str = "",
-) -> None:
+def compile_command(model: Path, files: LabelledFiles, options: Options, showing: Showing) -> None:
     """`mpqc compile`. Of several processes that torchrun started, the first one speaks."""
     from mpqc.flow.pipeline import compile_network
     from mpqc.flow.results import Compiled
     from mpqc.workspace.launch import launched
 
-    options = replace(
-        reading.options(target, seed, force),
-        budgets=budgets,
-        strategy=strategy,
-        uniform_bits=_uniform_bits(bits),
-        plan=read_plan(plan) if plan else None,
-        fixed=fixed,
-        price=checks.price,
-        pricer=checks.pricer,
-        allow_slower=checks.allow_slower,
-        opset=opset,
-        solver_seconds=solver_seconds,
-        training=training,
-        teacher_cache=teacher_cache,
-        prune=prune,
-    )
-    known = _labels(labels) if labels else None
+    _check_sources(model, files)
+    labels = None if files.labels is None else _labels(files.labels)
     try:
         with showing.progress() as progress:
-            compiled = compile_network(reading.model, options, reading.data, output=reading.output, labels=known, progress=progress)
+            compiled = compile_network(model, options, files.data, output=files.output_dir, labels=labels, progress=progress)
     except GuardError as error:
         if isinstance(error.compiled, Compiled):
             _show_compiled(error.compiled, showing)
         raise
     if launched().leads:
         _show_compiled(compiled, showing)
+
+
+def _check_sources(model: Path, files: Files) -> None:
+    existing(model, "model")
+    if files.data is not None:
+        existing(files.data, "data")
 
 
 def _show_compiled(compiled: Compiled, showing: Showing) -> None:
@@ -148,31 +58,28 @@ def _show_compiled(compiled: Compiled, showing: Showing) -> None:
     print(f"written to {compiled.output}" + (f": try  mpqc run {compiled.output} --emulate" if runs else ""))
 
 
-def analyze_command(reading: Analyzing, target: str, strategy: str, seed: int, force: bool, showing: Showing) -> None:
+def analyze_command(model: Path, files: Files, reading: Measuring, targeted: Targeted, forced: Forced, showing: Showing) -> None:
     """`mpqc analyze`."""
     from mpqc.flow.pipeline import analyze
 
-    if strategy == "uniform":
-        raise UsageError("uniform measures nothing", where="--strategy", hint="use fit, distance or roundoff")
-    options = replace(reading.options(target, seed, force), strategy=strategy)
+    _check_sources(model, files)
+    options = Options(**vars(reading), **vars(targeted), **vars(forced))
     with showing.progress() as progress:
-        analysis = analyze(reading.model, options, reading.data, output=reading.output, progress=progress)
+        analysis = analyze(model, options, files.data, output=files.output_dir, progress=progress)
     assert analysis.sensitivities is not None
     if showing.as_json:
         _print_json(json.loads(analysis.sensitivities.to_json()))
         return
     _print_sensitivities(analysis.sensitivities.values, analysis.sensitivities.unit)
-    print(f"written to {reading.output}: try  mpqc allocate {reading.output} --budget-size 100kB")
+    print(f"written to {files.output_dir}: try  mpqc allocate {files.output_dir} --budget-size 100kB")
 
 
-def allocate_command(
-    folder: Path, target: str, budgets: tuple[Budget, ...], fixed: Mapping[str, int | None], seed: int, seconds: float, as_json: bool
-) -> None:
+def allocate_command(folder: Path, solving: Solving, showing: Json) -> None:
     """`mpqc allocate`."""
     from mpqc.flow.saved import allocate_saved
 
-    plan = allocate_saved(folder, Choosing(target=target, budgets=budgets, fixed=fixed, seed=seed, solver_seconds=seconds))
-    if as_json:
+    plan = allocate_saved(existing(folder, "folder"), solving)
+    if showing.as_json:
         _print_json(json.loads(plan.to_json()))
         return
     from mpqc.report.text import plan_lines
@@ -182,17 +89,15 @@ def allocate_command(
     print(f"written to {folder / 'plan.json'}: try  mpqc compile MODEL --plan {folder / 'plan.json'}")
 
 
-def pareto_command(
-    folder: Path, over: str, points: int, target: str, fixed: Mapping[str, int | None], seed: int, seconds: float, as_json: bool
-) -> None:
+def pareto_command(folder: Path, sweeping: Sweeping, solving: Solving, showing: Json) -> None:
     """`mpqc pareto`."""
     from mpqc.facts.amounts import format_amount
     from mpqc.facts.resources import resource_named
     from mpqc.flow.pareto import FILE, sweep_saved
 
-    resource = resource_named(over)
-    trades = sweep_saved(folder, Choosing(target=target, fixed=fixed, seed=seed, solver_seconds=seconds), resource, points)
-    if as_json:
+    resource = resource_named(sweeping.over)
+    trades = sweep_saved(existing(folder, "folder"), solving, resource, sweeping.points)
+    if showing.as_json:
         _print_json([asdict(trade) for trade in trades])
         return
     for trade in trades:
@@ -201,24 +106,25 @@ def pareto_command(
     print(f"written to {folder / FILE}")
 
 
-def report_command(folder: Path, as_json: bool) -> None:
+def report_command(folder: Path, showing: Json) -> None:
     """`mpqc report`."""
     from mpqc.report.file import read_report
     from mpqc.report.text import print_report
 
-    report = read_report(folder / "report.json")
-    if as_json:
+    report = read_report(existing(folder, "folder") / "report.json")
+    if showing.as_json:
         _print_json(report.to_dict())
         return
     print_report(report, _console())
 
 
-def lower_command(model: Path, target: str, output: Path, shapes: Mapping[str, tuple[int, ...]], force: bool, showing: Showing) -> None:
+def lower_command(model: Path, targeted: Targeted, folder: Folder, shaped: Shaped, forced: Forced, showing: Showing) -> None:
     """`mpqc lower`."""
     from mpqc.flow.artifacts import lower_file
 
+    output, shapes, force = folder.output_dir, shaped.shapes, forced.force
     with showing.progress() as progress:
-        summary = lower_file(model, target, output, shapes=shapes, force=force, progress=progress)
+        summary = lower_file(existing(model, "model"), targeted.target, output, shapes=shapes, force=force, progress=progress)
     if showing.as_json:
         _print_json(summary)
         return
@@ -230,43 +136,42 @@ def lower_command(model: Path, target: str, output: Path, shapes: Mapping[str, t
     print(f"written to {output}: try  mpqc run {output} --emulate")
 
 
-def run_command(folder: Path, emulate: bool, host: bool, inputs: list[Path], output: Path | None, threads: int, as_json: bool) -> None:
+def run_command(folder: Path, running: Running, showing: Json) -> None:
     """`mpqc run`."""
     from mpqc.flow.artifacts import run_folder
 
-    if emulate == host:
-        raise UsageError("say where to run", where="mpqc run", hint="add --emulate or --host")
-    outputs = run_folder(folder, [_array(path) for path in inputs], emulate=emulate, threads=threads)
-    if output is not None:
-        _save(outputs, output)
+    arrays = [_array(path) for path in running.inputs]
+    outputs = run_folder(existing(folder, "folder"), arrays, emulate=running.emulate, threads=running.threads)
+    if running.output is not None:
+        _save(outputs, running.output)
     summary = {name: _summary(values) for name, values in outputs.items()}
-    if as_json:
+    if showing.as_json:
         _print_json(summary)
         return
     for name, row in summary.items():
         print(f"{name}: shape {'x'.join(map(str, row['shape']))}, min {row['min']:.6g}, max {row['max']:.6g}, mean {row['mean']:.6g}")
 
 
-def targets_list_command(as_json: bool) -> None:
+def targets_list_command(showing: Json) -> None:
     """`mpqc targets list`."""
     from mpqc.targets import list_targets, load_target
 
     targets = [load_target(name) for name in list_targets()]
-    if as_json:
+    if showing.as_json:
         _print_json([{"name": target.name, "summary": target.summary} for target in targets])
         return
     for target in targets:
         print(f"{target.name:<18} {target.summary}")
 
 
-def targets_show_command(name: str, as_json: bool) -> None:
+def targets_show_command(name: str, showing: Json) -> None:
     """`mpqc targets show`."""
     from mpqc.cost.model import CostModel
     from mpqc.targets import load_target
 
     target = load_target(name)
     facts = {**target.model_dump(mode="json", exclude={"rows"}, exclude_none=True), "latency_origin": CostModel(target).origin, "notes": target.notes}
-    if as_json:
+    if showing.as_json:
         _print_json(facts)
         return
     for key, value in facts.items():
@@ -279,7 +184,7 @@ def targets_check_command(file: Path) -> None:
 
     from mpqc.targets import check_target, load_target
 
-    faults = check_target(file)
+    faults = check_target(existing(file, "target file"))
     for fault in faults:
         print(fault)
     if faults:
@@ -289,14 +194,14 @@ def targets_check_command(file: Path) -> None:
     print(f"{file}: good")
 
 
-def doctor_command(as_json: bool) -> None:
+def doctor_command(showing: Json) -> None:
     """`mpqc doctor`: exit code 1 where something that every command needs is missing."""
     import typer
 
     from mpqc.flow.doctor import examine
 
     checks = examine()
-    if as_json:
+    if showing.as_json:
         _print_json([asdict(check) for check in checks])
     else:
         for check in checks:
@@ -304,13 +209,6 @@ def doctor_command(as_json: bool) -> None:
             print(f"{state:<8} {check.name:<30} {check.found}" + ("" if check.ok else f"   -> {check.hint}"))
     if any(check.required and not check.ok for check in checks):
         raise typer.Exit(1)
-
-
-def _uniform_bits(text: str) -> tuple[int, int]:
-    weights, _, activations = text.partition("/")
-    if not (weights.isdigit() and activations.isdigit()):
-        raise UsageError(f"{text!r} is not WEIGHTS/ACTIVATIONS", where="--bits", hint="write for example 8/8 or 4/8")
-    return int(weights), int(activations)
 
 
 def _labels(path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpqc.errors import PlanError
 from mpqc.values.plan import Plan, bits_by_group, uniform_plan
-from mpqc.values.request import Choosing
+from mpqc.values.request import Choosing, Solving
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import SiteTable
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
 
 
-def cost_model_of(choosing: Choosing) -> CostModel:
+def cost_model_of(solving: Solving) -> CostModel:
     """The cost model of the target asked for. Raises where the target is unknown or cannot price one of the budgets."""
     from mpqc.cost.model import CostModel
     from mpqc.targets import load_target
 
-    cost_model = CostModel(load_target(choosing.target))
-    for budget in choosing.budgets:
+    cost_model = CostModel(load_target(solving.target))
+    for budget in solving.budgets:
         cost_model.require(budget.resource)
     return cost_model
 

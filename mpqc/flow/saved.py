@@ -10,7 +10,7 @@ from pathlib import Path
 from mpqc.errors import BudgetInfeasibleError
 from mpqc.flow.plan_choice import cost_model_of
 from mpqc.values.plan import Plan
-from mpqc.values.request import Choosing
+from mpqc.values.request import Solving
 from mpqc.values.sensitivities import read_sensitivities
 from mpqc.values.site_file import read_sites
 from mpqc.workspace.folder import Workspace
@@ -19,16 +19,16 @@ WAY_OUT = "plan.least.json"
 """Where a plan goes that meets the least value of a budget that cannot be met"""
 
 
-def allocate_saved(folder: Path, choosing: Choosing) -> Plan:
+def allocate_saved(folder: Path, solving: Solving) -> Plan:
     """Solves from the sites and sensitivities saved in `folder`, and writes plan.json there."""
     from mpqc.allocator import allocate
 
     table = read_sites(folder / "sites.json")
     sensitivities = read_sensitivities(folder / "sensitivities.json")
-    cost_model = cost_model_of(choosing).for_network(table)
-    seconds, seed, fixed = choosing.solver_seconds, choosing.seed, choosing.fixed
+    cost_model = cost_model_of(solving).for_network(table)
+    seconds, seed, fixed = solving.solver_seconds, solving.seed, solving.fixed
     with way_out_kept(Workspace(folder)):
-        plan = allocate(table, sensitivities, cost_model, choosing.budgets, seconds=seconds, seed=seed, fixed=fixed)
+        plan = allocate(table, sensitivities, cost_model, solving.budgets, seconds=seconds, seed=seed, fixed=fixed)
     plan = replace(plan, strategy=sensitivities.method)
     Workspace(folder).write_text("plan.json", plan.to_json())
     return plan

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from mpqc.errors import UsageError
+from mpqc.values.notation import SECONDS
+from mpqc.values.option import option, spelling
 
 AUGMENTATIONS = ("none", "flip_crop", "flip_crop_mix")
+HOW_TO_TRAIN = "add --qat-steps 2000, or --qat-time 10m"
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One training phase. The defaults suit a trained float network and a few thousand steps."""
 
-    steps: int = 2000
+    GROUP: ClassVar[str] = "Training"
+    steps: int = option(2000, "optimizer steps of a training phase (quantization-aware training)", "--qat-steps", unit="steps", least=1, open=True)
     """Optimizer steps in all"""
-    seconds: float | None = None
+    seconds: float | None = option(None, "time that the training phase may take instead, for example 10m", "--qat-time", notation=SECONDS)
     """Instead of `steps`: wall-clock time that the phase may take; the number of steps follows from the speed of the first ones"""
-    batch: int = 128
+    batch: int = option(128, "samples a training step, over all processes", "--qat-batch", unit="samples", least=1)
     """Samples a step, over all processes together"""
-    learning_rate: float = 0.005
+    learning_rate: float = option(0.005, "peak learning rate of the weights", "--qat-rate", unit="rate")
     """Peak, of weights, biases and BatchNorm"""
     step_learning_rate: float = 0.001
     """Peak, of quantizer steps (strategies may scale it for parameters of their own)"""
@@ -44,7 +50,7 @@ class Recipe:
     """none | freeze: what is done about weights that jump to and fro between two codes (oscillation.py)"""
     batch_norm: bool = True
     """Whether BatchNorm is put back behind convolutions while training"""
-    augment: str = "none"
+    augment: str = option("none", "none | flip_crop: pictures mirrored and shifted at random | flip_crop_mix: and half of them with a box of another")
     """none | flip_crop: mirrored at random and cropped from a zero-padded (1/8 a side) picture | flip_crop_mix: and half of
     them with a box of another one (mixing.py)"""
     autocast: bool | None = None
@@ -72,6 +78,17 @@ class Recipe:
         _one_of("augment", self.augment, AUGMENTATIONS)
         _one_of("oscillation", self.oscillation, ("none", "freeze"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
+
+    @classmethod
+    def asked(cls, given: Mapping[str, Any]) -> Recipe | None:
+        """From what a command line gives; None where no phase is asked for. Raises UsageError, also for options of a phase that is not there."""
+        bounds = [name for name in ("steps", "seconds") if name in given]
+        if given and not bounds:
+            where = ", ".join(spelling(cls, name) for name in given)
+            raise UsageError("there is no training phase", where=where, hint=HOW_TO_TRAIN)
+        if len(bounds) == 2:
+            raise UsageError("both bound the training phase", where=", ".join(spelling(cls, name) for name in bounds), hint="give one")
+        return cls(**given, adapt_rates="learning_rate" not in given) if given else None
 
 
 def _positive(name: str, value: float) -> None:

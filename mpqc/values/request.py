@@ -1,19 +1,24 @@
 """What is asked of a compile, apart from the network and the data: one frozen record for each kind of question, and all of them as `Options`.
 
-A stage takes the record, or the single values, that it needs; users write `Options`, which has every field.
+A stage takes the record, or the single values, that it needs; users write `Options`, which has every field. A field says here how the
+command line asks for it: a command that takes a record has its options (mpqc.cli.asking).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mpqc.errors import UsageError
 from mpqc.values.budget import Budget
-from mpqc.values.plan import Plan
-from mpqc.values.recipe import Recipe
+from mpqc.values.notation import BITS, CHANNELS, FIXED, NUMBERS, PLAN, RANGE, SHAPES
+from mpqc.values.option import option, several
+from mpqc.values.recipe import HOW_TO_TRAIN, Recipe
+
+if TYPE_CHECKING:
+    from mpqc.values.plan import Plan
 
 MEASURED = ("fit", "distance", "roundoff")
 """Strategies that measure sensitivities before anything is trained"""
@@ -27,33 +32,52 @@ RANGES = ("mse", "minmax", "percentile")
 """How ranges are chosen"""
 AUTO, NOTHING, PLANNED = "auto", "none", "plan"
 """What is pruned: as much as the budgets need, nothing, or what a plan says"""
-_TRAIN = "add --qat-steps 2000, or --qat-time 10m"
 
 Part = TypeVar("Part", bound="Seeded")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Seeded:
     """What every random choice starts from."""
 
-    seed: int = field(default=0, kw_only=True)
+    seed: int = option(0, "seed of everything random", least=0)
 
 
 @dataclass(frozen=True)
-class Choosing(Seeded):
+class Targeted:
+    """The chip."""
+
+    GROUP: ClassVar[str] = "Chip and budgets"
+    target: str = option("cortex-a76", "a name of `mpqc targets list`, or a TOML file", "--target", "-t")
+
+
+@dataclass(frozen=True)
+class Solving(Targeted, Seeded):
+    """What a plan is solved for."""
+
+    GROUP: ClassVar[str] = "Chip and budgets"
+    budgets: tuple[Budget, ...] = several((), Budget)
+    fixed: Mapping[str, int | None] = option({}, "bits that you decide; `float` keeps a site float (repeat for more)", "--fix", notation=FIXED)
+    """Sites whose bits the user decides; None keeps one float."""
+    solver_seconds: float = option(20.0, "time the allocator may take", "--solver-time", unit="seconds", least=0.1)
+
+
+@dataclass(frozen=True)
+class Choosing(Solving):
     """How bits are chosen, and inside which budgets."""
 
-    target: str = "cortex-a76"
-    budgets: tuple[Budget, ...] = ()
-    strategy: str = "fit"
+    GROUP: ClassVar[str] = "How bits are chosen"
+    strategy: str = option(
+        "fit",
+        "before training: fit (the default), distance or roundoff measure sensitivities, uniform gives all sites --bits; "
+        "while training: auto (the default), qbitopt, dq, fracbits or mixquant change bits inside the budgets",
+        open=True,
+    )
     """How the plan comes about: see STRATEGIES and TRAINED"""
-    uniform_bits: tuple[int, int] = (8, 8)
+    uniform_bits: tuple[int, int] = option((8, 8), "bits of the strategy uniform", "--bits", notation=BITS)
     """Weight and activation bits of the strategy `uniform`."""
-    fixed: Mapping[str, int | None] = field(default_factory=dict)
-    """Sites whose bits the user decides; None keeps one float."""
-    plan: Plan | None = None
+    plan: Plan | None = option(None, "plan.json to obey instead of solving for one", notation=PLAN)
     """A plan to obey instead of solving for one."""
-    solver_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         if self.strategy not in (*STRATEGIES, *TRAINED):
@@ -78,23 +102,33 @@ class Choosing(Seeded):
 
 
 @dataclass(frozen=True)
-class Reading(Seeded):
+class Shaped:
+    """Sizes that the file leaves open."""
+
+    GROUP: ClassVar[str] = "Network and data"
+    shapes: Mapping[str, tuple[int, ...]] = option(
+        {}, "fixed shape of an input, for example input=1x3x224x224 (repeat for more)", "--shape", notation=SHAPES
+    )
+    """Fixed shapes for inputs with dynamic dimensions."""
+
+
+@dataclass(frozen=True)
+class Reading(Shaped, Seeded):
     """How network and data are read, and ranges found in them."""
 
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Fixed shapes for inputs with dynamic dimensions."""
-    values: Mapping[str, float] = field(default_factory=dict)
+    GROUP: ClassVar[str] = "Network and data"
+    values: Mapping[str, float] = option({}, "an input that becomes a constant (repeat for more)", "--value", notation=NUMBERS)
     """Inputs that become constants."""
     example_inputs: Any = None
     """Positional arguments that a torch module is exported with."""
-    samples: int = 256
+    samples: int = option(256, "calibration samples to take", unit="samples", least=1)
     """Calibration samples taken from the data."""
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    input_range: tuple[float, float] | None = None
+    mean: tuple[float, ...] | None = option(None, "subtracted from image channels in 0..255: 123.7,116.3,103.5", notation=CHANNELS)
+    std: tuple[float, ...] | None = option(None, "divides image channels after the mean: 58.4,57.1,57.4", notation=CHANNELS)
+    input_range: tuple[float, float] | None = option(None, "least and largest value of the inputs, where there is no --data: 0,255", notation=RANGE)
     """Least and largest value of the inputs, where there is no data to see it in."""
-    ranges: str = "mse"
-    """mse | minmax | percentile"""
+    ranges: str = option("mse", f"how ranges are chosen: {', '.join(RANGES[:-1])} or {RANGES[-1]}")
+    """One of RANGES"""
 
     def __post_init__(self) -> None:
         if self.ranges not in RANGES:
@@ -105,29 +139,42 @@ class Reading(Seeded):
 class Training:
     """Whether and how weights learn before export."""
 
-    training: Recipe | None = None
+    GROUP: ClassVar[str] = "Training"
+    training: Recipe | None = several(None, Recipe)
     """A training phase before export; None: the weights stay what they are."""
-    prune: str = ""
+    prune: str = option(
+        "", "channels that go before training: auto (the least that lets 2 bits and more fit), none, or a part of the weights (0.3)", open=True
+    )
     """Channels that go before training: auto (as many as the budgets need), none, or a part of the weights; empty: as the strategy likes."""
-    teacher_cache: Path | None = None
+    teacher_cache: Path | None = option(
+        None, "folder that keeps the float network's outputs while training: a second training on the same data is faster"
+    )
     """Folder that keeps what the float network says of training batches, for phases on the same samples."""
 
     def __post_init__(self) -> None:
         if self.teacher_cache is not None and self.training is None:
-            raise UsageError("there is no training phase", where="--teacher-cache", hint=_TRAIN)
+            raise UsageError("there is no training phase", where="--teacher-cache", hint=HOW_TO_TRAIN)
         if self.prune not in ("", AUTO, NOTHING):
             _check_fraction(self.prune)
 
 
 @dataclass(frozen=True)
-class Checking:
+class Priced:
+    """Who prices programs."""
+
+    GROUP: ClassVar[str] = "Time"
+    pricer: Path | None = option(None, "pricing tool; without it $MPQC_PRICER, else a76time on PATH")
+    """The pricing tool; None: where mpqc.timing.pricer finds one"""
+
+
+@dataclass(frozen=True)
+class Checking(Priced):
     """What the result is held to."""
 
-    price: bool = False
+    GROUP: ClassVar[str] = "Time"
+    price: bool = option(False, "price the built program under the emulator; a latency budget then holds for that time")
     """Whether the built program is priced by a pricing tool, and a latency budget holds for that price."""
-    pricer: Path | None = None
-    """The pricing tool; None: where mpqc.timing.pricer finds one"""
-    allow_slower: bool = False
+    allow_slower: bool = option(False, "accept a plan that is slower than all int8 (else exit code 4)")
     """Whether a plan that is slower than all int8 is fine."""
 
     def __post_init__(self) -> None:
@@ -136,12 +183,20 @@ class Checking:
 
 
 @dataclass(frozen=True)
-class Writing:
+class Forced:
+    """Where files may be written."""
+
+    GROUP: ClassVar[str] = "Files"
+    force: bool = option(False, "write into a folder with other files")
+    """Whether a folder with other files may be written to"""
+
+
+@dataclass(frozen=True)
+class Writing(Forced):
     """What is written, and where it may be."""
 
-    opset: int | None = None
-    force: bool = False
-    """Whether a folder with other files may be written to"""
+    GROUP: ClassVar[str] = "Files"
+    opset: int | None = option(None, "opset of the QDQ file; below 21 narrow integers are stored as int8", least=13, most=25)
 
 
 @dataclass(frozen=True)
@@ -152,8 +207,16 @@ class Options(Writing, Checking, Training, Reading, Choosing):
         for part in (Choosing, Training, Reading, Checking):
             part.__post_init__(self)
         if self.strategy in TRAINED and self.training is None:
-            raise UsageError(f"{self.strategy} chooses bits while training", where="--strategy", hint=_TRAIN)
+            raise UsageError(f"{self.strategy} chooses bits while training", where="--strategy", hint=HOW_TO_TRAIN)
         _ = self.pruning
+
+    @classmethod
+    def asked(cls, given: Mapping[str, Any]) -> Options:
+        """From what a command line gives: where weights learn and no plan says their bits, the strategy learns bits with them."""
+        training = given.get("training")
+        strategy = AUTO if training is not None and given.get("plan") is None else "fit"
+        seeded = None if training is None else replace(training, seed=given.get("seed", 0))
+        return cls(**{"strategy": strategy, **given, "training": seeded})
 
     @property
     def choosing(self) -> Choosing:
@@ -177,7 +240,7 @@ class Options(Writing, Checking, Training, Reading, Choosing):
         if given and self.prune:
             raise UsageError("the plan says which channels go", where="--prune", hint="leave it out, or empty `pruned` in the plan")
         if asked != NOTHING and self.training is None:
-            raise UsageError("pruning without training", where="the plan" if given else "--prune", hint=_TRAIN)
+            raise UsageError("pruning without training", where="the plan" if given else "--prune", hint=HOW_TO_TRAIN)
         if asked == AUTO and self.plan is not None:
             raise UsageError("a plan already decides every site", where="--prune", hint="name the part of the weights to remove: --prune 0.3")
         return asked

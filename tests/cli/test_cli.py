@@ -252,6 +252,10 @@ def test_the_trade_off_over_a_resource(mpqc: Mpqc, place: Place, tmp_path: Path)
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > losses[-1]
     assert mpqc("pareto", tmp_path, "--points", "2").out.count("size within") == 2
+    bounded = parsed(mpqc, "pareto", tmp_path, "--points", "2", "--budget-size", f"{used[2]}B", "--budget-avg-bits", "-/8", "--json")
+    assert isinstance(bounded, list)
+    assert bounded[0] == pytest.approx(points[0])
+    assert bounded[-1]["used"] <= used[2] < used[-1]
     assert "--over" in mpqc("pareto", tmp_path, "--over", "beauty").complaint(2)
     mpqc("pareto", tmp_path, "--over", "energy").complaint(2)
     mpqc("pareto", place.root).complaint(1)

@@ -3,7 +3,6 @@ prints what Python code then sees."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import mpqc
@@ -31,7 +30,6 @@ def add() -> None:
     Resource._member_names_.append("WEAR")
     Resource._member_map_["WEAR"] = Resource._value2member_map_["wear"] = member
     RESOURCES[member] = RECORD  # type: ignore[index]
-    importlib.reload(mpqc)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,23 @@ CHANGES: dict[str, Callable[[TrainingInputs], TrainingInputs]] = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_training_is_found_again_by_everything_it_depends_on(what: str) -> None:
     assert digest(CHANGES[what](inputs())) != digest(inputs())
+
+
+def test_a_field_that_training_gets_changes_its_name_by_itself() -> None:
+    wider = make_dataclass("TrainingInputs", [("option", int, field(default=0))], bases=(TrainingInputs,), frozen=True)
+    known = vars(inputs())
+    assert len({digest(made) for made in (inputs(), wider(**known), wider(**known, option=1))}) == 3
+
+
+def test_edited_costs_are_another_target(tmp_path: Path) -> None:
+    """The same TOML file; one price in the table beside it differs."""
+    (tmp_path / "chip.toml").write_text((FOLDER / "cortex-a76.toml").read_text())
+    rows = (FOLDER / "cortex-a76.csv").read_text()
+    found = []
+    for text in (rows, rows.replace(",28628.9,", ",28629.9,"), rows):
+        (tmp_path / "cortex-a76.csv").write_text(text)
+        found.append(digest(replace(inputs(), target=load_target(str(tmp_path / "chip.toml")))))
+    assert found[0] == found[2] != found[1]
 
 
 def test_training_is_found_again_whatever_the_solver_took() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from mpqc.cli.options import TrainingTexts, parse_training
 from mpqc.data.batches import open_data
 from mpqc.errors import DataError, ModelError, UsageError
 from mpqc.frontend import load_network
@@ -17,6 +16,7 @@ from mpqc.training.faults import refuse_untrainable
 from mpqc.training.processes import Group
 from mpqc.training.samples import augmented, collect, share, step_indices
 from mpqc.values.network import TensorSpec
+from mpqc.values.notation import read_seconds
 from mpqc.values.recipe import Recipe
 from mpqc.values.request import Options
 from tests.onnx_models import graph_model
@@ -73,12 +73,12 @@ def test_a_stretch_without_gradients_between_weights_is_refused_by_name() -> Non
 
 
 def test_options_of_a_phase_that_is_not_there_are_refused() -> None:
-    with pytest.raises(UsageError, match="no training phase"):
-        parse_training(TrainingTexts(rate=0.1), 0)
-    with pytest.raises(UsageError, match="both bound"):
-        parse_training(TrainingTexts(steps=3, time="1m"), 0)
-    with pytest.raises(UsageError, match="not a time"):
-        parse_training(TrainingTexts(time="10"), 0)
+    with pytest.raises(UsageError, match="--qat-rate: there is no training phase"):
+        Recipe.asked({"learning_rate": 0.1})
+    with pytest.raises(UsageError, match="--qat-steps, --qat-time: both bound"):
+        Recipe.asked({"steps": 3, "seconds": 60.0})
+    with pytest.raises(UsageError, match=r"--qat-time: .*not a time"):
+        read_seconds("10", "--qat-time")
     with pytest.raises(UsageError, match="while training"):
         Options(strategy="qbitopt")
     with pytest.raises(UsageError, match="already decides"):
@@ -87,12 +87,21 @@ def test_options_of_a_phase_that_is_not_there_are_refused() -> None:
         Recipe(augment="mixup")
 
 
-def test_texts_become_a_recipe() -> None:
-    assert parse_training(TrainingTexts(), 0) is None
-    found = parse_training(TrainingTexts(time="1.5h", batch=64, augment="flip_crop"), 7)
-    assert found == Recipe(seconds=5400.0, batch=64, augment="flip_crop", seed=7)
-    given = parse_training(TrainingTexts(steps=10, rate=0.02), 7)
-    assert given == Recipe(steps=10, learning_rate=0.02, adapt_rates=False, seed=7)
+def test_what_is_given_becomes_a_recipe() -> None:
+    assert Recipe.asked({}) is None
+    found = Recipe.asked({"seconds": read_seconds("1.5h", ""), "batch": 64, "augment": "flip_crop"})
+    assert found == Recipe(seconds=5400.0, batch=64, augment="flip_crop")
+    given = Recipe.asked({"steps": 10, "learning_rate": 0.02})
+    assert given == Recipe(steps=10, learning_rate=0.02, adapt_rates=False)
+
+
+def test_weights_that_learn_let_a_strategy_learn_bits_where_no_plan_says_them() -> None:
+    plan, recipe = facts().plan, Recipe()
+    assert Options.asked({}).strategy == "fit"
+    assert Options.asked({"training": recipe}).strategy == "auto"
+    assert Options.asked({"training": recipe, "plan": plan}).strategy == "fit"
+    assert Options.asked({"training": recipe, "strategy": "dq"}).strategy == "dq"
+    assert Options.asked({"training": recipe, "seed": 7}).training == Recipe(seed=7)
 
 
 def test_every_sample_is_seen_once_an_epoch_and_processes_share_a_batch() -> None:
