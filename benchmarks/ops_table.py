@@ -12,7 +12,7 @@ import sys
 from onnx import defs
 from provenance import REPO
 
-from mpqc.facts.ops import REWRITING, ROWS, OpFacts, Role
+from mpqc.facts.ops import ROWS, OpFacts, Role
 from mpqc.frontend.ops import OPS as IMPORTED
 
 FILE = REPO / "docs" / "ops.md"
@@ -46,8 +46,8 @@ def _line(row: OpFacts) -> str:
 
 
 def _importer(row: OpFacts) -> str:
-    if row.imported_by.startswith(f"{REWRITING}."):
-        return f"`{row.imported_by}`, as older operators"
+    if row.name not in IMPORTED:
+        return f"`{row.imported_by}`, as other operators"
     made = IMPORTED[row.name].function
     return f"`{made.__module__.removeprefix('mpqc.frontend.')}.{made.__name__}`"
 

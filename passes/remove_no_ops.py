@@ -27,8 +27,13 @@ class RemoveNoOps:
     def run(self, model: onnx.ModelProto) -> PassResult:
         """Needs fixed shapes and types in value_info."""
         graph = open_graph(model)
-        removed = [node for node in list(graph.nodes) if is_no_op(node) and _bypass(graph, node)]
+        removed = [node for node in list(graph.nodes) if is_no_op(node) and not _returns_more(graph, node) and _bypass(graph, node)]
         return close_graph(graph, model) if removed else unchanged(model)
+
+
+def _returns_more(graph: gs.Graph, node: gs.Node) -> bool:
+    """Whether another output than the first is an output of the network."""
+    return any(tensor is output for tensor in node.outputs[1:] for output in graph.outputs)
 
 
 def is_no_op(node: gs.Node) -> bool:

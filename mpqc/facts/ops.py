@@ -50,7 +50,7 @@ class OpFacts:
 
     name: str
     imported_by: str
-    """Module and function of mpqc.frontend that computes it in torch, or writes it with older operators (opset_upgrades)"""
+    """Module and function of mpqc.frontend that computes it in torch, or writes it with older operators (opset_upgrades, opset_functions)"""
     role: Role | None = None
     """None: it has no integer kernel"""
     kinds: tuple[OpKind, ...] = ()
@@ -188,6 +188,14 @@ ROWS: tuple[OpFacts, ...] = (
     OpFacts("TopK", "ops_reduce.top_k"),
     OpFacts("Trilu", "ops_shape.trilu"),
     OpFacts("Where", "ops_compare.where"),
+    # written by ONNX itself with operators above
+    OpFacts("Attention", "opset_functions.expand"),
+    OpFacts("CausalConvWithState", "opset_functions.expand"),
+    OpFacts("LinearAttention", "opset_functions.expand"),
+    OpFacts("MeanVarianceNormalization", "opset_functions.expand"),
+    OpFacts("RotaryEmbedding", "opset_functions.expand"),
+    OpFacts("Shrink", "opset_functions.expand"),
+    OpFacts("SwiGLU", "opset_functions.expand"),
     # no integer kernel, and nothing to train through
     OpFacts("And", "ops_compare.logical_and", trainable=False),
     OpFacts("ArgMax", "ops_reduce.arg_max", trainable=False),

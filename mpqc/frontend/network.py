@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,14 @@ from mpqc.passes.normalize_activations import NormalizeActivations
 from mpqc.passes.normalize_gemm import NormalizeGemm
 from mpqc.passes.remove_no_ops import RemoveNoOps
 from mpqc.passes.remove_zero_channels import RemoveZeroChannels
+from mpqc.passes.to_float32 import DOUBLE, HALF, ToFloat32
+from mpqc.passes.training_modes import TrainingModes
 from mpqc.values.network import Network, TensorSpec
 
 PASSES: tuple[OnnxPass, ...] = (
     FoldConstants(),
+    ToFloat32(DOUBLE),
+    TrainingModes(),
     DecomposeRecurrent(),
     RemoveNoOps(),
     NormalizeActivations(),
@@ -91,9 +96,10 @@ def load_network(
 def canonicalize(model: onnx.ModelProto, shapes: Shapes | None = None, values: Values | None = None) -> PassResult:
     """Opset 21, fixed shapes, constants folded, patterns normalised; the function computed is that of `model`."""
     named = NameNodes().run(canonical_opset(fix_inputs(fix_values(model, values), shapes))).model
-    result = run_passes(named, PASSES)
+    single = ToFloat32(HALF).run(named)  # before tensors have types, and before ONNX Runtime folds, which lacks half precision
+    result = run_passes(single.model, PASSES)
     verify(result.model, after="canonical form")
-    return result
+    return replace(result, notes=(*single.notes, *result.notes))
 
 
 def _read(

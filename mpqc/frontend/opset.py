@@ -11,6 +11,7 @@ from onnx import defs, helper, version_converter
 
 from mpqc.errors import ModelError
 from mpqc.facts.ops import STANDARD_DOMAINS
+from mpqc.frontend.opset_functions import expand
 from mpqc.frontend.opset_upgrades import DOWNGRADES, UPGRADES, Upgrade
 from mpqc.passes.lib.base import first_line, subgraphs
 
@@ -27,7 +28,7 @@ def canonical_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if version < OLDEST_OPSET:
         model, version = _convert_old(model, version), OLDEST_OPSET
     upgraded = onnx.ModelProto()
-    upgraded.CopyFrom(model)
+    upgraded.CopyFrom(expand(model))
     _upgrade_graph(upgraded.graph, version, _Namer(upgraded.graph))
     others = [entry for entry in upgraded.opset_import if entry.domain not in STANDARD_DOMAINS]
     imports = [helper.make_opsetid("", CANONICAL_OPSET), *(helper.make_opsetid(entry.domain, entry.version) for entry in others)]

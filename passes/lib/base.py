@@ -50,15 +50,30 @@ class OnnxPass(Protocol):
 
 
 def run_passes(model: onnx.ModelProto, passes: Iterable[OnnxPass]) -> PassResult:
-    """Each pass in order, verified after every change. Raises ModelError naming the pass that broke the model."""
+    """Each pass in order, verified after every change.
+
+    Raises ModelError where the model was invalid before, BrokenGraphError naming the pass that broke it.
+    """
     changed, notes = False, list[str]()
     for step in passes:
         result = step.run(model)
         if result.changed:
-            verify(result.model, after=step.name)
+            _check(result.model, model, step.name)
         model, changed = result.model, changed or result.changed
         notes += result.notes
     return PassResult(model, changed, tuple(dict.fromkeys(notes)))
+
+
+class BrokenGraphError(RuntimeError):
+    """A pass made an invalid graph of a valid one: a fault of mpqc's own, which the command line reports as such."""
+
+
+def _check(model: onnx.ModelProto, before: onnx.ModelProto, name: str) -> None:
+    try:
+        verify(model, after=name)
+    except ModelError as error:
+        verify(before, after="the model as it was given")
+        raise BrokenGraphError(f"pass {name} broke the graph: {error.why or error.what}") from error
 
 
 def verify(model: onnx.ModelProto, *, after: str) -> None:

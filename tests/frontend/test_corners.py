@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from onnx_models import assert_close, check, graph_model, noise, one_op, run_network
+from onnx_models import assert_close, check, graph_model, noise, one_op, run_network, run_ort
 
 from mpqc.errors import ModelError
 from mpqc.frontend import load_network
@@ -47,11 +47,17 @@ def test_dead_nodes_go() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_float_types(dtype: type) -> None:
+def test_other_float_types_become_float32(dtype: type) -> None:
     x, weight = noise(4, 6).astype(dtype), noise(6, 5, seed=1).astype(dtype)
     nodes = [helper.make_node("MatMul", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])]
-    network = check(graph_model(nodes, {"x": x}, {"w": weight}, ["y"]), {"x": x}, tolerance=2e-3)
-    assert network.inputs[0].dtype == np.dtype(dtype).name
+    model = graph_model(nodes, {"x": x}, {"w": weight}, ["y"])
+    network = load_network(model)
+    assert [spec.dtype for spec in (*network.inputs, *network.outputs)] == ["float32", "float32"]
+    assert any(f"{np.dtype(dtype).name} tensors" in note for note in network.notes)
+    expected = [value.astype(np.float32) for value in run_ort(model, {"x": x})]
+    feeds = {"x": x.astype(np.float32)}
+    assert_close(run_network(network, feeds), expected, 2e-3)
+    assert_close(run_ort(network.model, feeds), expected, 2e-3)
 
 
 def test_constants_that_torch_cannot_hold() -> None:

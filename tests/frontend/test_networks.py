@@ -256,8 +256,17 @@ def test_newer_operators() -> None:
     expected = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * scale
     assert_close(run_network(load_network(model), {"x": x}), [expected])
     rotary = helper.make_node("RotaryEmbedding", ["x", "c", "s"], ["y"], name="rope")
-    with pytest.raises(ModelError, match=r"rope.*RotaryEmbedding is newer than opset 21"):
-        load_network(graph_model([rotary], {"x": noise(1, 2, 3, 4)}, {"c": noise(1, 3, 2), "s": noise(1, 3, 2)}, ["y"], opset=23))
+    angles = {"c": noise(1, 3, 2), "s": noise(1, 3, 2, seed=1)}
+    check(graph_model([rotary], {"x": noise(1, 2, 3, 4)}, angles, ["y"], opset=23, ir_version=11), {"x": noise(1, 2, 3, 4)})
+
+
+def test_operators_that_onnx_itself_defines_by_others() -> None:
+    heads = {name: noise(1, 2, 3, 4, seed=index) for index, name in enumerate("qkv")}
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], name="attention", is_causal=1)
+    check(graph_model([node], heads, {}, ["y"], opset=23, ir_version=11), heads)
+    x = noise(2, 3, 4, 4)
+    check(graph_model([helper.make_node("MeanVarianceNormalization", ["x"], ["y"])], {"x": x}, {}, ["y"]), {"x": x})
+    check(graph_model([helper.make_node("Shrink", ["x"], ["y"], lambd=0.7, bias=0.2)], {"x": x}, {}, ["y"]), {"x": x})
 
 
 def test_old_opset_inside_a_branch() -> None:

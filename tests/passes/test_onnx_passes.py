@@ -16,7 +16,7 @@ from mpqc.frontend.network import canonicalize
 from mpqc.passes.fold_batch_norm import FoldBatchNorm
 from mpqc.passes.fold_channel_affine import FoldChannelAffine
 from mpqc.passes.fold_constants import FoldConstants
-from mpqc.passes.lib.base import PassResult, run_passes, verify
+from mpqc.passes.lib.base import BrokenGraphError, PassResult, run_passes, verify
 from mpqc.passes.matmul_to_gemm import MatMulToGemm
 from mpqc.passes.name_nodes import NameNodes
 from mpqc.passes.normalize_activations import NormalizeActivations
@@ -282,8 +282,11 @@ def test_runner_names_the_pass_that_breaks_the_model() -> None:
             broken.graph.node[0].input[0] = "nobody"
             return PassResult(broken, True)
 
-    with pytest.raises(ModelError, match=r"^breaks: "):
-        run_passes(typed([make("Relu", "x", "y")], X, {}), [Breaks()])
+    valid = typed([make("Relu", "x", "y")], X, {})
+    with pytest.raises(BrokenGraphError, match=r"^pass breaks broke the graph: .*'nobody'"):
+        run_passes(valid, [Breaks()])
+    with pytest.raises(ModelError, match=r"^the model as it was given: "):
+        run_passes(Breaks().run(valid).model, [Breaks()])
 
 
 def test_verify_refuses_repeated_names_and_wrong_shapes() -> None:
