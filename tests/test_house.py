@@ -89,6 +89,12 @@ def test_every_pass_is_in_its_pipeline_or_runs_alone() -> None:
     assert {other for module in modules() for other in imported(module)} >= MANUAL
 
 
+def test_every_pass_has_tests() -> None:
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (REPO / "tests").rglob("test_*.py"))
+    names = {path.stem for path in (REPO / "passes").glob("*.py")} - {"__init__"}
+    assert {name for name in names if not re.search(rf"mpqc\.passes\.{name}\b", tests)} == set()
+
+
 @pytest.mark.parametrize("name", ["fixed", *TRAINED])
 def test_every_strategy_can_be_made(name: str) -> None:
     assert make_strategy(name)

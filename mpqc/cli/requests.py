@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from mpqc.errors import UsageError
 from mpqc.facts.resources import over_names
 from mpqc.values.notation import PATHS, WORDS
-from mpqc.values.option import option
+from mpqc.values.option import listed, option
 from mpqc.values.request import MEASURED, Forced, Options, Priced, Reading, Seeded, Shaped, Solving, Targeted
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Measuring(Reading):
     """How sensitivities are measured."""
 
     GROUP: ClassVar[str] = "How sensitivities are measured"
-    strategy: str = option(MEASURED[0], f"{', '.join(MEASURED[:-1])} or {MEASURED[-1]}")
+    strategy: str = option(MEASURED[0], listed(MEASURED, "or"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +105,7 @@ class Sweeping:
     """Over which resource plans are solved for, and how often."""
 
     GROUP: ClassVar[str] = "Trade-off"
-    over: str = option("size", f"{', '.join(over_names()[:-1])} or {over_names()[-1]}")
+    over: str = option("size", listed(over_names(), "or"))
     points: int = option(8, "limits from the least possible to what the best plan uses", unit="limits", least=2, most=100)
 
 

@@ -1,4 +1,4 @@
-"""Strategies of the training phase, by name: one file each. Importing this imports no torch."""
+"""Strategies of the training phase: `NAME.py` holds the class whose `name` is NAME. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -13,20 +13,13 @@ if TYPE_CHECKING:
 
 FIXED = "fixed"
 """Training at the bits of a plan, which no request names"""
-_HOMES = {
-    FIXED: ("mpqc.strategies.fixed", "FixedPlan"),
-    "qbitopt": ("mpqc.strategies.qbitopt", "QBitOpt"),
-    "dq": ("mpqc.strategies.dq", "DQ"),
-    "fracbits": ("mpqc.strategies.fracbits", "FracBits"),
-    "mixquant": ("mpqc.strategies.mixquant", "MixQuant"),
-    "auto": ("mpqc.strategies.auto", "Auto"),
-}
 
 
 def make_strategy(name: str) -> Strategy:
     """A new strategy by its name; the classes take no arguments, the session has everything. Raises UsageError for unknown names."""
-    if name not in _HOMES:
+    if name not in (FIXED, *TRAINED):
         raise UsageError(f"no strategy {name!r} trains", where="--strategy", hint=f"use one of {', '.join(TRAINED)}")
-    home, kind = _HOMES[name]
-    made: Strategy = getattr(import_module(home), kind)()
+    home = import_module(f"{__name__}.{name}")
+    kinds = [kind for kind in vars(home).values() if isinstance(kind, type) and kind.__module__ == home.__name__]
+    made: Strategy = next(kind for kind in kinds if getattr(kind, "name", None) == name)()
     return made

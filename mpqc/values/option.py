@@ -5,7 +5,7 @@ A record's own `GROUP` names the section of a command's help that its own fields
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
@@ -79,3 +79,9 @@ def spelling(record: type, name: str) -> str:
     """The option that asks for the field `name`, as messages name it."""
     asked = asked_fields(record)[name]
     return asked.spelled(name)[0] if isinstance(asked, Option) else name
+
+
+def listed(words: Sequence[str], last: str, first: str = "") -> str:
+    """`a, b or c`, with `first` behind the first of them."""
+    texts = [words[0] + first, *words[1:]]
+    return f"{', '.join(texts[:-1])} {last} {texts[-1]}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from mpqc.errors import UsageError
 from mpqc.values.budget import Budget
 from mpqc.values.notation import BITS, CHANNELS, FIXED, NUMBERS, PLAN, RANGE, SHAPES
-from mpqc.values.option import option, several
+from mpqc.values.option import listed, option, several
 from mpqc.values.recipe import HOW_TO_TRAIN, Recipe
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ MEASURED = ("fit", "distance", "roundoff")
 """Strategies that measure sensitivities before anything is trained"""
 UNIFORM = "uniform"
 """The strategy that gives every site the same bits"""
-TRAINED = ("qbitopt", "dq", "fracbits", "mixquant", "auto")
-"""Strategies that change bits while weights learn: they need a training phase (mpqc.strategies has their classes)"""
+TRAINED = ("auto", "qbitopt", "dq", "fracbits", "mixquant")
+"""Strategies that change bits while weights learn: they need a training phase (mpqc/strategies has a file for each); the default first"""
 STRATEGIES = (*MEASURED, UNIFORM)
 """Strategies that need none"""
 RANGES = ("mse", "minmax", "percentile")
@@ -69,8 +69,8 @@ class Choosing(Solving):
     GROUP: ClassVar[str] = "How bits are chosen"
     strategy: str = option(
         "fit",
-        "before training: fit (the default), distance or roundoff measure sensitivities, uniform gives all sites --bits; "
-        "while training: auto (the default), qbitopt, dq, fracbits or mixquant change bits inside the budgets",
+        f"before training: {listed(MEASURED, 'or', ' (the default)')} measure sensitivities, {UNIFORM} gives all sites --bits; "
+        f"while training: {listed(TRAINED, 'or', ' (the default)')} change bits inside the budgets",
         open=True,
     )
     """How the plan comes about: see STRATEGIES and TRAINED"""
@@ -127,7 +127,7 @@ class Reading(Shaped, Seeded):
     std: tuple[float, ...] | None = option(None, "divides image channels after the mean: 58.4,57.1,57.4", notation=CHANNELS)
     input_range: tuple[float, float] | None = option(None, "least and largest value of the inputs, where there is no --data: 0,255", notation=RANGE)
     """Least and largest value of the inputs, where there is no data to see it in."""
-    ranges: str = option("mse", f"how ranges are chosen: {', '.join(RANGES[:-1])} or {RANGES[-1]}")
+    ranges: str = option("mse", f"how ranges are chosen: {listed(RANGES, 'or')}")
     """One of RANGES"""
 
     def __post_init__(self) -> None:
@@ -214,7 +214,7 @@ class Options(Writing, Checking, Training, Reading, Choosing):
     def asked(cls, given: Mapping[str, Any]) -> Options:
         """From what a command line gives: where weights learn and no plan says their bits, the strategy learns bits with them."""
         training = given.get("training")
-        strategy = AUTO if training is not None and given.get("plan") is None else "fit"
+        strategy = TRAINED[0] if training is not None and given.get("plan") is None else MEASURED[0]
         seeded = None if training is None else replace(training, seed=given.get("seed", 0))
         return cls(**{"strategy": strategy, **given, "training": seeded})
 

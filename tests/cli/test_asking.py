@@ -95,6 +95,11 @@ def test_without_options_a_record_is_its_defaults(record: type) -> None:
     assert made(record, untouched(record)) == record()
 
 
+def test_whatever_python_can_ask_for_the_command_line_can() -> None:
+    """Arguments of a torch module are the exception: no file holds one."""
+    assert {item.name for item in fields(Options)} - set(asked_fields(Options)) == {"example_inputs"}
+
+
 @pytest.mark.parametrize("record", RECORDS)
 def test_every_field_that_is_asked_for_says_how(record: type) -> None:
     for name, asked in asked_fields(record).items():
