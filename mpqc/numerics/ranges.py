@@ -14,6 +14,8 @@ from mpqc.values.qtype import QParams, QType
 
 TINY = np.float32(2.0**-60)
 """The smallest scale: products of two scales and their quotients stay normal float32 numbers."""
+BIAS_LIMIT = 2.0**27
+"""Most codes of a bias, about: with at least as much left for four times the accumulator, which kernels may hold (winograd.py)"""
 BINS = 2048
 HISTOGRAM_BITS = 10
 """Widths above take the full range: a histogram is no finer than their steps."""

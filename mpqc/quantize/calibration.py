@@ -13,7 +13,7 @@ import numpy as np
 from mpqc.data.sources import load_arrays
 from mpqc.errors import DataError, PlanError, UsageError
 from mpqc.facts.ops import carries
-from mpqc.numerics.ranges import BINS, Histogram, affine_qparams, mse_range, percentile_range, weight_qparams
+from mpqc.numerics.ranges import BIAS_LIMIT, BINS, Histogram, affine_qparams, mse_range, percentile_range, weight_qparams
 from mpqc.values.network import Network
 from mpqc.values.qtype import QParams
 from mpqc.values.site import FILL, OpNode, SiteKind, SiteTable
@@ -28,8 +28,6 @@ PERCENTILE = 99.99
 SCHEMA_VERSION = 1
 _SAMPLED = 1 << 16
 """Values of one tensor and batch that a histogram counts, about."""
-_BIAS_LIMIT = 2.0**30
-"""Biases take at most half of int32, so that the accumulator keeps the other half."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +215,7 @@ def _with_constants(network: Network, table: SiteTable, histograms: Mapping[str,
 
 
 def _floors(table: SiteTable, histograms: Mapping[str, Histogram], network: Network) -> dict[str, np.ndarray]:
-    """Smallest weight scales at which each bias, in steps of input scale (at 8 bits) x weight scale, stays below 2^30."""
+    """Smallest weight scales at which each bias, in steps of input scale (at 8 bits) x weight scale, stays below BIAS_LIMIT."""
     from mpqc.frontend.view import view
 
     graph = view(network.model)
@@ -229,7 +227,7 @@ def _floors(table: SiteTable, histograms: Mapping[str, Histogram], network: Netw
             continue
         seen = histograms[table.by_name[node.inputs[0]].group_name]
         step = affine_qparams(seen.low, seen.high, 8).scale
-        floor = np.abs(bias.reshape(-1)) / (step * _BIAS_LIMIT)
+        floor = np.abs(bias.reshape(-1)) / (step * BIAS_LIMIT)
         floor = floor if table.by_name[node.weight].axis is not None else floor.max()
         floors[node.weight] = np.maximum(floor, floors.get(node.weight, np.float32(0.0))).astype(np.float32)
     return floors

@@ -9,13 +9,10 @@ import numpy as np
 import torch
 
 from mpqc.errors import MpqcError, PlanError
-from mpqc.numerics.ranges import TINY
+from mpqc.numerics.ranges import BIAS_LIMIT, TINY
 from mpqc.training.trainable import Layer, Trainable
 from mpqc.values.plan import Plan
 from mpqc.values.qtype import QParams, QType
-
-_BIAS_LIMIT = 2.0**30
-"""Biases take at most half of int32, as in calibration"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +92,7 @@ def _roomy(scale: np.ndarray, codes: np.ndarray, layer: Layer, data: QParams | N
     silent = ~np.moveaxis(codes, layer.axis, 0).reshape(len(scale), -1).any(axis=1)
     live = scale[~silent]
     usual = np.median(live) if live.size else scale
-    room = np.abs(bias.reshape(-1)) / (float(data.scale) * _BIAS_LIMIT)
+    room = np.abs(bias.reshape(-1)) / (float(data.scale) * BIAS_LIMIT)
     return np.where(silent, np.maximum(usual, room), scale).astype(np.float32)
 
 

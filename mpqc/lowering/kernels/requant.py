@@ -113,14 +113,18 @@ def widened(weight: np.ndarray, op: Conv | Gemm, zero_point: int, shift: int, co
     """The form for accumulators that hold 2^shift times the sum, of inputs within `codes`; None where they could overflow."""
     least, most = accumulator_range(weight, op.bias, codes)
     largest = -min(int(least.min(initial=0)), -int(most.max(initial=0))) << shift
-    if largest >= 2**31 or not _scales_exactly(op.multiplier):
-        return None
-    return _choose(weight, op, zero_point, shift, codes)
+    return None if largest >= 2**31 else _choose(weight, op, zero_point, shift, codes)
 
 
-def _scales_exactly(multiplier: np.ndarray) -> bool:
-    """Multipliers far enough from float32's smallest, so that a power of two moves from them to the accumulator without a trace."""
-    return not np.any((multiplier != 0) & (np.abs(multiplier) < 2.0**-90))
+SMALLEST = 2.0**-90
+"""Of a smaller multiplier every product with int32 rounds to 0, as with 0 itself; larger ones are far enough from float32's smallest that a
+power of two moves from them to the accumulator without a trace"""
+
+
+def _scales(multiplier: np.ndarray, shift: int) -> np.ndarray:
+    """float32: multipliers of accumulators that hold 2^shift times the sum."""
+    large = multiplier if shift == 0 else np.where(np.abs(multiplier) < SMALLEST, 0, multiplier)
+    return np.ldexp(large.astype(np.float32), -shift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +141,7 @@ class Channels:
 
 def channels(weight: np.ndarray, bias: np.ndarray, multiplier: np.ndarray, requant: Requant, codes: tuple[int, int] = INT8) -> Channels:
     """The constants for weights int8 [O, K], biases int32 and multipliers float32 [O], and inputs within `codes`."""
-    start, scale = bias.astype(np.int64) << requant.shift, np.ldexp(multiplier.astype(np.float32), -requant.shift)
+    start, scale = bias.astype(np.int64) << requant.shift, _scales(multiplier, requant.shift)
     base = np.zeros_like(scale)
     if requant.form == "float":
         centre = _centres(*(limit << requant.shift for limit in accumulator_range(weight, bias, codes)))

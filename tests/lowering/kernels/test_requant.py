@@ -81,11 +81,12 @@ def test_shifted_sums_only_where_they_cannot_overflow() -> None:
     weight = np.full((8, 64), -8, np.int8)
     assert choose(weight, gemm(weight, bits=4), 0, "neon")[1] == Requant("float", shift=4)
     assert choose(weight, gemm(weight, bits=4, bias=2**19), 0, "neon") == (Requant("float"), Requant("round", shift=4))
-    assert choose(weight, gemm(weight, bits=4, multiplier=1e-30), 0, "neon")[1] is None
     assert choose(weight, gemm(weight, bits=4, bias=2**27), 0, "neon")[1] is None
     found = channels(weight[:2], np.array([3, -5], np.int32), np.array([0.3, 7e-5], np.float32), Requant("round", shift=4))
     assert found.start.tolist() == [48, -80]
     assert found.scale.tolist() == (np.array([0.3, 7e-5], np.float32) / 16).tolist()
+    scales = channels(weight[:3], np.zeros(3, np.int32), np.array([1e-38, -1e-30, 1e-27], np.float32), Requant("round", shift=4)).scale
+    assert scales.tolist() == [0.0, 0.0, float(np.float32(1e-27) / 16)], "what rounds to 0 whatever the sum, and is no float32 once shifted"
     start = channels(weight[:1, :8], np.array([3], np.int32), np.ones(1, np.float32), Requant("float", shift=4)).start
     assert start.view(np.float32)[0] == np.float32(12582912.0 + 48)
 
