@@ -123,6 +123,14 @@ class Pricing:
             return math.inf
         return float(price(node, weight, inputs, self._bits(node.output, bits)))
 
+    def form(self, node: OpNode, bits: Mapping[str, int | None]) -> str:
+        """Name of the form in which the target computes `node` where groups have these bits; empty where it is the plain one, or is not said."""
+        form = getattr(self.model, "form", None)
+        if form is None or node.weight is None or self._is_float(node):
+            return ""
+        inputs = tuple(self._bits(name, bits) for name in node.inputs if name in self.table.by_name)
+        return str(form(node, self._bits(node.weight, bits), inputs))
+
     def _bits(self, name: str, bits: Mapping[str, int | None]) -> int:
         site = self.table.by_name.get(name)
         return FLOAT_BITS if site is None else bits.get(site.group_name) or FLOAT_BITS

@@ -31,12 +31,20 @@ class Reasons:
             return f"{head}: fixed by the user"
         shared = len(self.pricing.table.groups[name])
         tail = f" (shared by {shared} tensors)" if shared > 1 else ""
-        parts = [part for part in (self._against_wider(name), self._against_narrower(name)) if part]
+        parts = [part for part in (self._form(site), self._against_wider(name), self._against_narrower(name)) if part]
         return f"{head}: {'; '.join(parts) or self._without_rival(name)}{tail}"
 
     def _without_rival(self, name: str) -> str:
         """Why a choice stands that no neighbour speaks for or against."""
         return "the only width allowed" if len(self._look(name)[2].choices) == 1 else "no wider type loses less"
+
+    def _form(self, site: Site) -> str:
+        """The forms that the nodes around the site get by its width: `tile form of conv1`."""
+        nodes = [node for node in self.pricing.table.nodes if site.name in (node.weight, *node.inputs)]
+        bits = {group: width if isinstance(width, int) else None for group, width in self.solution.choice.items()}
+        named = [(self.pricing.form(node, bits), node.name) for node in nodes]
+        forms = sorted({form for form, _ in named if form})
+        return ", ".join(f"{form} form of {_listed([name for found, name in named if found == form])}" for form in forms)
 
     def _against_wider(self, name: str) -> str:
         group, at, others = self._look(name)
@@ -93,3 +101,7 @@ class Reasons:
                 for group in table.groups:
                     touching.setdefault((cost.name, group), []).append(table)
         return touching
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

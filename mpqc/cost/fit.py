@@ -8,8 +8,8 @@ quad, depthwise channels that fill half a vector).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 
 from mpqc.facts.kernels import (
@@ -18,10 +18,12 @@ from mpqc.facts.kernels import (
     LARGE_BLOCK_BYTES,
     LARGE_WEIGHT_BYTES,
     PIXEL_TILES,
+    POSITIONS,
     PRODUCT_ROWS,
     QUAD,
     SHORT_WINDOW,
     VECTOR,
+    patch_rows,
 )
 from mpqc.targets import RUNTIME_KERNELS, CostRow, OpKind, Shape
 from mpqc.targets.schema import Caches
@@ -47,6 +49,8 @@ class Run:
     context: Context = Context()
     pixel_tile: int = PIXEL_TILES["dotprod"]
     """Output pixels that the form of the product on this core takes together"""
+    cores: int = 1
+    """That the kernels share their work among"""
 
     @property
     def weight_bytes(self) -> float:
@@ -151,6 +155,80 @@ _MATRIX: dict[str, Quantity] = {
     "rows of windows narrower than a quad": lambda run: _narrow_rows(run.shape),
     "input values padded": lambda run: run.shape.inputs if _padded(run.shape) else 0,
 }
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """A convolution as Winograd's algorithm does it: four products along each row of a tile of `lines` x 2 outputs."""
+
+    run: Run
+    lines: int
+
+    @property
+    def shape(self) -> Shape:
+        """The convolution."""
+        return self.run.shape
+
+    @property
+    def width(self) -> int:
+        """Tiles of a row."""
+        return _tiles(self.shape.out_w, 2)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles, in pairs."""
+        return _tiles(_tiles(self.shape.out_h, self.lines) * self.width, 2) * 2
+
+    @property
+    def depth(self) -> int:
+        """Input channels of a group in whole pairs of quads."""
+        return _tiles(self.shape.in_c // self.shape.groups, 2 * QUAD) * 2 * QUAD
+
+    @property
+    def products(self) -> int:
+        """Multiply-accumulates: four positions in each of three kernel rows, or in four rows of positions, the last one for whole tiles alone."""
+        rows = 3 * self.tiles
+        if self.lines == 2:
+            rows += _tiles(self.shape.out_h // 2 * self.width, 2) * 2
+        return rows * 4 * _channels(self.shape) * self.depth
+
+    @property
+    def row_bytes(self) -> int:
+        """Transformed inputs of a row of tiles, of a group."""
+        rows = POSITIONS if self.lines == 2 else 1
+        return self.width * _vectors(self.shape) * VECTOR * POSITIONS * rows // self.shape.groups
+
+    @property
+    def blocks(self) -> int:
+        """How often the weights are read and transformed."""
+        height = _tiles(self.shape.out_h, self.lines)
+        return _tiles(height, patch_rows(height, self.row_bytes, self.shape.out_c * self.shape.taps, self.run.cores))
+
+    def beyond(self, cache_bytes: int) -> float:
+        """Bytes fetched from beyond a cache: with the weights once more for each further block, where they do not stay beside it."""
+        block = self.run.weight_bytes + self.row_bytes * _tiles(self.shape.out_h, self.lines) / self.blocks
+        return self.run.beyond(cache_bytes) + (self.blocks - 1) * self.run.weight_bytes * _overflow(block, cache_bytes)
+
+
+TRANSFORMED = "weight values transformed"
+
+
+def _winograd(lines: int) -> dict[str, Quantity]:
+    def of(take: Callable[[_Patches], float]) -> Quantity:
+        return lambda run: take(_Patches(run, lines))
+
+    return {
+        "call": lambda run: 1.0,
+        "bytes beyond L2": of(lambda patches: patches.beyond(patches.run.caches.l2_bytes)),
+        "bytes beyond L3": of(lambda patches: patches.beyond(patches.run.caches.l3_bytes)),
+        "products": of(lambda patches: patches.products),
+        "outputs": of(lambda patches: patches.tiles * 2 * lines * _channels(patches.shape)),
+        "vectors transformed": of(lambda patches: patches.tiles * _vectors(patches.shape)),
+        TRANSFORMED: of(lambda patches: patches.blocks * _channels(patches.shape) * patches.depth),
+        "input values padded": lambda run: run.shape.inputs,
+    }
+
+
 _PRODUCT: dict[str, Quantity] = {
     **_ALWAYS,
     "MACs": lambda run: run.shape.pixels * _channels(run.shape) * _vectors(run.shape) * VECTOR,
@@ -201,6 +279,8 @@ _SHUFFLE: dict[str, Quantity] = {
 }
 _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.CONV: _MATRIX,
+    OpKind.WINOGRAD_TILE: _winograd(2),
+    OpKind.WINOGRAD_ROW: _winograd(1),
     OpKind.GEMM: _MATRIX,
     OpKind.MATMUL: _PRODUCT,
     OpKind.DEPTHWISE: _WINDOW,
@@ -234,26 +314,51 @@ class Fit:
         return sum(price * quantities(self.kind)[name](run) for name, price in self.prices.items())
 
 
-def fit_rows(rows: Iterable[CostRow], caches: Caches, pixel_tile: int) -> Mapping[tuple[OpKind, Widths], Fit]:
+APART: Mapping[OpKind, frozenset[str]] = {OpKind.WINOGRAD_TILE: frozenset({TRANSFORMED}), OpKind.WINOGRAD_ROW: frozenset({TRANSFORMED})}
+"""Kinds whose widths differ in the prices of these quantities alone: the others are found from the rows of all widths together"""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    run: Run
+    cycles: float
+
+
+def fit_rows(rows: Iterable[CostRow], caches: Caches, pixel_tile: int, cores: int = 1) -> Mapping[tuple[OpKind, Widths], Fit]:
     """One fit for each kernel and pair of widths that has rows. pixel_tile: of the target's form of the product."""
-    grouped: dict[tuple[OpKind, Widths], list[CostRow]] = {}
+    grouped: dict[OpKind, dict[Widths, list[_Sample]]] = {}
     for row in rows:
         if row.kernel not in RUNTIME_KERNELS:
-            grouped.setdefault((OpKind(row.kernel), (row.weight_bits, row.activation_bits)), []).append(row)
-    return {key: _fit(key, group, caches, pixel_tile) for key, group in grouped.items()}
+            widths = (row.weight_bits, row.activation_bits)
+            sample = _Sample(Run(row.shape, widths, caches, pixel_tile=pixel_tile, cores=cores), row.cycles)
+            grouped.setdefault(OpKind(row.kernel), {}).setdefault(widths, []).append(sample)
+    fits = (fit for kind, samples in grouped.items() for fit in _fits(kind, samples))
+    return {(fit.kind, fit.widths): fit for fit in fits}
 
 
-def _fit(key: tuple[OpKind, Widths], rows: list[CostRow], caches: Caches, pixel_tile: int) -> Fit:
+def _fits(kind: OpKind, samples: Mapping[Widths, list[_Sample]]) -> Iterator[Fit]:
+    groups = [samples] if kind in APART else [{widths: own} for widths, own in samples.items()]
+    for group in groups:
+        columns = [(name, widths) for name in quantities(kind) for widths in (group if name in APART.get(kind, ()) else (None,))]
+        prices = _prices(kind, columns, [sample for own in group.values() for sample in own])
+        for widths, own in group.items():
+            known = zip(columns, prices, strict=True)
+            yield _judged(kind, widths, {name: price for (name, at), price in known if price > 0 and at in (None, widths)}, own)
+
+
+def _prices(kind: OpKind, columns: Sequence[tuple[str, Widths | None]], samples: Sequence[_Sample]) -> list[float]:
+    """Of a unit of each column: a quantity, of runs of some widths or of all."""
     import numpy as np
     from scipy.optimize import nnls
 
-    kind, widths = key
-    names = list(quantities(kind))
-    runs = [Run(row.shape, widths, caches, pixel_tile=pixel_tile) for row in rows]
-    cycles = np.array([row.cycles for row in rows])
-    relative = np.array([[quantities(kind)[name](run) for name in names] for run in runs]) / cycles[:, None]
+    known = quantities(kind)
+    values = [[known[name](one.run) / one.cycles if at in (None, one.run.widths) else 0.0 for name, at in columns] for one in samples]
+    relative = np.array(values)
     scale = np.maximum(relative.max(axis=0), 1e-300)
-    prices = nnls(relative / scale, np.ones(len(rows)))[0] / scale
-    errors = np.abs(relative @ prices - 1)
-    found = {name: float(price) for name, price in zip(names, prices, strict=True) if price > 0}
-    return Fit(kind, widths, found, len(rows), float(errors.mean()), float(errors.max()))
+    return [float(price) for price in nnls(relative / scale, np.ones(len(samples)))[0] / scale]
+
+
+def _judged(kind: OpKind, widths: Widths, prices: Mapping[str, float], samples: Sequence[_Sample]) -> Fit:
+    fit = Fit(kind, widths, prices, len(samples), 0.0, 0.0)
+    errors = [abs(fit.cycles(one.run) / one.cycles - 1) for one in samples]
+    return replace(fit, mean_error=sum(errors) / len(errors), worst_error=max(errors))

@@ -13,6 +13,7 @@ from functools import cached_property
 from math import ceil, prod
 
 from mpqc.cost.fit import Context, Fit, Run, Widths, fit_rows
+from mpqc.cost.forms import KINDS, cheapest, exact_kinds, has_forms
 from mpqc.cost.fusion import fused_additions
 from mpqc.cost.storage import packable
 from mpqc.cost.workload import Workload, conversion, workload
@@ -20,7 +21,7 @@ from mpqc.errors import TargetError
 from mpqc.facts.features import PORTABLE, best_form
 from mpqc.facts.kernels import PIXEL_TILES
 from mpqc.facts.resources import RESOURCES, priced_everywhere
-from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Target
+from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Shape, Target
 from mpqc.targets.schema import Analytic, Caches
 from mpqc.values.budget import Resource
 from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
@@ -42,10 +43,11 @@ class CostModel:
         boundary: tuple[Workload, ...] = (),
         packed: frozenset[str] = frozenset(),
         fused: frozenset[str] = frozenset(),
+        sites: Mapping[str, Site] | None = None,
     ) -> None:
         """`boundary`: kernels that every run of the network needs whatever the plan, counted as fixed. `packed`: activation sites that
-        may lie in the target's packed containers. `fused`: Adds that a convolution does."""
-        self.packed, self.fused = packed, fused
+        may lie in the target's packed containers. `fused`: Adds that a convolution does. `sites`: of the network, by name."""
+        self.packed, self.fused, self.sites = packed, fused, sites or {}
         self.target = target
         self.context = context or Context()
         self.boundary = boundary
@@ -55,7 +57,7 @@ class CostModel:
         and leave the integer program are converted."""
         widest = max(self.target.choices.weights)
         total = sum(self.weight_bytes(site, widest) for site in table.sites if site.kind is SiteKind.WEIGHT)
-        return CostModel(self.target, Context(network_weight_bytes=float(total)), conversions(table), packable(table), self._fused(table))
+        return CostModel(self.target, Context(float(total)), conversions(table), packable(table), self._fused(table), table.by_name)
 
     def _fused(self, table: SiteTable) -> frozenset[str]:
         return fused_additions(table) if best_form("residual", self.target.features) else frozenset()
@@ -105,8 +107,33 @@ class CostModel:
         if work is None:
             return 0.0
         computed = input_bits if work.macs or output_bits >= FLOAT_BITS else (*input_bits, output_bits)
-        widths = self._widths(node, work, weight_bits, computed)
-        return (self._cycles(work, widths, output_bits) + self._packing_cycles(node, input_bits, output_bits)) / self._cycles_a_microsecond
+        cycles = min(self._prices(node, work, weight_bits, computed, output_bits).values())
+        return (cycles + self._packing_cycles(node, input_bits, output_bits)) / self._cycles_a_microsecond
+
+    def form(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> str:
+        """Name of the form in which the convolution `node` is computed at these widths; empty where it is computed directly."""
+        work = self._workload(node) if has_forms(node) and self.can_bound(Resource.LATENCY) else None
+        if work is None or weight_bits == FLOAT_BITS or FLOAT_BITS in input_bits:
+            return ""
+        return KINDS.get(cheapest(self._prices(node, work, weight_bits, input_bits, FLOAT_BITS)), "")
+
+    def kernel_cycles(self, kind: OpKind, shape: Shape, weight_bits: int) -> float | None:
+        """Cycles of a kernel with weights stored `weight_bits` wide; None where the target has none or no cost rows for it."""
+        widths = self.target.kernel_bits(kind, weight_bits, max(self.target.containers.activations))
+        has_code = kind not in KINDS or best_form("winograd", self.target.features) is not None
+        if widths is None or (kind, widths) not in self._fits or not has_code:
+            return None
+        return self._cycles(Workload(kind, shape), widths, FLOAT_BITS)
+
+    def _prices(self, node: OpNode, work: Workload, weight_bits: int | None, computed: tuple[int, ...], output_bits: int) -> dict[OpKind, float]:
+        """Cycles of every kernel that computes `node` exactly at these widths, its plain one first."""
+        prices = {work.kind: self._cycles(work, self._widths(node, work, weight_bits, computed), output_bits)}
+        weight = self.sites.get(node.weight or "")
+        for kind in exact_kinds(node, weight, weight_bits, computed):
+            cycles = self.kernel_cycles(kind, work.shape, weight_bits or 0)
+            if cycles is not None:
+                prices[kind] = cycles
+        return prices
 
     def _packing_cycles(self, node: OpNode, input_bits: tuple[int, ...], output_bits: int) -> float:
         """What unpacking and packing the activations around `node` costs, where the target stores them packed."""
@@ -183,7 +210,7 @@ class CostModel:
 
     @cached_property
     def _fits(self) -> Mapping[tuple[OpKind, Widths], Fit]:
-        return fit_rows(self.target.rows, self._caches, self._pixel_tile) if self.target.rows else {}
+        return fit_rows(self.target.rows, self._caches, self._pixel_tile, self.target.cores) if self.target.rows else {}
 
     @property
     def _pixel_tile(self) -> int:
@@ -218,7 +245,7 @@ class CostModel:
             raise TargetError(
                 f"no cost rows for {work.kind.value} at {_named(widths)}", where=self.target.name, hint="bound size, BOPs or bits instead"
             )
-        run = Run(work.shape, widths, self._caches, self.context, self._pixel_tile)
+        run = Run(work.shape, widths, self._caches, self.context, self._pixel_tile, self.target.cores)
         call = 0.0 if fit.kind is OpKind.RESIDUAL else self._row_cycles("call")
         return work.runs * (fit.cycles(run) + call)
 

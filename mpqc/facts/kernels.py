@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 
 VECTOR = 16
 """Codes of a vector register"""
@@ -19,10 +20,29 @@ LARGE_BLOCK_BYTES = 160 * 1024
 """The same in L2, where the weights are too large to be read often"""
 LARGE_WEIGHT_BYTES = 256 * 1024
 """Bytes of weights from which blocks are large"""
+PATCH_BLOCK_BYTES = 160 * 1024
+"""Transformed inputs of a block of Winograd's algorithm: they stay in L2, so that weights, transformed once a block, are so few times"""
+LARGE_PATCH_BLOCK_BYTES = 256 * 1024
+"""The same where there are many weights to transform"""
+LARGE_PATCH_WEIGHTS = 64 * 1024
+"""Weights of a convolution from which these blocks are large"""
+POSITIONS = 4
+"""Products along an axis of a tile of Winograd's algorithm, which gives two outputs"""
 PRODUCT_ROWS = 64
 """Rows of the first operand that share one packing of the second, where two activations are multiplied"""
 SHORT_WINDOW = 255
 """Codes whose sum fits int16, so that average pooling over so many adds them there"""
+
+
+def patch_rows(height: int, row_bytes: int, weights: int, cores: int) -> int:
+    """Rows of tiles of a block of Winograd's algorithm, of `height`: as many as fit, in blocks of about one size that the cores share evenly.
+
+    row_bytes: transformed inputs of a row of tiles.
+    """
+    most = LARGE_PATCH_BLOCK_BYTES if weights > LARGE_PATCH_WEIGHTS else PATCH_BLOCK_BYTES
+    count = ceil(height / max(1, most // row_bytes))
+    count = ceil(count / cores) * cores if count >= cores else count
+    return ceil(height / count)
 
 
 def is_depthwise(groups: int, input_channels: int) -> bool:
@@ -40,3 +60,9 @@ def stores_pairs(output_channels: int, groups: int, input_channels: int) -> bool
     if is_depthwise(groups, input_channels):
         return output_channels == input_channels
     return output_channels // max(groups, 1) % 2 == 0
+
+
+def is_transformable(weight_shape: Sequence[int], groups: int, strides: Iterable[int], dilations: Iterable[int], pads: Iterable[int]) -> bool:
+    """Whether a convolution (weight [O, C / groups, H, W]) has the kernels of Winograd's algorithm, where its codes allow them."""
+    plain = tuple(weight_shape[2:]) == (3, 3) and {*strides, *dilations} <= {1} and min(pads, default=0) >= 0
+    return plain and weight_shape[1] > 1 and stores_vectors(weight_shape[0], groups)

@@ -10,6 +10,10 @@ class OpKind(StrEnum):
 
     CONV = "conv"
     """Convolution with one group, or with groups of several channels"""
+    WINOGRAD_TILE = "winograd_tile"
+    """Convolution of 3x3, stride 1, by products of transformed tiles: what `conv` is where the bits allow it"""
+    WINOGRAD_ROW = "winograd_row"
+    """The same, transformed along rows alone"""
     DEPTHWISE = "depthwise"
     """Convolution with one input channel a group"""
     GEMM = "gemm"
@@ -40,5 +44,5 @@ class OpKind(StrEnum):
 
 STAND_INS = {OpKind.NEAREST: OpKind.RESIZE, OpKind.RESIDUAL: OpKind.BINARY}
 """The kind by which a target judges and prices another one that it does not list."""
-WEIGHTED = frozenset({OpKind.CONV, OpKind.DEPTHWISE, OpKind.GEMM})
+WEIGHTED = frozenset({OpKind.CONV, OpKind.WINOGRAD_TILE, OpKind.WINOGRAD_ROW, OpKind.DEPTHWISE, OpKind.GEMM})
 """Kinds that read a constant weight."""

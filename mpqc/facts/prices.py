@@ -20,7 +20,8 @@ class Pricer(Protocol):
     """What the allocator asks of a cost model. Bits are those of `Site` choices; a float tensor counts 32.
 
     Optional: `overhead_bytes(site)` (scale and bias of a weight), `has_kernel(node, weight_bits, input_bits)`,
-    `nanojoules(node, weight_bits, input_bits)`, `require(resource)` (raises where the target does not know it).
+    `nanojoules(node, weight_bits, input_bits)`, `require(resource)` (raises where the target does not know it), `form(node, weight_bits,
+    input_bits)` (name of the special form that a convolution gets; empty for none).
     """
 
     def choices(self, site: Site) -> tuple[int, ...]:

@@ -62,6 +62,7 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
     Raises DataError before any of the slow phases where data or labels do not fit.
     """
     from mpqc.data.batches import check_labels, notes_on_scale
+    from mpqc.quantize.winograd import with_forms
 
     with job.progress.phase("import"):
         read = _read(material, options.reading, options.training)
@@ -76,6 +77,7 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
         calibration = CALIBRATION.run(job.workspace, CalibrationInputs(network, table, batches, options.ranges))
     with job.progress.phase("sensitivities"):
         sensitivities = _measured(Analysis(network, table, batches, calibration, None), options.method, options.seed, job)
+    table = table if options.training else with_forms(table, calibration)  # training changes weights
     job.workspace.write_text("sites.json", write_sites(table))
     return Analysis(network, table, batches, calibration, sensitivities, read.samples, read.network if pruned.removed else None)
 

@@ -46,7 +46,8 @@ def write_artifacts(program: Program, target: Target, workspace: Workspace, *, b
     from mpqc.runtime.description import Description
 
     size = workspace.path("model.so").stat().st_size
-    return Artifacts(target.name, size, lowered.constant_bytes, asdict(Description.parse(lowered.description).memory), "; ".join(target.notes))
+    memory = asdict(Description.parse(lowered.description).memory)
+    return Artifacts(target.name, size, lowered.constant_bytes, memory, "; ".join(target.notes), lowered.forms)
 
 
 def write_nothing(program: Program, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:
@@ -112,6 +113,7 @@ def _summary(program: Program, artifacts: Artifacts, model: Path) -> dict[str, A
         "module_bytes": artifacts.module_bytes,
         "constant_bytes": artifacts.constant_bytes,
         "memory": dict(artifacts.memory),
+        "forms": dict(artifacts.forms),
         "note": artifacts.note,
     }
 

@@ -148,12 +148,14 @@ def _measured(
     analysis: Analysis, program: Program, labels: np.ndarray | None, cost_model: CostModel, trained: Trained | None, prices: Prices
 ) -> Measured:
     from mpqc.allocator.baseline import int8_latency
+    from mpqc.allocator.fastest import fastest_latency
     from mpqc.flow.quality import compare
     from mpqc.report.build import Measured
 
     quality, accuracy = compare(analysis.reference, program, analysis.batches, analysis.samples, labels)
     summary = None if trained is None else trained.summary
-    return Measured(quality, accuracy, summary, int8_latency(analysis.table, cost_model), prices.modelled_us, prices.int8_modelled_us)
+    int8, fastest = int8_latency(analysis.table, cost_model), fastest_latency(analysis.table, cost_model)
+    return Measured(quality, accuracy, summary, int8, fastest, prices.modelled_us, prices.int8_modelled_us)
 
 
 def _circumstances(analysis: Analysis, options: Options, built: Built, job: Job) -> Circumstances:

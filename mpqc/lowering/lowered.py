@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpqc.lowering.arena import Arena
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from mpqc.lowering.layout import Layout
     from mpqc.lowering.storage import Storage
+    from mpqc.numerics.winograd import FormName
     from mpqc.targets import Target
     from mpqc.values.program import Program
 
@@ -45,6 +47,8 @@ class Lowered:
     floats: tuple[Kept, ...]
     description: str
     """JSON: inputs, outputs (name, file, shape, dtype), the kernel calls in order, and where in memory all of it lies"""
+    forms: Mapping[str, FormName] = field(default_factory=dict)
+    """Convolutions that are not computed directly, by name of the op"""
 
     @property
     def constant_bytes(self) -> int:

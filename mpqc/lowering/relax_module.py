@@ -13,6 +13,7 @@ from mpqc.lowering.kernels.kernel import KernelTarget
 from mpqc.lowering.layout import plan_layout
 from mpqc.lowering.lowered import Kept, Lowered, describe
 from mpqc.lowering.movement import compose_moves
+from mpqc.lowering.product_forms import choose_forms
 from mpqc.lowering.select import plan_steps
 from mpqc.lowering.storage import plan_storage
 from mpqc.targets import Target
@@ -25,17 +26,18 @@ def lower_program(program: Program, target: Target) -> Lowered:
         raise TargetError("is cost-only: there is no code for it", where=target.name, hint="the plan and the QDQ file are the result")
     program = compose_moves(program)
     layout = plan_layout(program)
-    steps = plan_steps(program, layout, kernel_target(target))
+    forms = choose_forms(program, target)
+    steps = plan_steps(program, layout, kernel_target(target), forms=forms)
     storage = plan_storage(program, layout, steps)
     if storage.packed:
-        steps = plan_steps(program, layout, kernel_target(target), storage)
+        steps = plan_steps(program, layout, kernel_target(target), storage, forms)
     emitter = Emitter(program, target.cores)
     outputs = emitter.emit(steps)
     launches = tuple(emitter.launches)
     arena = plan_arena(launches, outputs)
     description = describe(program, launches, outputs, arena, storage, target)
     floats = tuple(Kept(op.name, op.op_types, op.reason) for op in program.ops if isinstance(op, Float))
-    return Lowered(_module(emitter, description), target, steps, layout, storage, launches, arena, floats, description)
+    return Lowered(_module(emitter, description), target, steps, layout, storage, launches, arena, floats, description, forms)
 
 
 def kernel_target(target: Target) -> KernelTarget:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from mpqc.errors import LoweringError
@@ -20,11 +21,15 @@ from mpqc.lowering.kernels.move import concat, is_view, move, pad
 from mpqc.lowering.kernels.nibbles import Packing, packed
 from mpqc.lowering.kernels.pool import pool
 from mpqc.lowering.kernels.quantize import dequantize, quantize
+from mpqc.lowering.kernels.residual import Residual
 from mpqc.lowering.kernels.resize import resize
+from mpqc.lowering.kernels.winograd import winograd
 from mpqc.lowering.layout import Layout, Placement
 from mpqc.lowering.present import present, present_axis, present_constant, present_pads
+from mpqc.lowering.product_forms import code_ranges
 from mpqc.lowering.steps import Call, Region, Step, View
 from mpqc.lowering.storage import Storage
+from mpqc.numerics.winograd import FormName
 from mpqc.values.program import (
     Binary,
     Concat,
@@ -45,9 +50,14 @@ from mpqc.values.program import (
 )
 
 
-def plan_steps(program: Program, layout: Layout, target: KernelTarget, storage: Storage | None = None) -> tuple[Step, ...]:
-    """The steps of `program` in its order. Raises LoweringError naming the op that has no kernel."""
-    planner = Planner(program, layout, target, plan_fusion(program, layout, target), storage or Storage())
+def plan_steps(
+    program: Program, layout: Layout, target: KernelTarget, storage: Storage | None = None, forms: Mapping[str, FormName] | None = None
+) -> tuple[Step, ...]:
+    """The steps of `program` in its order. forms: of convolutions that are not computed directly (product_forms.py).
+
+    Raises LoweringError naming the op that has no kernel.
+    """
+    planner = Planner(program, layout, target, plan_fusion(program, layout, target), storage or Storage(), forms or {})
     for op in program.ops:
         planner.add(op)
     return tuple(planner.steps)
@@ -62,6 +72,7 @@ class Planner:
     target: KernelTarget
     fusion: Fusion
     storage: Storage
+    forms: Mapping[str, FormName]
     steps: list[Step] = field(default_factory=list)
 
     def add(self, op: Op) -> None:
@@ -81,8 +92,20 @@ class Planner:
         name, x = self._input(op, op.inputs[0])
         made = self.program.tensors[op.outputs[0]]
         packing = self.storage.packing((name, join.other), join.add.outputs[0])
-        kernel = conv2d(op, _image(x), x.zero_point, made.zero_point, self.target, join.residual, packing)
+        kernel = self._convolution(op, x, made, packing, join.residual)
         self.steps.append(Call(op.name, kernel, (name, join.other), join.add.outputs[0], (join.add.name,)))
+
+    def _convolution(self, op: Conv, x: Tensor, y: Tensor, packing: Packing, added: Residual | None = None) -> Kernel:
+        """In the form that was chosen for it."""
+        form = self.forms.get(op.name)
+        if form is None:
+            return conv2d(op, _image(x), x.zero_point, y.zero_point, self.target, added, packing)
+        return packed(winograd(op, _image(x), self.ranges[op.inputs[0]], (x.zero_point, y.zero_point), self.target, form, added), packing)
+
+    @cached_property
+    def ranges(self) -> Mapping[str, tuple[int, int]]:
+        """Codes of every tensor, see product_forms.py."""
+        return code_ranges(self.program)
 
     def _move(self, op: Move) -> None:
         x, y = self._tensor(op.inputs[0]), self._tensor(op.outputs[0])
@@ -104,7 +127,10 @@ class Planner:
         made = output if placement == self.layout[output] else f"{output} as computed"
         result = present(self.program.tensors[output], placement)
         packing = self.storage.packing(names, made)
-        kernel = make(op, tensors, result, placement, self.target, packing)
+        if isinstance(op, Conv) and op.name in self.forms:
+            kernel = self._convolution(op, tensors[0], result, packing)
+        else:
+            kernel = make(op, tensors, result, placement, self.target, packing)
         self.steps.append(Call(op.name, kernel, names, made))
         if made != output:
             self._relayout(output, result, self._tensor(output), made, output)

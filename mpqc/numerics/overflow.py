@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mpqc.numerics.winograd import FORMS, FormName
+from mpqc.numerics.winograd import FORMS
 from mpqc.values.program import Conv, Gemm, Program, Tensor
 
 LIMIT = 2**31
 """int32 holds -LIMIT to LIMIT - 1"""
 
 
-def accumulator_peaks(program: Program, forms: Mapping[str, FormName] | None = None) -> dict[str, int]:
+def accumulator_peaks(program: Program, forms: Mapping[str, str] | None = None) -> dict[str, int]:
     """Name of each Conv and Gemm -> the largest |accumulator| that any input and any order of summation can reach.
 
     max over output channels of |bias[o]| + max|q_x| * sum|w[o]|, with the range of the input's qtype (at most 128 for int8 codes). A

@@ -58,7 +58,7 @@ class Form:
     def takes(self, weight_bits: int, input_bits: int, depth: int) -> bool:
         """Whether inputs of this width fit, and their sums with weights of that width over `depth` input channels.
 
-        Sums may take half of what int32 has for them, the zero point's share included: biases have the other half.
+        Sums may take half of what int32 has for them, the zero point's share included: biases have the other half (ranges.BIAS_LIMIT).
         """
         weights, inputs = QType(weight_bits), QType(input_bits)
         sums = (2 * TAPS * depth * -weights.qmin * -inputs.qmin) << self.shift
@@ -70,5 +70,5 @@ class Form:
         return largest * 3**self.shift <= -INT8.qmin and self.takes(weight_bits, input_bits, depth)
 
 
-FORMS: Mapping[FormName, Form] = {"tile": Form("tile", 2), "row": Form("row", 1)}
+FORMS: Mapping[str, Form] = {"tile": Form("tile", 2), "row": Form("row", 1)}
 """By name, fewest products first"""

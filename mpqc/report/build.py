@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,8 @@ class Measured:
     training: TrainingSummary | None = None
     int8_latency_us: float | None = None
     """Prediction for everything at 8 bits"""
+    fastest_latency_us: float | None = None
+    """Prediction for the fastest widths"""
     modelled_us: float | None = None
     int8_modelled_us: float | None = None
 
@@ -69,33 +71,35 @@ def build_report(table: SiteTable, plan: Plan, program: Program, cost_model: Cos
         budgets=tuple(map(format_budget, circumstances.budgets)),
         proof=plan.proof,
         uses=plan.uses,
-        layers=layer_rows(table, plan, program, cost_model),
+        layers=layer_rows(table, plan, program, cost_model, artifacts.forms),
         floats=float_rows(program),
         sizes=count_sizes(table, plan, cost_model, artifacts.files),
         memory=artifacts.memory,
         latency_us=latency,
         latency_origin=cost_model.origin,
         int8_latency_us=None if latency is None else measured.int8_latency_us,
+        fastest_latency_us=None if latency is None else measured.fastest_latency_us,
         quality=measured.quality,
         accuracy=measured.accuracy,
         training=measured.training,
         modelled_us=measured.modelled_us,
         int8_modelled_us=measured.int8_modelled_us,
-        accumulators=tuple(AccumulatorRow(name, peak, LIMIT) for name, peak in accumulator_peaks(program).items()),
+        accumulators=tuple(AccumulatorRow(name, peak, LIMIT) for name, peak in accumulator_peaks(program, artifacts.forms).items()),
         versions=versions(),
         seconds=circumstances.seconds,
-        notes=(*circumstances.notes, *plan.notes, *([artifacts.note] if artifacts.note else [])),
+        notes=(*circumstances.notes, *plan.notes, *([artifacts.note] if artifacts.note else []), *_missed_forms(table, plan, cost_model, artifacts)),
     )
 
 
-def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel) -> tuple[LayerRow, ...]:
-    """One row an integer-capable node, in execution order."""
+def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel, forms: Mapping[str, str]) -> tuple[LayerRow, ...]:
+    """One row an integer-capable node, in execution order. forms: of convolutions that are not computed directly."""
     reasons = {choice.site: choice for choice in plan.choices}
-    floats = _float_reasons(program)
-    return tuple(_layer(node, table, plan, reasons, floats, cost_model) for node in table.nodes)
+    runs_as = {name: f"integer, {form} form" for name, form in forms.items()}
+    runs_as |= {name: f"float: {reason}" for name, reason in _float_reasons(program).items()}
+    return tuple(_layer(node, table, plan, reasons, runs_as, cost_model) for node in table.nodes)
 
 
-def _layer(node: OpNode, table: SiteTable, plan: Plan, reasons: Mapping[str, Choice], floats: Mapping[str, str], cost_model: CostModel) -> LayerRow:
+def _layer(node: OpNode, table: SiteTable, plan: Plan, reasons: Mapping[str, Choice], runs_as: Mapping[str, str], cost_model: CostModel) -> LayerRow:
     weight = table.by_name[node.weight] if node.weight else None
     weight_bits = plan.bits(weight.name) if weight else None
     choice = reasons.get(node.weight or node.output)
@@ -108,7 +112,7 @@ def _layer(node: OpNode, table: SiteTable, plan: Plan, reasons: Mapping[str, Cho
         activation_bits=plan.bits(node.output),
         weight_bytes=cost_model.weight_bytes(weight, weight_bits) if weight and weight_bits else 0,
         predicted_us=node_microseconds(node, plan, cost_model),
-        runs_as=f"float: {floats[node.name]}" if node.name in floats else "integer",
+        runs_as=runs_as.get(node.name, "integer"),
         sensitivity=choice.sensitivity if choice else None,
         reason=choice.reason if choice else "",
     )
@@ -121,6 +125,21 @@ def node_microseconds(node: OpNode, plan: Plan, cost_model: CostModel) -> float 
     if not cost_model.can_bound(Resource.LATENCY) or len(known) != len(inputs) or (node.weight and plan.bits(node.weight) is None):
         return None
     return cost_model.microseconds(node, plan.bits(node.weight) if node.weight else None, tuple(known), plan.bits(node.output) or 8)
+
+
+def _missed_forms(table: SiteTable, plan: Plan, cost_model: CostModel, artifacts: Artifacts) -> Iterator[str]:
+    """A note where the module computes convolutions directly that were predicted in a faster form: their codes came out too large for it."""
+    predicted = {node.name: _predicted_form(node, plan, cost_model) for node in table.nodes if artifacts.module_bytes}
+    missed = [f"{name} ({form})" for name, form in predicted.items() if form and name not in artifacts.forms]
+    if missed:
+        yield f"predicted in a form that they do not run in, so latency may be above the prediction: {', '.join(missed)}"
+
+
+def _predicted_form(node: OpNode, plan: Plan, cost_model: CostModel) -> str:
+    inputs = tuple(plan.bits(name) for name in node.inputs if name)
+    known = tuple(bits for bits in inputs if bits is not None)
+    weight_bits = plan.bits(node.weight) if node.weight else None
+    return "" if weight_bits is None or len(known) != len(inputs) else cost_model.form(node, weight_bits, known)
 
 
 def float_rows(program: Program) -> tuple[FloatRow, ...]:

@@ -105,6 +105,8 @@ class Report(Record):
     """Bytes that the program needs while it runs: arena_bytes, live_bytes, workspace_bytes; empty for a cost-only target"""
     int8_latency_us: float | None = None
     """Prediction for all weights and activations at 8 bits; None without a latency table or 8-bit kernels"""
+    fastest_latency_us: float | None = None
+    """Prediction for the fastest widths that the target has, whatever they lose; None as for `int8_latency_us`"""
     training: TrainingSummary | None = None
     """None where the weights are those of the file"""
     modelled_us: float | None = None

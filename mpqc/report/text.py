@@ -57,6 +57,14 @@ def _bits(choice: Choice) -> str:
     return "float" if choice.bits is None else f"{choice.bits} bit"
 
 
+def _reach(report: Report) -> list[str]:
+    """How far fewer bits go on this network."""
+    if not report.int8_latency_us or report.fastest_latency_us is None or report.latency_us is None:
+        return []
+    fastest, own = (us / report.int8_latency_us for us in (report.fastest_latency_us, report.latency_us))
+    return [f"bits: the fastest plan takes {fastest:.2f}x of all int8, this one {own:.2f}x"]
+
+
 def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
     lines = [f"{RESOURCES[use.resource].label}: {format_amount(use.resource, use.used)}{_limit(use.resource, use.limit)}" for use in uses]
     if proof.status not in ("optimal", "feasible"):
@@ -76,6 +84,7 @@ def totals(report: Report) -> list[str]:
     if report.latency_us is not None:
         int8 = "" if report.int8_latency_us is None else f", all int8 {report.int8_latency_us / 1e3:.3f} ms"
         lines.append(f"latency: {report.latency_us / 1e3:.3f} ms{int8} predicted ({report.latency_origin})")
+        lines += _reach(report)
     if report.modelled_us is not None:
         int8 = "" if report.int8_modelled_us is None else f", all int8 {report.int8_modelled_us / 1e3:.3f} ms"
         lines.append(f"latency: {report.modelled_us / 1e3:.3f} ms{int8} modelled (the built program, priced under the emulator)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.layout import Placement
 from mpqc.lowering.select import plan_steps
 from mpqc.lowering.steps import Call
+from mpqc.numerics.winograd import FormName
 from mpqc.targets import Shape
 from mpqc.values.program import Binary, Concat, Conv, Dequantize, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
 from mpqc.values.qtype import QParams, QType
@@ -44,6 +46,12 @@ DEPTHWISES = (
     ((10, 10), 58, 3, 2), ((112, 112), 64, 3, 2), ((56, 56), 128, 3, 1), ((80, 80), 64, 3, 1), ((160, 160), 16, 3, 1), ((40, 44), 48, 3, 2),
     ((40, 40), 4, 3, 1), ((20, 20), 96, 5, 1), ((60, 70), 32, 3, 1), ((14, 14), 512, 3, 1), ((7, 7), 1024, 3, 1), ((28, 28), 96, 7, 1),
     ((24, 24), 24, 5, 2), ((11, 12), 64, 3, 1), ((20, 20), 1, 3, 1),
+)  # fmt: skip
+# input size, input channels, output channels, padding: 3x3, stride 1
+WINOGRADS = (
+    ((56, 56), 64, 64, 1), ((28, 28), 128, 128, 1), ((14, 14), 256, 256, 1), ((7, 7), 512, 512, 1), ((16, 16), 32, 32, 1), ((8, 8), 64, 64, 1),
+    ((32, 32), 16, 16, 1), ((112, 112), 64, 64, 1), ((20, 20), 13, 27, 1), ((40, 40), 64, 64, 1), ((64, 64), 64, 32, 1), ((28, 28), 64, 128, 0),
+    ((14, 14), 512, 512, 1), ((28, 28), 256, 256, 1), ((50, 40), 32, 32, 1), ((7, 7), 128, 256, 0), ((24, 24), 96, 24, 1), ((5, 5), 160, 160, 1),
 )  # fmt: skip
 # rows, inputs, outputs
 GEMMS = (
@@ -93,6 +101,12 @@ def _convs(target: KernelTarget) -> Iterator[Case]:
             yield _conv(size, (inputs, outputs), kernel, stride, 1, bits, target)
 
 
+def _winograds(form: FormName, target: KernelTarget) -> Iterator[Case]:
+    for bits in WIDTHS:
+        for size, inputs, outputs, pad in WINOGRADS if bits == max(WIDTHS) else WINOGRADS[::2]:
+            yield _winograd(form, size, (inputs, outputs), pad, bits, target)
+
+
 def _depthwises(target: KernelTarget) -> Iterator[Case]:
     for bits in WIDTHS:
         for size, channels, kernel, stride in DEPTHWISES:
@@ -105,8 +119,8 @@ def _gemms(target: KernelTarget) -> Iterator[Case]:
             yield _gemm(rows, inputs, outputs, bits, target)
 
 
-def _codes(name: str, *shape: int, zero: int = -3) -> Tensor:
-    return Tensor(name, shape, "int8", QParams(QType(8), np.asarray(0.05, np.float32), np.asarray(zero, np.int32)))
+def _codes(name: str, *shape: int, zero: int = -3, bits: int = 8) -> Tensor:
+    return Tensor(name, shape, "int8", QParams(QType(bits), np.asarray(0.05, np.float32), np.asarray(zero, np.int32)))
 
 
 RECTIFIED = -128
@@ -162,6 +176,29 @@ def _conv(size: tuple[int, int], channels: tuple[int, int], kernel: int, stride:
     shape = Shape(height, width, inputs, out_h, out_w, outputs, kernel_h, kernel, stride, stride, groups)
     tensors = [_codes("x", 1, inputs, height, width, zero=RECTIFIED), _codes("y", 1, outputs, out_h, out_w, zero=RECTIFIED)]
     return Case("depthwise" if groups > 1 else "conv", shape, bits, _kernel(op, tensors, target))
+
+
+INPUT_BITS: Mapping[FormName, int] = {"tile": 6, "row": 7}
+LARGEST: Mapping[FormName, int] = {"tile": 14, "row": 42}
+"""Codes of which no filter is too large for the form"""
+
+
+def _winograd(form: FormName, size: tuple[int, int], channels: tuple[int, int], pad: int, bits: int, target: KernelTarget) -> Case:
+    inputs, outputs = channels
+    height, width = size
+    weight = np.clip(_weight(bits, outputs, inputs, 3, 3), -LARGEST[form], LARGEST[form])
+    rows, columns = height + 2 * pad - 2, width + 2 * pad - 2
+    low = -(1 << (INPUT_BITS[form] - 1))
+    bias, multiplier = np.zeros(outputs, np.int32), _multiplier(weight)
+    source = Quantize("input", ("image",), ("x",))
+    op = Conv("op", ("x",), ("y",), weight, bits, bias, multiplier, (1, 1), (pad,) * 4, (1, 1), 1, low, -low - 1)
+    tensors = [_codes("x", 1, inputs, height, width, zero=low, bits=INPUT_BITS[form]), _codes("y", 1, outputs, rows, columns, zero=low)]
+    program = Program((source, op), {t.name: t for t in (*tensors, _floats("image", 1, inputs, height, width))}, ("image",), ("y",))
+    layout = _layout(list(program.tensors.values()))
+    steps = plan_steps(program, layout, target, forms={"op": form})
+    kernel = next(step.kernel for step in steps if isinstance(step, Call) and step.op == "op")
+    shape = Shape(height, width, inputs, rows, columns, outputs, 3, 3)
+    return Case(f"winograd_{form}", shape, bits, kernel)
 
 
 def _gemm(rows: int, inputs: int, outputs: int, bits: int, target: KernelTarget) -> Case:
@@ -306,6 +343,8 @@ def _resize(channels: int, size: int, factor: int, target: KernelTarget) -> Case
 
 _CASES: dict[str, Callable[[KernelTarget], Iterator[Case]]] = {
     "conv": _convs,
+    "winograd_tile": partial(_winograds, "tile"),
+    "winograd_row": partial(_winograds, "row"),
     "depthwise": _depthwises,
     "gemm": _gemms,
     "matmul": _matmuls,

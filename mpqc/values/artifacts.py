@@ -17,6 +17,8 @@ class Artifacts:
     memory: Mapping[str, int] = field(default_factory=dict)
     """What the module needs while it runs, see runtime.description.Memory; empty for a cost-only target"""
     note: str = ""
+    forms: Mapping[str, str] = field(default_factory=dict)
+    """Convolutions that the module does not compute directly, by name of the node: the form of numerics/winograd.py"""
 
     @property
     def files(self) -> Mapping[str, int]:

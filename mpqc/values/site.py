@@ -39,6 +39,8 @@ class Site(Record):
     weights used twice, are the same tensor. Empty: a group of its own."""
     removed: int = 0
     """Values that the tensor had before channels were pruned and has no more: they count 0 bits in averages"""
+    forms: tuple[tuple[int, str], ...] = ()
+    """For the weight of a 3x3 convolution whose values will not change: (width, form of numerics/winograd.py) that its codes are known to fit"""
 
     @property
     def elements(self) -> int:

@@ -11,6 +11,7 @@ from math import ceil
 
 import numpy as np
 
+from mpqc.facts.kernels import patch_rows
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import winograd_micro as micro
 from mpqc.lowering.kernels.contraction import Strip
@@ -21,8 +22,6 @@ from mpqc.lowering.kernels.winograd_loops import SHARE, TAPS, UNIT, Winograd, jo
 from mpqc.numerics.winograd import FORMS, FormName
 from mpqc.values.program import Conv
 
-BLOCK_BYTES, LARGE_BLOCK_BYTES, LARGE_WEIGHTS = 160 * 1024, 256 * 1024, 64 * 1024
-"""Transformed inputs of a block: they stay in L2, so that weights are transformed few times; more where there are more than LARGE_WEIGHTS"""
 PARALLEL_MACS = 1 << 18
 
 
@@ -41,7 +40,7 @@ def refusal(op: Conv, codes: tuple[int, int], form: FormName) -> str:
         least, most = exact.transformed(op.weight)
         return f"transformed weights from {least} to {most} do not fit int8"
     shifted = requantization.widened(op.weight.reshape(op.weight.shape[0], -1), op, 0, exact.shift, codes)
-    return "" if shifted else "sums times the factor of the form do not fit int32, or multipliers are too small to be scaled"
+    return "" if shifted else "sums times the factor of the form do not fit int32"
 
 
 def winograd(
@@ -107,17 +106,10 @@ def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantizat
         weight_bits=op.weight_bits,
         requant=requant,
     )
-    c = replace(c, rows=_rows(c, LARGE_BLOCK_BYTES if op.weight.size > LARGE_WEIGHTS else BLOCK_BYTES, cores))
+    row_bytes = c.width * c.tile_bytes * (micro.POSITIONS if form == "tile" else 1)
+    c = replace(c, rows=patch_rows(c.height, row_bytes, op.weight.size, cores))
     splits = 1 if c.blocks * images >= cores else min(c.panels, cores)
     return replace(c, strip=_strip(c, input_shape, left), splits=ceil(c.panels / ceil(c.panels / splits)))
-
-
-def _rows(c: Winograd, most: int, cores: int) -> int:
-    """Rows of tiles of a block: as many as fit `most` bytes, in blocks of about one size, as many as the cores share evenly."""
-    row = c.width * c.tile_bytes * (micro.POSITIONS if c.form == "tile" else 1)
-    count = ceil(c.height / max(1, most // row))
-    count = ceil(count / cores) * cores if count >= cores else count
-    return ceil(c.height / count)
 
 
 def _strip(c: Winograd, input_shape: tuple[int, int, int, int], left: int) -> Strip:

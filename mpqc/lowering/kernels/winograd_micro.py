@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from mpqc.facts.kernels import POSITIONS as POSITIONS
+from mpqc.facts.kernels import VECTOR as VECTOR
 from mpqc.lowering.kernels.emit import Buffer, Expr, bits, load, neon, scratch, splat, store, store_run
 from mpqc.lowering.kernels.micro import Operand, sign_extended
 
-POSITIONS = 4
-"""Transformed values along an axis"""
 OUTPUTS = 2
 """Outputs of a tile along an axis"""
 TILES, CHANNELS = 2, 8
 """Tiles and output channels of a register tile: with four positions, sixteen accumulators"""
-VECTOR = 16
 QUAD = POSITIONS * CHANNELS * 4
 """Bytes of transformed weights of a panel for four input channels, in one row of positions"""
 ROW = TILES * OUTPUTS * CHANNELS

@@ -1,0 +1,98 @@
+"""Which convolutions are computed by Winograd's algorithm: those whose actual codes make it exact, where the cost model says that it is cheaper.
+
+The cost model promises such a form from bits alone, or from weights that it was told of (cost/forms.py); here codes are known, so what was
+promised is found again, and sometimes more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mpqc.cost.fit import Context
+from mpqc.cost.forms import KINDS, cheapest
+from mpqc.cost.model import CostModel
+from mpqc.facts.features import best_form
+from mpqc.facts.kernels import is_transformable
+from mpqc.lowering.kernels.winograd import refusal
+from mpqc.numerics.winograd import FormName
+from mpqc.targets import OpKind, Shape, Target
+from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table
+
+Codes = tuple[int, int]
+ANY: Codes = (-128, 127)
+
+
+def choose_forms(program: Program, target: Target) -> dict[str, FormName]:
+    """Form of each convolution that is not computed directly, by the name of the op."""
+    if best_form("winograd", target.features) is None or not target.rows:
+        return {}
+    model, ranges = CostModel(target, Context(_weight_bytes(program))), code_ranges(program)
+    chosen = {op.name: _form(op, program, model, ranges[op.inputs[0]]) for op in program.ops if isinstance(op, Conv)}
+    return {name: form for name, form in chosen.items() if form is not None}
+
+
+def _weight_bytes(program: Program) -> float:
+    return float(sum(op.weight.size for op in program.ops if isinstance(op, Conv | Gemm)))
+
+
+def _form(op: Conv, program: Program, model: CostModel, codes: Codes) -> FormName | None:
+    zero = program.tensors[op.inputs[0]].zero_point
+    codes = min(codes[0], zero), max(codes[1], zero)
+    exact = [kind for kind, form in KINDS.items() if _has_forms(op) and not refusal(op, codes, form)]
+    shape = _shape(op, program) if exact else Shape()
+    prices = {kind: model.kernel_cycles(kind, shape, op.weight_bits) for kind in (OpKind.CONV, *exact)}
+    known = {kind: cycles for kind, cycles in prices.items() if cycles is not None}
+    return KINDS.get(cheapest(known)) if OpKind.CONV in known else None
+
+
+def _has_forms(op: Conv) -> bool:
+    return is_transformable(op.weight.shape, op.groups, op.strides, op.dilations, op.pads)
+
+
+def _shape(op: Conv, program: Program) -> Shape:
+    images, inputs, height, width = program.tensors[op.inputs[0]].shape
+    _, outputs, rows, columns = program.tensors[op.outputs[0]].shape
+    (kernel_h, kernel_w), (stride_h, stride_w) = op.weight.shape[2:], op.strides
+    return Shape(images * height, width, inputs, images * rows, columns, outputs, kernel_h, kernel_w, stride_h, stride_w, op.groups)
+
+
+def code_ranges(program: Program) -> Mapping[str, Codes]:
+    """Least and largest code of every quantized tensor: what its op can write, not what its qtype says."""
+    ranges: dict[str, Codes] = {}
+    for op in program.ops:
+        found = _written(op, program, [ranges.get(name, ANY) for name in op.inputs])
+        ranges |= dict.fromkeys(op.outputs, found)
+    return {name: ranges.get(name, ANY) for name in program.tensors}
+
+
+def _written(op: Op, program: Program, inputs: list[Codes]) -> Codes:
+    if isinstance(op, (Conv, Gemm, MatMul, Binary)):
+        return op.low, op.high
+    if (isinstance(op, Pool) and op.kind == "average") or (isinstance(op, Resize) and op.mode == "linear"):
+        return op.low, op.high
+    if isinstance(op, Table):
+        return int(op.table.min()), int(op.table.max())
+    if isinstance(op, Quantize):
+        q = program.tensors[op.outputs[0]].qparams
+        return ANY if q is None else (q.qtype.qmin, q.qtype.qmax)
+    return _moved(op, inputs) if inputs else ANY
+
+
+def _moved(op: Op, inputs: list[Codes]) -> Codes:
+    """Of an op that moves codes, and at most looks each up in a table; ANY for others."""
+    if isinstance(op, Pad):
+        inputs = [*inputs, (op.value, op.value)]
+    elif isinstance(op, Concat):
+        inputs = [_looked_up(op.table(index), codes) for index, codes in enumerate(inputs)]
+    elif not isinstance(op, (Move, Pool, Resize)):
+        return ANY
+    return min(low for low, _ in inputs), max(high for _, high in inputs)
+
+
+def _looked_up(table: np.ndarray | None, codes: Codes) -> Codes:
+    if table is None:
+        return codes
+    reached = table[codes[0] + 128 : codes[1] + 129]
+    return int(reached.min()), int(reached.max())
