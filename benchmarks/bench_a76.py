@@ -1,6 +1,6 @@
-"""MobileNetV1, MobileNetV2, ResNet-18 and ResNet-50 at 224x224 on one modelled Cortex-A76 core at 2.4 GHz: whole bundles, layer by layer.
+"""MobileNetV1, MobileNetV2, ResNet-18, ResNet-50 and a UNet at 224x224 on one modelled Cortex-A76 core at 2.4 GHz: whole bundles, layer by layer.
 
-    python benchmarks/bench_a76.py                               # all four, w8a8 and w4a8, about ten minutes
+    python benchmarks/bench_a76.py                               # all of them at all settings, about half an hour
     python benchmarks/bench_a76.py resnet18 --settings w8a8
     python benchmarks/bench_a76.py --as-before                   # keeps the layers' cycles for the column `before` of later runs
 
@@ -27,7 +27,7 @@ PEAK = 32.0
 CYCLES_A_MS = 2.4e6
 FOLDER = WORK / "a76"
 BEFORE = RESULTS / "a76_before.json"
-SETTINGS = {"w8a8": (8, 8), "w4a8": (4, 8)}
+SETTINGS = {"w8a8": (8, 8), "w4a8": (4, 8), "w6a7": (6, 7), "w5a6": (5, 6)}
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ GOALS = {
     "resnet18": Goal(23.6, 31.1, "XNNPACK in LiteRT 2.3", 29.5, 26.5),
     "resnet50": Goal(53.2, 71.1, "XNNPACK in LiteRT 2.3", 67.0, 60.0),
 }
+NARROW_GOALS = {
+    ("resnet18", "w6a7"): (21.5, 20.0),
+    ("resnet18", "w5a6"): (18.5, 17.0),
+    ("resnet50", "w6a7"): (57.0, 55.0),
+    ("resnet50", "w5a6"): (54.0, 51.0),
+}
+"""Milliseconds to reach and to aim for, where fewer bits save multiplications"""
+NARROW_SHARES = {("unet", "w6a7"): (0.78, 0.72), ("unet", "w5a6"): (0.62, 0.55)}
+"""The same as shares of the network's own time at w8a8"""
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,11 @@ def write(results: list[Result]) -> None:
         "",
         f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}, {facts['machine']}; again with `make bench-a76`",
         "",
-        *_goal_table([one for one in results if one.qtypes == "w8a8"], before),
+        *_goal_table([one for one in results if one.qtypes == "w8a8" and one.network in GOALS], before),
+        "",
+        "Fewer bits, uniform (weights and activations):",
+        "",
+        *_narrow_table(results),
         "",
         "All settings:",
         "",
@@ -190,6 +203,24 @@ def _goal_row(one: Result, before: dict) -> list[object]:
     reached = "aim" if one.modelled_ms <= goal.aim else "must" if one.modelled_ms <= goal.reach else "no"
     then = f"{before['ms']:.2f} ({before['commit']})" if before else ""
     return [one.network, goal.floor, f"{goal.peer} ({goal.peer_name})", goal.reach, goal.aim, f"**{one.modelled_ms:.2f}**", then, reached]
+
+
+def _narrow_table(results: list[Result]) -> list[str]:
+    heads = ["network", "qtypes", "modelled ms", "share of w8a8", "must reach", "aim for", "reached"]
+    own = {one.network: one.modelled_ms for one in results if one.qtypes == "w8a8"}
+    return _table(heads, (_narrow_row(one, own[one.network]) for one in results if one.qtypes in ("w6a7", "w5a6") and one.network in own))
+
+
+def _narrow_row(one: Result, own: float) -> list[object]:
+    key, share = (one.network, one.qtypes), one.modelled_ms / own
+    shown = [one.network, one.qtypes, f"**{one.modelled_ms:.2f}**", f"{share:.3f}"]
+    if key in NARROW_GOALS:
+        goals, found, unit = NARROW_GOALS[key], one.modelled_ms, " ms"
+    elif key in NARROW_SHARES:
+        goals, found, unit = NARROW_SHARES[key], share, "x"
+    else:
+        return [*shown, "", "", ""]
+    return [*shown, *(f"{goal}{unit}" for goal in goals), "aim" if found <= goals[1] else "must" if found <= goals[0] else "no"]
 
 
 def _layer_table(one: Result, before: dict) -> list[str]:

@@ -1,4 +1,4 @@
-"""MobileNetV1, MobileNetV2, ResNet-18 and ResNet-50 at 224x224 with random weights: what the published tables time.
+"""MobileNetV1, MobileNetV2, ResNet-18 and ResNet-50 at 224x224 with random weights: what the published tables time; and a UNet.
 
 Speed does not depend on the values of the weights. Batch-norm statistics are set so that activations keep a sane range.
 """
@@ -58,6 +58,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mobilenet_v2": mobilenet_v2,
     "resnet18": resnet18,
     "resnet50": resnet50,
+    "unet": lambda: UNet(),
 }
 
 
@@ -73,6 +74,28 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.body(x) if self.residual else self.body(x)
+
+
+class UNet(nn.Module):
+    """3x3 convolutions of 64 to 256 channels, down to 28x28 and up again with what was there on the way (Ronneberger et al. 2015), 6.0 G MACs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(3, 64, 3, 2, activation=nn.ReLU())
+        self.down = nn.ModuleList([_double(64, 64), _double(64, 128), _double(128, 256)])
+        self.up = nn.ModuleList([_double(256 + 128, 128), _double(128 + 64, 64)])
+        self.head = nn.Conv2d(64, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.down[0](self.stem(x))
+        second = self.down[1](nn.functional.max_pool2d(first, 2))
+        third = self.down[2](nn.functional.max_pool2d(second, 2))
+        y = self.up[0](torch.cat([nn.functional.interpolate(third, scale_factor=2.0), second], 1))
+        return self.head(self.up[1](torch.cat([nn.functional.interpolate(y, scale_factor=2.0), first], 1)))
+
+
+def _double(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(conv(inputs, outputs, 3, activation=nn.ReLU()), conv(outputs, outputs, 3, activation=nn.ReLU()))
 
 
 class BasicBlock(nn.Module):
