@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -12,8 +13,9 @@ import pytest
 from mpqc import targets
 from mpqc.errors import LoweringError, TargetError
 from mpqc.facts import features
-from mpqc.facts.features import EMULATED, FEATURES, FORMS, PORTABLE, KernelName, best_form
-from mpqc.lowering.kernels import depthwise
+from mpqc.facts.features import EMULATED, FEATURES, FORMS, PORTABLE, Form, KernelName, best_form
+from mpqc.facts.kernels import PIXEL_TILES
+from mpqc.lowering.kernels import depthwise, elementwise, matmul, requant
 from mpqc.lowering.kernels.forms import PRODUCT_FORMS
 from mpqc.lowering.kernels.kernel import KernelTarget
 from mpqc.lowering.relax_module import kernel_target
@@ -48,9 +50,31 @@ def test_every_feature_includes_features_of_its_machine() -> None:
         assert all(set(FEATURES[other].includes) <= set(feature.includes) for other in feature.includes), f"{feature.name} includes not all"
 
 
-def test_every_form_of_a_product_and_of_a_depthwise_convolution_has_code() -> None:
-    assert set(PRODUCT_FORMS) == {form.name for form in FORMS["product"]}
-    assert set(depthwise.FORMS) == {form.name for form in FORMS["depthwise"]}
+CODES: dict[KernelName, Mapping[str, object]] = {
+    "product": PRODUCT_FORMS,
+    "depthwise": depthwise.FORMS,
+    "matmul": matmul.FORMS,
+    "requantization": requant.FORMS,
+    "binary": elementwise.BINARY_FORMS,
+    "table": elementwise.TABLE_FORMS,
+    "residual": {"dotprod": True},
+    "winograd": {"dotprod": True},
+}
+"""What each kernel has code for; the last two have one form and are used or not"""
+
+
+@pytest.mark.parametrize("kernel", FORMS)
+def test_every_form_of_a_kernel_has_code(kernel: KernelName) -> None:
+    assert set(CODES[kernel]) == {form.name for form in FORMS[kernel]}
+    assert set(PIXEL_TILES) == set(CODES["product"])
+
+
+def test_a_form_without_code_is_refused_and_no_slower_one_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(features.FORMS, "matmul", (Form("matrices", frozenset({"neon", "i8mm"})), *FORMS["matmul"]))  # type: ignore[misc]
+    core = KernelTarget(frozenset({"neon", "dotprod", "i8mm"}))
+    with pytest.raises(LoweringError, match="the form matrices of the kernel matmul has no code"):
+        core.code("matmul", matmul.FORMS)
+    assert KernelTarget(frozenset({"neon", "dotprod"})).code("matmul", matmul.FORMS)
 
 
 @pytest.mark.parametrize("kernel", FORMS)

@@ -101,7 +101,8 @@ def conv2d(
     _refuse(op)
     matrix = op.weight.transpose(0, 2, 3, 1).reshape(op.weight.shape[0], -1)
     spec = spec_of(op, input_shape)
-    contraction = plan(spec, matrix, requantization.choose(matrix, op, output_zero_point, target.form("requantization")), target, packing)
+    requants = requantization.choose(matrix, op, output_zero_point, target.code("requantization", requantization.FORMS))
+    contraction = plan(spec, matrix, requants, target, packing)
     kernel = assemble(contraction if added is None else _joined(contraction, added), op, matrix, (input_zero_point, output_zero_point), spec.macs)
     return packed(kernel if added is None else replace(kernel, constants=(*kernel.constants, added.constants)), packing)
 
@@ -186,7 +187,7 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
     window = _window(spec, _strip_pitch(spec)) if padded else direct
     tile = choose_tile(window, spec.channels // spec.groups, target)
     panels = ceil(spec.channels // spec.groups / tile.channels)
-    form = PRODUCT_FORMS[target.form("product")]
+    form = target.code("product", PRODUCT_FORMS)
     depth = window.segments_y * window.segments_x * smull.padded_length(window.length) if form.loop == "rows" else window.quads * 4
     wide = depth * tile.channels
     stored = ceil(wide * spec.weight_bits / 128) * 16

@@ -37,7 +37,7 @@ BLOCK = 16
 
 def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """`op`, whose groups are the channels of `x`, with any number of outputs a channel; see program.Conv."""
-    return FORMS[target.form("depthwise")](op, x, y)
+    return target.code("depthwise", FORMS)(op, x, y)
 
 
 def _long(op: Conv, x: Tensor, y: Tensor) -> Kernel:

@@ -28,6 +28,9 @@ from mpqc.lowering.kernels.tir import (
 from mpqc.values.program import Binary, Table, Tensor
 from mpqc.values.qtype import QParams, QType
 
+BINARY_FORMS = {"neon": True, "generic": False}
+"""Whether sums and products are taken sixteen at a time"""
+
 
 def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTarget) -> Kernel:
     """`op` on codes of `a` and `b` (None where the second operand is `op.constant`), broadcast to `y`; see program.Binary."""
@@ -38,7 +41,7 @@ def binary(op: Binary, a: Tensor, b: Tensor | None, y: Tensor, target: KernelTar
     scalars = np.array([*output_bounds(y.zero_point, op.low, op.high), op.m_a, op.m_b], np.float32)
     zeros = np.array([a.zero_point, second.zero_point], np.int32)
     narrowing = Narrowing.of(y.zero_point, op.low, op.high, largest(op.kind, (a.zero_point, second.zero_point), op.m_a, op.m_b))
-    neon = target.form("binary") == "neon"
+    neon = target.code("binary", BINARY_FORMS)
     rounding = narrowing.constants(y.zero_point, op.low, op.high) if neon else (np.array([y.zero_point], np.int8),)
     arrays = (scalars, zeros, *rounding)
     fused = _fused(op, nest, (a.zero_point, second.zero_point, y.zero_point)) if neon else None
@@ -99,11 +102,15 @@ def _combine(kind: str, left: Expr, right: Expr, s: Expr, width: int) -> Expr:
     return a + b if kind == "add" else a - b
 
 
+TABLE_FORMS = {"dotprod": True, "generic": False}
+"""Whether sixteen codes are looked up at once"""
+
+
 def table(op: Table, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """out = op.table[x + 128], element by element; `x` and `y` have one shape."""
     nest = Nest(reordered(y.shape, y), (reordered(strides(y), y), reordered(strides(x), y)))
     entries = op.table.astype(np.int8)
-    looked_up = target.form("table") == "dotprod" and nest.merged.sizes[-1] >= LANES
+    looked_up = target.code("table", TABLE_FORMS) and nest.merged.sizes[-1] >= LANES
 
     def body(source: Expr, t: Expr, out: Expr) -> None:
         def step(width: int, at: list[Expr], by: list[int], rows: list[Expr]) -> None:

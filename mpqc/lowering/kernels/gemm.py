@@ -21,7 +21,8 @@ def gemm(
     """
     channels, depth = op.weight.shape
     spec = ConvSpec((1, 1, prod(input_shape[:-1]), depth), channels, (1, 1), weight_bits=op.weight_bits)
-    contraction = plan(spec, op.weight, requantization.choose(op.weight, op, output_zero_point, target.form("requantization")), target, packing)
+    requants = requantization.choose(op.weight, op, output_zero_point, target.code("requantization", requantization.FORMS))
+    contraction = plan(spec, op.weight, requants, target, packing)
     name = contraction.name.replace(spec.name, f"gemm_{'x'.join(map(str, input_shape))}_{channels}_w{op.weight_bits}")
     contraction = replace(contraction, name=name, input_shape=input_shape, output_shape=(*input_shape[:-1], channels))
     return packed(assemble(contraction, op, op.weight, (input_zero_point, output_zero_point), spec.macs), packing)

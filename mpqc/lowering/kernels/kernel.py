@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from mpqc.facts.features import KernelName, best_form
 
 if TYPE_CHECKING:
     from tvm import tirx
+
+Code = TypeVar("Code")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,13 @@ class KernelTarget:
         if found is None:
             raise LoweringError(f"the kernel {kernel} has no form for a core with {', '.join(sorted(self.features)) or 'no features'}")
         return found
+
+    def code(self, kernel: KernelName, codes: Mapping[str, Code]) -> Code:
+        """The one of `codes`, one a form of `kernel`, for this chip. Raises LoweringError for a form that has none: no other is taken instead."""
+        found = self.form(kernel)
+        if found not in codes:
+            raise LoweringError(f"the form {found} of the kernel {kernel} has no code", hint="list it in mpqc/facts/features.py when it has")
+        return codes[found]
 
     def has(self, kernel: KernelName) -> bool:
         """Whether `kernel` has a form for this chip."""

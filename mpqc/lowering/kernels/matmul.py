@@ -13,7 +13,6 @@ from math import prod
 
 import numpy as np
 
-from mpqc.facts.features import PORTABLE
 from mpqc.facts.kernels import CHANNEL_TILE, PRODUCT_ROWS
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
@@ -43,12 +42,14 @@ COLUMNS = CHANNEL_TILE
 """Columns of a panel and of a register tile"""
 TILE = 8
 """Rows of a register tile"""
+FORMS = {"dotprod": True, "generic": False}
+"""Whether SDOT sums"""
 
 
 def matmul(op: MatMul, a: Tensor, b: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """`op` on codes of `a` [..., M, K] and `b` [..., K, N], rows contiguous; see program.MatMul and numerics.matmul."""
-    form = _form(op, a, b, y, target.form("requantization"))
-    product = _Product(a.shape, b.shape, y.shape, form, target.form("matmul") == "dotprod")
+    form = _form(op, a, b, y, target.code("requantization", requantization.FORMS))
+    product = _Product(a.shape, b.shape, y.shape, form, target.code("matmul", FORMS))
     terms = np.array([a.zero_point, b.zero_point, product.depth * a.zero_point * b.zero_point], np.int64)
     terms[2] += MAGIC_BITS * (form.form == "float")
     constants = (
@@ -63,8 +64,8 @@ def matmul(op: MatMul, a: Tensor, b: Tensor, y: Tensor, target: KernelTarget) ->
     return Kernel(name, function(name, params, product.body), constants, y.shape, "int8", product.macs)
 
 
-def _form(op: MatMul, a: Tensor, b: Tensor, y: Tensor, form: str) -> Requant:
-    if form == PORTABLE.name:
+def _form(op: MatMul, a: Tensor, b: Tensor, y: Tensor, neon: bool) -> Requant:
+    if not neon:
         return Requant("portable")
     largest = a.shape[-1] * prod(max(127 - t.zero_point, t.zero_point + 128) for t in (a, b))
     clamp = op.low > -128 or op.high < 127

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpqc.lowering.kernels.elementwise import TABLE_FORMS
 from mpqc.lowering.kernels.elementwise_neon import LANES, look_up
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import order, physical_shape, reordered, strides
@@ -157,7 +158,7 @@ def concat(op: Concat, xs: Sequence[Tensor], y: Tensor, target: KernelTarget) ->
 
     def body(*buffers: Expr) -> None:
         for index, (part, source) in enumerate(zip(parts, buffers, strict=False)):
-            entries = Entries(buffers[len(xs)], ENTRIES * places[index], target.form("table") == "dotprod") if index in places else None
+            entries = Entries(buffers[len(xs)], ENTRIES * places[index], target.code("table", TABLE_FORMS)) if index in places else None
             part.emit(buffers[-1], source, y.dtype, entries)
 
     inputs = [Param(f"x{i}", physical_shape(x), x.dtype) for i, x in enumerate(xs)]

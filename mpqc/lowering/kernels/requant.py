@@ -23,7 +23,6 @@ from typing import Literal
 import numpy as np
 from tvm.tirx.script.builder import ir as T
 
-from mpqc.facts.features import PORTABLE
 from mpqc.lowering.kernels.emit import Buffer, Expr, bits, joined, load, neon, splat
 from mpqc.values.program import Conv, Gemm
 
@@ -34,6 +33,8 @@ MAGIC_BITS = 0x4B400000
 POSITIVE_BITS = 0x4B000000
 """2^23, where the floats with steps of one begin"""
 HALF_RANGE = 2**22
+FORMS = {"neon": True, "generic": False}
+"""Whether the instructions above are used, by the form of the kernel "requantization"; otherwise requantization is `portable`"""
 
 Form = Literal["exact", "round", "float", "positive", "portable"]
 
@@ -67,12 +68,12 @@ def accumulator_range(weight: np.ndarray, bias: np.ndarray, codes: tuple[int, in
     return start + codes[0] * positive + codes[1] * negative, start + codes[1] * positive + codes[0] * negative
 
 
-def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, form: str) -> tuple[Requant, Requant | None]:
+def choose(weight: np.ndarray, op: Conv | Gemm, zero_point: int, neon: bool) -> tuple[Requant, Requant | None]:
     """The cheapest exact forms for these constants: of plain sums, and of shifted ones where they fit.
 
-    weight [O, K] int8; form: of the kernel "requantization".
+    weight [O, K] int8; neon: see FORMS.
     """
-    plain = Requant("portable") if form == PORTABLE.name else _choose(weight, op, zero_point)
+    plain = _choose(weight, op, zero_point) if neon else Requant("portable")
     return plain, shifted(plain, weight, op, zero_point)
 
 

@@ -65,7 +65,7 @@ class Blocks:
 
 def choose_tile(window: Window, channels: int, target: KernelTarget) -> Tile:
     """The register tile with the least work for the image, counting what its edges compute twice."""
-    form = PRODUCT_FORMS[target.form("product")]
+    form = target.code("product", PRODUCT_FORMS)
     most = form.pixels
     shapes = [(r, c) for r in range(1, most + 1) for c in range(1, most // r + 1) if r <= window.rows and c <= window.columns]
     rows, columns = min(shapes, key=lambda shape: (_work(window, *shape), shape[0]))

@@ -38,7 +38,7 @@ def test_range_is_reached_by_the_worst_inputs() -> None:
 )
 def test_the_cheapest_exact_form(changes: dict[str, float], depth: int, form: str) -> None:
     weight = np.full((8, depth), 127, np.int8)
-    plain, shifted = choose(weight, gemm(weight, **changes), 4, "neon")
+    plain, shifted = choose(weight, gemm(weight, **changes), 4, neon=True)
     assert plain == Requant(form, odd=False, clamp=False)
     assert shifted is None
 
@@ -47,7 +47,7 @@ def test_sums_far_from_zero_are_centred() -> None:
     """127 * 255 * 200 is less than 2^23: the sums fit floats with steps of one when their middle does."""
     weight = np.full((8, 200), 127, np.int8)
     op = gemm(weight, bias=1_500_000)
-    assert choose(weight, op, 4, "neon")[0] == Requant("float")
+    assert choose(weight, op, 4, neon=True)[0] == Requant("float")
     found = channels(weight, op.bias, op.multiplier, Requant("float"))
     least, most = accumulator_range(weight, op.bias)
     assert np.all(found.start.view(np.float32) - found.base == op.bias)
@@ -59,10 +59,10 @@ def test_sums_far_from_zero_are_centred() -> None:
 def test_outputs_that_end_at_their_zero_point_take_one_fused_operation() -> None:
     weight = np.full((8, 500), 100, np.int8)
     op = gemm(weight, bias=1_000_000, low=3)
-    assert choose(weight, op, 3, "neon")[0] == Requant("positive", odd=True, clamp=True)
-    assert choose(weight, op, 4, "neon")[0] == Requant("round", clamp=True)
-    assert choose(weight, gemm(weight, bias=3_000_000, low=3), 3, "neon")[0].form == "round"
-    assert choose(weight, gemm(weight, multiplier=-0.001, low=3), 3, "neon")[0].form == "round"
+    assert choose(weight, op, 3, neon=True)[0] == Requant("positive", odd=True, clamp=True)
+    assert choose(weight, op, 4, neon=True)[0] == Requant("round", clamp=True)
+    assert choose(weight, gemm(weight, bias=3_000_000, low=3), 3, neon=True)[0].form == "round"
+    assert choose(weight, gemm(weight, multiplier=-0.001, low=3), 3, neon=True)[0].form == "round"
     found = channels(weight, op.bias, op.multiplier, Requant("positive"))
     sums = np.arange(-600_000, 7_000_000, 999)
     real = (sums + 0x4B000000).astype(np.int32).view(np.float32).astype(np.float64)
@@ -73,15 +73,15 @@ def test_outputs_that_end_at_their_zero_point_take_one_fused_operation() -> None
 
 def test_parity_bounds_and_isa_are_part_of_the_choice() -> None:
     weight = np.ones((8, 16), np.int8)
-    assert choose(weight, gemm(weight, low=-10), -3, "neon")[0] == Requant("float", odd=True, clamp=True)
-    assert choose(weight, gemm(weight, low=0), -3, "generic")[0] == Requant("portable")
+    assert choose(weight, gemm(weight, low=-10), -3, neon=True)[0] == Requant("float", odd=True, clamp=True)
+    assert choose(weight, gemm(weight, low=0), -3, neon=False)[0] == Requant("portable")
 
 
 def test_shifted_sums_only_where_they_cannot_overflow() -> None:
     weight = np.full((8, 64), -8, np.int8)
-    assert choose(weight, gemm(weight, bits=4), 0, "neon")[1] == Requant("float", shift=4)
-    assert choose(weight, gemm(weight, bits=4, bias=2**19), 0, "neon") == (Requant("float"), Requant("round", shift=4))
-    assert choose(weight, gemm(weight, bits=4, bias=2**27), 0, "neon")[1] is None
+    assert choose(weight, gemm(weight, bits=4), 0, neon=True)[1] == Requant("float", shift=4)
+    assert choose(weight, gemm(weight, bits=4, bias=2**19), 0, neon=True) == (Requant("float"), Requant("round", shift=4))
+    assert choose(weight, gemm(weight, bits=4, bias=2**27), 0, neon=True)[1] is None
     found = channels(weight[:2], np.array([3, -5], np.int32), np.array([0.3, 7e-5], np.float32), Requant("round", shift=4))
     assert found.start.tolist() == [48, -80]
     assert found.scale.tolist() == (np.array([0.3, 7e-5], np.float32) / 16).tolist()
