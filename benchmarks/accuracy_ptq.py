@@ -66,7 +66,7 @@ def post_training(
         return plan, _asymmetric(network.model, plan, test)
     blocks = sum(site.kind is SiteKind.WEIGHT for site in table.sites) // 2
     task = find_task(network, few)
-    made = reconstruct(network, table, plan, calibration, task, torch.from_numpy(images), Effort(max(steps // blocks, 1), run.seed))
+    made = reconstruct(network, table, plan, calibration, task, torch.from_numpy(images), Effort(max(steps // blocks, 1), run.seed)).parameters
     program = read_qdq(export_qdq(network, table, plan, made, weights=made.weights))
     return plan, Interpreter(program).run({program.inputs[0]: normalised(test)})[program.outputs[0]]
 

@@ -41,6 +41,8 @@ class Batches:
     notes: tuple[str, ...] = ()
     preparation: str = ""
     """What `prepare` does, as text: equal texts, equal preparations"""
+    start: int = 0
+    """Samples that are left out before the first; `raw` has them all the same"""
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch for batch, _ in self.labelled())
@@ -55,7 +57,7 @@ class Batches:
             return
         waiting: list[tuple[Batch, int | None]] = []
         empty = True
-        for sample in islice(self._samples(), self.limit):
+        for sample in islice(self._samples(), self.start, self.start + self.limit):
             waiting.append(sample)
             if len(waiting) == self.batch_size:
                 yield self._join(waiting)
@@ -115,7 +117,7 @@ class Batches:
 
     def _whole(self) -> Iterator[tuple[Batch, np.ndarray | None]]:
         count = -1
-        for count, item in enumerate(islice(self.stream(), self.limit)):
+        for count, item in enumerate(islice(self.stream(), self.start, self.start + self.limit)):
             yield {spec.name: self._exact(self._input(item, spec, count), spec, count) for spec in self.inputs}, item.labels
         if count < 0:
             raise DataError("there is no sample in the data", hint="give at least one")
@@ -181,6 +183,12 @@ def open_data(
     prepare = _normalizer(inputs[0], mean, std, scale) if origin != "noise" else _unchanged
     notes = (NOISE_NOTE,) if origin == "noise" else ()
     return Batches(inputs, origin, limit, stream, prepare, notes, "" if prepare is _unchanged else repr(_plain((mean, std, scale))))
+
+
+def skipping(batches: Batches, count: int, limit: int) -> Batches:
+    """At most `limit` of the samples behind the first `count`; of the last ones where there are too few, which may be among those."""
+    total = sum(next(iter(batch.values())).shape[0] if batches.batch_size else 1 for batch in batches)
+    return replace(batches, start=batches.start + max(min(count, total - limit), 0), limit=min(limit, batches.limit))
 
 
 def _plain(value: Any) -> Any:

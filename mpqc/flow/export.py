@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mpqc.values.plan import Plan
 from mpqc.values.site import SiteTable
@@ -29,7 +32,9 @@ class Exporting:
     opset: int | None = None
     """Of the QDQ file; None: what the types need"""
     trained: TrainedParameters | None = None
-    """Weights and grids that were trained for the one plan that is exported; None: those of the file"""
+    """Weights and grids that were learned for the one plan that is exported; None: those of the file"""
+    biases: Mapping[str, np.ndarray] | None = None
+    """By initializer, for the one plan that is exported; None: they are corrected for each plan"""
 
 
 def export_program(exporting: Exporting, plan: Plan) -> tuple[onnx.ModelProto, Program]:
@@ -48,7 +53,8 @@ def export_program(exporting: Exporting, plan: Plan) -> tuple[onnx.ModelProto, P
         whole = export_qdq(network, table, plan, trained, opset=exporting.opset, weights=trained.weights)
         model = RemoveZeroChannels().run(whole).model  # channels that training left without any weight
         return model, read_qdq(model)
-    known = exporting.batches.origin != "noise"
-    weights = correct_biases(network, table, plan, calibration, exporting.batches) if known else None
+    weights = exporting.biases
+    if weights is None and exporting.batches.origin != "noise":
+        weights = correct_biases(network, table, plan, calibration, exporting.batches)
     model = export_qdq(network, table, plan, calibration, opset=exporting.opset, weights=weights)
     return model, read_qdq(model)

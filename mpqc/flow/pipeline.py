@@ -69,6 +69,8 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     builder = Builder(_exporting(analysis, options.opset, trained), cost_model.target, job)
     prices = Prices() if verifier is None else _priced(plan, analysis, options, cost_model, builder, verifier)
     plan = prices.plan or plan
+    if trained is None:
+        plan, builder = _repaired(plan, analysis, options, builder)
     built = builder.built or builder.build(plan)
     warn_of_unpriced(built.program, options.budgets, job.progress)
     with job.progress.phase("report"):
@@ -123,6 +125,17 @@ def _chosen(analysis: Analysis, options: Options, cost_model: CostModel, budgets
 def _exporting(analysis: Analysis, opset: int | None, trained: Trained | None) -> Exporting:
     parameters = None if trained is None else trained.parameters
     return Exporting(analysis.network, analysis.table, analysis.calibration, analysis.batches, opset, parameters)
+
+
+def _repaired(plan: Plan, analysis: Analysis, options: Options, builder: Builder) -> tuple[Plan, Builder]:
+    """The plan with what repairs did in its notes, and a builder that builds it with them."""
+    from mpqc.flow.post_training import RepairInputs, repair
+
+    inputs = RepairInputs(analysis.network, analysis.table, analysis.calibration, analysis.batches, plan, options.repairing)
+    with builder.job.progress.phase("repair"):
+        made = repair(inputs, builder.job)
+    exporting = replace(builder.exporting, calibration=made.calibration, trained=made.parameters, biases=made.biases)
+    return replace(plan, notes=(*plan.notes, *made.notes)), Builder(exporting, builder.target, builder.job)
 
 
 def _priced(plan: Plan, analysis: Analysis, options: Options, cost_model: CostModel, builder: Builder, verifier: Verifier) -> Prices:

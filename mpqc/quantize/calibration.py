@@ -51,6 +51,8 @@ class Calibration:
     digest: str = ""
     """Of the network that was observed"""
     notes: tuple[str, ...] = ()
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """Sharing group -> the method for its activations, where it is another"""
     _known: dict[tuple[str, int], QParams] = field(default_factory=dict, repr=False)
 
     def qparams(self, site: str, bits: int) -> QParams:
@@ -63,17 +65,16 @@ class Calibration:
         return self._known[group, bits]
 
     def _activation(self, group: str, bits: int) -> QParams:
-        low, high = self._range(self.histograms[group], bits)
+        low, high = _range(self.histograms[group], bits, self.chosen.get(group, self.method))
         return affine_qparams(low, high, bits)
-
-    def _range(self, histogram: Histogram, bits: int) -> tuple[float, float]:
-        if self.method == "mse":
-            return mse_range(histogram, bits)
-        return percentile_range(histogram, PERCENTILE) if self.method == "percentile" else (histogram.low, histogram.high)
 
     def _weight(self, site: str, bits: int) -> QParams:
         axis = self.table.by_name[site].axis
         return weight_qparams(self.weights[site], axis, bits, search=self.method == "mse", floor=self.floors.get(site))
+
+    def with_methods(self, chosen: Mapping[str, str]) -> Calibration:
+        """The same observations with a method of its own for the activations of some sharing groups."""
+        return replace(self, chosen={**self.chosen, **chosen}, _known={})
 
     def with_weights(self, weights: Mapping[str, np.ndarray]) -> Calibration:
         """The same ranges with other (trained) weights; those that are missing stay."""
@@ -87,6 +88,12 @@ class Calibration:
         text = json.dumps({**head, "digest": self.digest, "notes": list(self.notes), "groups": groups})
         with path.open("wb") as file:
             np.savez_compressed(file, head=np.asarray(text), **arrays)
+
+
+def _range(histogram: Histogram, bits: int, method: str) -> tuple[float, float]:
+    if method == "mse":
+        return mse_range(histogram, bits)
+    return percentile_range(histogram, PERCENTILE) if method == "percentile" else (histogram.low, histogram.high)
 
 
 def read_calibration(path: Path, network: Network, table: SiteTable) -> Calibration:

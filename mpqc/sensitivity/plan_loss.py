@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from mpqc.passes.apply_plan import ApplyPlan
-from mpqc.passes.lib.quantizer_graph import producers, quantizer_of
+from mpqc.passes.lib.quantizer_graph import origin, producers, quantizer_of
 from mpqc.passes.prepare_quantizers import with_quantizers
 from mpqc.quantize.replay import arguments
 from mpqc.sensitivity.task import Task, find_task
@@ -23,14 +24,29 @@ if TYPE_CHECKING:
     from mpqc.data.batches import Batches
 
 
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A quantized network: bits, grids, and biases that are others than the file's."""
+
+    plan: Plan
+    calibration: Calibrated
+    biases: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By initializer"""
+
+
 def plan_losses(network: Network, table: SiteTable, calibration: Calibrated, batches: Batches, plans: Sequence[Plan]) -> list[float]:
     """The mean loss (task.py) of each of `plans` against the float network. Memory: the compared tensors of all batches."""
+    return trial_losses(network, table, batches, [Trial(plan, calibration) for plan in plans])
+
+
+def trial_losses(network: Network, table: SiteTable, batches: Batches, trials: Sequence[Trial]) -> list[float]:
+    """The mean loss (task.py) of each of `trials` against the float network. Memory: the compared tensors of all batches."""
     task = find_task(network, batches)
     runner = _Observer(with_quantizers(network, table), table, task)
     teacher = [runner.observe(batch) for batch in batches]
     losses: list[float] = []
-    for plan in plans:
-        runner.apply(plan, calibration)
+    for trial in trials:
+        runner.apply(trial)
         found = [task.loss(floats, runner.observe(batch)) for floats, batch in zip(teacher, batches, strict=True)]
         losses.append(float(torch.stack(found).mean()))
     return losses
@@ -46,10 +62,12 @@ class _Observer(fx.Interpreter):
         quantized = {item.site: node for node in network.module.graph.nodes if (item := quantizer_of(network.module, node))}
         self.observed = {quantized.get(name, values[name]): name for name in task.tensors}
         self.seen: dict[str, Tensor] = {}
+        self.biases: dict[str, Tensor] = {}
 
-    def apply(self, plan: Plan, calibration: Calibrated) -> None:
-        """From now on the network has the bits of `plan`."""
-        ApplyPlan().run(self.network, self.table, plan, calibration)
+    def apply(self, trial: Trial) -> None:
+        """From now on the network is that of `trial`."""
+        ApplyPlan().run(self.network, self.table, trial.plan, trial.calibration)
+        self.biases = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in trial.biases.items()}
 
     def observe(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """The compared tensors for one batch."""
@@ -59,7 +77,8 @@ class _Observer(fx.Interpreter):
         return self.seen
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
+        source = origin(n) if n.op == "get_attr" else None
+        value = self.biases[source.tensor] if source is not None and source.tensor in self.biases else super().run_node(n)
         if n in self.observed:
             self.seen[self.observed[n]] = value
         return value

@@ -1,23 +1,35 @@
-"""Block reconstruction without labels: the rounding of a block's weights is learned so that the block's output stays what it was.
+"""Block reconstruction without labels: the rounding of a block's weights, its biases and the steps of its activations are learned so that the block's
+output stays what it was.
 
 After BRECQ (Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction", ICLR 2021): AdaRound variables of all
 weights of a block, squared output errors weighted by the squared gradient of the task loss (the Fisher diagonal), regulariser 0.01 with its
-annealed exponent, inputs from the quantized blocks before. Different: steps of activations stay calibrated, and a block takes far fewer steps
-than the 20,000 there, at a learning rate that is higher in proportion: with that of 20,000 steps, 0.001, hardly any weight would come to round
-the other way.
+annealed exponent, inputs from the quantized blocks before. After QDrop (Wei et al., "QDrop: Randomly Dropping Quantization for Extremely
+Low-bit Post-Training Quantization", ICLR 2022): steps of activations are learned too, and while a block learns, half of the values that enter
+it or lie in it at random stay float. Different: biases are learned, and a block takes far fewer steps than the 20,000 there, at learning rates
+that are higher in proportion: with that of 20,000 steps, 0.001, hardly any weight would come to round the other way.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
+from mpqc.errors import ModelError
+from mpqc.numerics.fake_quant import FakeQuantize
+from mpqc.passes.lib.quantizer_graph import quantizer_of
 from mpqc.strategies.blocks import Block, BlockRunner, blocks_of
+from mpqc.training.fusion import Fused
 from mpqc.training.quantizers.base import TrainedState
+from mpqc.training.quantizers.lsq import LsqState
 from mpqc.training.quantizers.rounding import RoundingState, sharpness
+from mpqc.training.quantizers.steps import OnePass
 from mpqc.values.plan import Plan
 from mpqc.values.site import SiteKind
 
@@ -25,7 +37,7 @@ if TYPE_CHECKING:
     from mpqc.quantize.calibration import Calibration
     from mpqc.sensitivity.task import Task
     from mpqc.training.folding import TrainedParameters
-    from mpqc.training.trainable import Trainable
+    from mpqc.training.trainable import Layer, Trainable
     from mpqc.values.network import Network
     from mpqc.values.site import SiteTable
 
@@ -34,9 +46,15 @@ TRAVEL = 20.0
 """Learning rate times steps, as published: how far Adam can move a rounding variable in all"""
 FASTEST = 0.1
 """Learning rate of very few steps"""
+STEP_TRAVEL = 0.1
+"""How far Adam can move the step of an activation, and a bias, in all: a part of what they are"""
+FEW_BITS = 6
+"""Up to which the steps of activations are learned, and values dropped: with more, both only disturb the rounding of weights"""
 ROUNDING = 0.01
 """Weight of `undecided`"""
 WARM_UP = 0.2
+HELD_OUT = 8
+"""One sample in so many is not learned from"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,8 @@ class Effort:
     steps: int = 500
     """A block"""
     seed: int = 0
+    drop: float = 0.5
+    """Share of activations of at most FEW_BITS that stay float while a block learns, and of what enters it"""
 
     @property
     def rate(self) -> float:
@@ -53,57 +73,193 @@ class Effort:
         return min(TRAVEL / max(self.steps, 1), FASTEST)
 
 
+@dataclass(frozen=True)
+class Keep:
+    """How a reconstruction that was stopped goes on."""
+
+    load: Callable[[], Mapping[str, Any] | None]
+    save: Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What was learned, and the loss on samples that were not learned from."""
+
+    parameters: TrainedParameters
+    blocks: int
+    before: float
+    """With weights rounded to nearest, biases corrected"""
+    after: float
+
+
 class _GivenState(TrainedState):
-    """A calibrated grid that is not trained."""
+    """A calibrated grid that is not learned."""
+
+
+class _DroppedState(LsqState):
+    """A learned step of an activation; while it is learned, some values at random stay what they are."""
+
+    def __init__(self, generator: torch.Generator, drop: float) -> None:
+        super().__init__(per_sample=True)
+        self.generator, self.drop = generator, drop
+        self.scale.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` on the grid, in training all but a share of it."""
+        y = super().forward(x)
+        if not self.training or not self.drop:
+            return y
+        return torch.where(torch.rand(x.shape, generator=self.generator) < self.drop, x, y)
+
+    def one_pass(self, x: Tensor) -> OnePass | None:
+        """None: values that stay float are drawn here."""
+        return None
 
 
 def reconstruct(
-    network: Network, table: SiteTable, plan: Plan, calibration: Calibration, task: Task, samples: Tensor, effort: Effort = Effort()
-) -> TrainedParameters:
+    network: Network,
+    table: SiteTable,
+    plan: Plan,
+    calibration: Calibration,
+    task: Task,
+    samples: Tensor,
+    effort: Effort = Effort(),
+    *,
+    biases: Mapping[str, np.ndarray] | None = None,
+    keep: Keep | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Reconstruction:
     """Weights rounded for `plan` on `samples` (float32 inputs of a network with one input): what export_qdq takes beside the plan.
 
-    Weights of layers that lie in no block (several tensors alive all the way) round to nearest.
+    `biases`: where those of layers start. `tell`: is given a line where a stopped one goes on. Weights of layers that lie in no block (several
+    tensors alive all the way) round to nearest. Raises ModelError for networks that cannot learn, by node.
     """
+    from mpqc.training.faults import refuse_untrainable
     from mpqc.training.folding import fold
     from mpqc.training.processes import Group
     from mpqc.training.trainable import make_trainable
 
+    refuse_untrainable(network, table)
     trainable = make_trainable(network, table, calibration, task, batch_norm=False, group=Group())
-    states = _install(trainable, plan)
+    generator = torch.Generator().manual_seed(effort.seed)
+    states = _install(trainable, plan, effort, generator)
     trainable.root.eval().requires_grad_(False)
+    student = _Student(trainable, biases or {})
+    _check_batch(student, samples)
+    seen, unseen = _split(samples)
+    before = _loss(student, task, unseen)
     weights = frozenset(site.name for site in table.sites if site.kind is SiteKind.WEIGHT and plan.bits(site.name) is not None)
     blocks = blocks_of(trainable.root, weights)
-    work = _Work(trainable, blocks, task, samples, effort)
-    for block in blocks:
-        work.block(block, states)
-    return fold(trainable, plan)
+    done = _resume(trainable, keep)
+    if done:
+        tell(f"reconstruction goes on after block {done} of {len(blocks)}")
+    if done < len(blocks):
+        work = _Work(student, blocks, task, seen, effort)
+        for index, block in enumerate(blocks):
+            generator.manual_seed(effort.seed + index + 1)
+            work.block(block, states, generator if index >= done else None)
+            if keep is not None and index >= done:
+                keep.save({"done": index + 1, "root": trainable.root.state_dict()})
+    return Reconstruction(fold(trainable, plan), len(blocks), before, _loss(student, task, unseen))
 
 
-def _install(trainable: Trainable, plan: Plan) -> dict[str, RoundingState]:
-    """Calibrated grids at every site; those of weights with rounding to be learned."""
+class _Student:
+    """The quantized network and, in `floating`, the float one with the biases of the file."""
+
+    def __init__(self, trainable: Trainable, biases: Mapping[str, np.ndarray]) -> None:
+        """`biases`: where those of layers start, by initializer."""
+        self.trainable, self.root = trainable, trainable.root
+        named = {layer.bias: self.root.get_parameter(layer.bias_at) for layer in trainable.layers if layer.bias}
+        self._given = {bias: bias.detach().clone() for bias in named.values()}
+        for name in named.keys() & biases.keys():
+            named[name].data = torch.from_numpy(np.ascontiguousarray(biases[name])).reshape(named[name].shape).to(named[name].dtype)
+
+    @contextmanager
+    def floating(self) -> Iterator[None]:
+        """Within the block nothing is quantized, corrected or learned."""
+        learned = {bias: bias.data for bias in self._given}
+        try:
+            for bias, value in self._given.items():
+                bias.data = value
+            with self.trainable.floating():
+                yield
+        finally:
+            for bias, value in learned.items():
+                bias.data = value
+
+
+def _check_batch(student: _Student, samples: Tensor) -> None:
+    """Raises ModelError where results of one sample depend on others, or on their number."""
+    name = student.trainable.network.name
+    with torch.no_grad(), student.floating():
+        try:
+            together = student.root(samples[:2])
+            alone = zip(*(student.root(samples[row : row + 1]) for row in range(len(samples[:2]))), strict=True)
+            same = all(torch.allclose(a, torch.cat(b), rtol=1e-2, atol=1e-3) for a, b in zip(together, alone, strict=True))
+        except (RuntimeError, ValueError) as error:
+            raise ModelError("runs with one batch size alone", where=name, why=str(error).splitlines()[0]) from error
+    if not same:
+        raise ModelError("results of one sample depend on the others", where=name)
+
+
+def _split(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """What is learned from, and what is not: the same samples where there are too few."""
+    out = torch.arange(len(samples)) % HELD_OUT == HELD_OUT - 1
+    return (samples[~out], samples[out]) if out.any() else (samples, samples)
+
+
+def _loss(student: _Student, task: Task, samples: Tensor) -> float:
+    """Of the quantized network against the float one."""
+    total = 0.0
+    with torch.no_grad():
+        for part in samples.split(BATCH):
+            with student.floating():
+                teacher = student.root(part)
+            pairs = (dict(zip((term.tensor for term in task.terms), values, strict=True)) for values in (teacher, student.root(part)))
+            total += float(task.loss(*pairs)) * len(part)
+    return total / len(samples)
+
+
+def _resume(trainable: Trainable, keep: Keep | None) -> int:
+    """How many blocks are done already; their parameters are loaded."""
+    kept = None if keep is None else keep.load()
+    if kept is None:
+        return 0
+    trainable.root.load_state_dict(kept["root"])
+    return int(kept["done"])
+
+
+def _install(trainable: Trainable, plan: Plan, effort: Effort, generator: torch.Generator) -> dict[str, TrainedState]:
+    """Calibrated grids at every site, by site; those of weights with rounding to be learned."""
     made: dict[str, TrainedState] = {}
-    rounding: dict[str, RoundingState] = {}
     for name, sites in trainable.table.groups.items():
         bits = plan.bits(sites[0].name)
         if bits is None:
             continue
-        state: TrainedState = RoundingState() if sites[0].kind is SiteKind.WEIGHT else _GivenState()
+        state = _state(sites[0].kind, bits, effort, generator)
         state.set(trainable.calibrated(sites[0].name, bits))
         if isinstance(state, RoundingState):
             state.begin(trainable.weight(sites[0].name))
-            rounding[sites[0].name] = state
         made[name] = state
-    trainable.install({site.name: made[site.group_name] for site in trainable.table.sites if site.group_name in made})
-    return rounding
+    found = {site.name: made[site.group_name] for site in trainable.table.sites if site.group_name in made}
+    trainable.install(found)
+    return found
+
+
+def _state(kind: SiteKind, bits: int, effort: Effort, generator: torch.Generator) -> TrainedState:
+    if kind is SiteKind.WEIGHT:
+        return RoundingState()
+    return _DroppedState(generator, effort.drop) if bits <= FEW_BITS else _GivenState()
 
 
 class _Work:
     """The samples as they are at the block under way: from the float network and from the quantized one."""
 
-    def __init__(self, trainable: Trainable, blocks: tuple[Block, ...], task: Task, samples: Tensor, effort: Effort) -> None:
-        self.trainable, self.effort = trainable, effort
-        self.runner = BlockRunner(trainable.root)
-        self.generator = torch.Generator().manual_seed(effort.seed)
+    def __init__(self, student: _Student, blocks: tuple[Block, ...], task: Task, samples: Tensor, effort: Effort) -> None:
+        self.student, self.effort = student, effort
+        self.runner = BlockRunner(student.root)
+        self.learned: set[TrainedState] = set()
+        self.drops = any(isinstance(item.state, _DroppedState) for item in student.trainable.quantizers.values())
         self.fisher = self._fisher(blocks, task, samples)
         source = frozenset(block.source for block in blocks[:1])
         self.floats = [self._entering(part, source, floating=True) for part in samples.split(BATCH)] if blocks else []
@@ -112,7 +268,7 @@ class _Work:
     def _entering(self, part: Tensor, source: frozenset[fx.Node], *, floating: bool) -> Tensor:
         with torch.no_grad():
             if floating:
-                with self.trainable.floating():
+                with self.student.floating():
                     return next(iter(self.runner.values_at(source, (part,))[1].values()))
             return next(iter(self.runner.values_at(source, (part,))[1].values()))
 
@@ -120,43 +276,98 @@ class _Work:
         """For the end of each block the squared gradients of the loss of every sample, their mean 1."""
         ends = frozenset(block.end for block in blocks)
         found: dict[fx.Node, list[Tensor]] = {end: [] for end in ends}
+        generator = torch.Generator().manual_seed(self.effort.seed)
         for part in samples.split(BATCH):
-            with self.trainable.floating(), torch.enable_grad():
+            with self.student.floating(), torch.enable_grad():
                 results, seen = self.runner.values_at(ends, (part.clone().requires_grad_(),))
                 observed = {term.tensor: value for term, value in zip(task.terms, results, strict=True)}
-                probes = task.probes(observed, self.generator)
+                probes = task.probes(observed, generator)
                 gradients = torch.autograd.grad(list(results), list(seen.values()), probes, allow_unused=True)
             for end, gradient in zip(seen, gradients, strict=True):
                 found[end].append(torch.ones_like(seen[end].detach()) if gradient is None else gradient.square())
         return {end: _scaled(parts) for end, parts in found.items()}
 
-    def block(self, block: Block, states: dict[str, RoundingState]) -> None:
-        """Learn the rounding of a block, then move all samples behind it."""
-        with torch.no_grad(), self.trainable.floating():
+    def block(self, block: Block, states: Mapping[str, TrainedState], generator: torch.Generator | None) -> None:
+        """Learn a block with what `generator` draws, unless that is done (None), then move all samples behind it."""
+        with torch.no_grad(), self.student.floating():
             targets = [self.runner.run_block(block, value) for value in self.floats]
-        self._learn(block, [states[name] for name in block.weights], targets)
+        parts = _Parts.of(block, self.student.trainable, states, self.learned)
+        self.learned |= set(parts.steps)
+        if generator is not None:
+            self._learn(block, parts, targets, generator)
         with torch.no_grad():
             self.quantized = [self.runner.run_block(block, value) for value in self.quantized]
         self.floats = targets
 
-    def _learn(self, block: Block, states: list[RoundingState], targets: list[Tensor]) -> None:
-        for state in states:
-            state.choice.requires_grad_(True)
-            state.train()
-        optimizer = torch.optim.Adam([state.choice for state in states], lr=self.effort.rate)
+    def _learn(self, block: Block, parts: _Parts, targets: list[Tensor], generator: torch.Generator) -> None:
+        parts.train(True)
+        groups = parts.groups(self.effort)
+        optimizer = torch.optim.Adam(groups)
+        rates = [group["lr"] for group in groups]
         for step in range(self.effort.steps):
-            part = int(torch.randint(len(targets), (1,), generator=self.generator))
-            error = self.runner.run_block(block, self.quantized[part]) - targets[part]
-            loss = (error.square() * self.fisher[block.end][part]).flatten(1).sum(1).mean() / max(error[0, 0].numel(), 1)
-            if step >= WARM_UP * self.effort.steps:
-                beta = sharpness(step / self.effort.steps, WARM_UP)
-                loss = loss + ROUNDING * torch.stack([state.undecided(beta) for state in states]).sum()
+            at = int(torch.randint(len(targets), (1,), generator=generator))
+            error = self.runner.run_block(block, self._mixed(at, generator)) - targets[at]
+            loss = (error.square() * self.fisher[block.end][at]).flatten(1).sum(1).mean() / max(error[0, 0].numel(), 1)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss + self._undecided(parts, step)).backward()  # type: ignore[no-untyped-call]
+            for group, rate in zip(optimizer.param_groups[1:], rates[1:], strict=True):
+                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / self.effort.steps))
             optimizer.step()
-        for state in states:
-            state.choice.requires_grad_(False)
-            state.eval()
+            for state in parts.steps:
+                state.constrain()
+        parts.train(False)
+
+    def _undecided(self, parts: _Parts, step: int) -> Tensor:
+        if step < WARM_UP * self.effort.steps:
+            return torch.zeros(())
+        beta = sharpness(step / self.effort.steps, WARM_UP)
+        return ROUNDING * torch.stack([state.undecided(beta) for state in parts.roundings]).sum()
+
+    def _mixed(self, at: int, generator: torch.Generator) -> Tensor:
+        """What enters the block, with a share of it as in the float network."""
+        quantized, floats = self.quantized[at], self.floats[at]
+        if not self.effort.drop or not self.drops:
+            return quantized
+        return torch.where(torch.rand(quantized.shape, generator=generator) < self.effort.drop, floats, quantized)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is learned in a block."""
+
+    roundings: tuple[RoundingState, ...]
+    steps: tuple[_DroppedState, ...]
+    """Of activations that no block before has learned"""
+    biases: tuple[torch.nn.Parameter, ...]
+
+    @classmethod
+    def of(cls, block: Block, trainable: Trainable, states: Mapping[str, TrainedState], known: set[TrainedState]) -> _Parts:
+        roundings = [state for name in block.weights if isinstance(state := states[name], RoundingState)]
+        sites = [quantizer.site for node in block.nodes if (quantizer := _quantizer_in(trainable.root, node)) is not None]
+        steps = dict.fromkeys(found for site in sites if isinstance(found := states.get(site), _DroppedState) and found not in known)
+        layers: list[Layer] = [trainable.by_weight[name] for name in block.weights]
+        biases = dict.fromkeys(trainable.root.get_parameter(layer.bias_at) for layer in layers if layer.bias_at)
+        return cls(tuple(roundings), tuple(steps), tuple(biases))
+
+    def groups(self, effort: Effort) -> list[dict[str, Any]]:
+        """Parameters with the rate of each: that of steps and biases is a part of what they are."""
+        part = STEP_TRAVEL / max(effort.steps, 1)
+        scales = [{"params": [state.scale], "lr": part * float(state.scale.detach())} for state in self.steps]
+        biases = [{"params": [bias], "lr": part * max(float(bias.detach().abs().mean()), 1e-3)} for bias in self.biases]
+        return [{"params": [state.choice for state in self.roundings], "lr": effort.rate}, *scales, *biases]
+
+    def train(self, on: bool) -> None:
+        """Whether gradients reach what is learned."""
+        for state in (*self.roundings, *self.steps):
+            state.train(on).requires_grad_(on)
+        for bias in self.biases:
+            bias.requires_grad_(on)
+
+
+def _quantizer_in(root: fx.GraphModule, node: fx.Node) -> FakeQuantize | None:
+    """The quantizer that `node` calls, alone or at the end of a chain."""
+    called = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return called.parts[1] if isinstance(called, Fused) else quantizer_of(root, node)
 
 
 def _scaled(parts: list[Tensor]) -> list[Tensor]:

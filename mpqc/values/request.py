@@ -30,6 +30,9 @@ STRATEGIES = (*MEASURED, UNIFORM)
 """Strategies that need none"""
 RANGES = ("mse", "minmax", "percentile")
 """How ranges are chosen"""
+EFFORTS = {"fast": 0, "normal": 300, "high": 2000}
+"""Effort -> steps that a block is reconstructed in"""
+ON, OFF = "on", "off"
 AUTO, NOTHING, PLANNED = "auto", "none", "plan"
 """What is pruned: as much as the budgets need, nothing, or what a plan says"""
 
@@ -136,6 +139,41 @@ class Reading(Shaped, Seeded):
 
 
 @dataclass(frozen=True)
+class Repairing(Seeded):
+    """What makes a plan better without training. Nothing is kept that does not lower the loss on calibration data that it was not made from."""
+
+    GROUP: ClassVar[str] = "Without training"
+    effort: str = option(
+        "fast",
+        "fast: biases corrected; normal: ranges chosen by what they cost the output, and weights, biases and steps of activations learned block by "
+        f"block, {EFFORTS['normal']} steps each; high: {EFFORTS['high']} steps",
+    )
+    """One of EFFORTS"""
+    bias_correction: str = option(AUTO, "mean errors of the codes are taken up by biases: on, off, or auto, where that lowers the loss")
+    range_choice: str = option(AUTO, "range of each activation among mse, minmax and percentile by the loss: on, off, or auto, as --effort says")
+    reconstruction: int | None = option(
+        None, "learn the rounding of each block in so many steps (0: not), whatever --effort says", unit="steps", least=0
+    )
+
+    def __post_init__(self) -> None:
+        if self.effort not in EFFORTS:
+            raise UsageError(f"unknown effort {self.effort!r}", where="--effort", hint=f"use one of {', '.join(EFFORTS)}")
+        for name, value in (("--bias-correction", self.bias_correction), ("--range-choice", self.range_choice)):
+            if value not in (AUTO, ON, OFF):
+                raise UsageError(f"{value!r} is not {AUTO}, {ON} or {OFF}", where=name)
+
+    @property
+    def steps(self) -> int:
+        """Steps that a block is reconstructed in; 0: not at all."""
+        return EFFORTS[self.effort] if self.reconstruction is None else self.reconstruction
+
+    @property
+    def chooses_ranges(self) -> bool:
+        """Whether the range of each activation is chosen by the loss."""
+        return self.range_choice == ON or (self.range_choice == AUTO and self.effort != "fast")
+
+
+@dataclass(frozen=True)
 class Training:
     """Whether and how weights learn before export."""
 
@@ -200,11 +238,11 @@ class Writing(Forced):
 
 
 @dataclass(frozen=True)
-class Options(Writing, Checking, Training, Reading, Choosing):
+class Options(Writing, Checking, Training, Repairing, Reading, Choosing):
     """What is asked of a compile, apart from the network and the data. Raises UsageError for what cannot be meant."""
 
     def __post_init__(self) -> None:
-        for part in (Choosing, Training, Reading, Checking):
+        for part in (Choosing, Repairing, Training, Reading, Checking):
             part.__post_init__(self)
         if self.strategy in TRAINED and self.training is None:
             raise UsageError(f"{self.strategy} chooses bits while training", where="--strategy", hint=HOW_TO_TRAIN)
@@ -227,6 +265,11 @@ class Options(Writing, Checking, Training, Reading, Choosing):
     def reading(self) -> Reading:
         """How network and data are read, alone."""
         return self._part(Reading)
+
+    @property
+    def repairing(self) -> Repairing:
+        """What is done for the plan without training, alone."""
+        return self._part(Repairing)
 
     def _part(self, kind: type[Part]) -> Part:
         given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(kind)}

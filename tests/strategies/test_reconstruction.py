@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -15,13 +18,13 @@ from mpqc.quantize.replay import run
 from mpqc.quantize.sites import find_sites
 from mpqc.sensitivity.task import find_task
 from mpqc.strategies.blocks import BlockRunner, blocks_of
-from mpqc.strategies.reconstruction import Effort, reconstruct
+from mpqc.strategies.reconstruction import Effort, Keep, Reconstruction, reconstruct
 from mpqc.training.processes import Group
 from mpqc.training.quantizers.rounding import RoundingState, sharpness
 from mpqc.training.trainable import make_trainable
 from mpqc.values.plan import uniform_plan
 from mpqc.values.qtype import QParams, QType
-from tests.quant_models import images, residual_network
+from tests.quant_models import images, residual_network, weights
 
 
 def test_soft_rounding_starts_at_the_weights_and_ends_on_the_grid() -> None:
@@ -70,7 +73,7 @@ def test_reconstruction_beats_rounding_to_nearest_and_exports() -> None:
     losses = []
     floats = np.concatenate([run(network, {"x": image[None]})["y"].numpy() for image in samples])
     for steps in (0, 150):
-        made = reconstruct(network, table, plan, calibration, task, torch.from_numpy(samples), Effort(steps))
+        made = reconstruct(network, table, plan, calibration, task, torch.from_numpy(samples), Effort(steps)).parameters
         program = read_qdq(export_qdq(network, table, plan, made, weights=made.weights))
         found = Interpreter(program).run({"x": samples})["y"]
         losses.append(float(np.square(found.reshape(floats.shape) - floats).mean()))
@@ -79,3 +82,35 @@ def test_reconstruction_beats_rounding_to_nearest_and_exports() -> None:
 
 def test_few_steps_take_larger_ones() -> None:
     assert [Effort(steps).rate for steps in (20_000, 400, 50)] == [1e-3, 0.05, 0.1]
+
+
+def test_a_stopped_reconstruction_goes_on_to_the_same_result() -> None:
+    network = residual_network()
+    table = find_sites(network)
+    samples = images(16)
+    batches = open_data(samples, network.inputs, limit=16)
+    calibration, task, plan = calibrate(network, table, batches), find_task(network, batches), uniform_plan(table, "abstract", 3, 4)
+    kept: list[dict[str, Any]] = []
+
+    def run_from(start: dict[str, Any] | None) -> Reconstruction:
+        keep = Keep(lambda: start, lambda state: kept.append(copy.deepcopy(dict(state))))
+        return reconstruct(network, table, plan, calibration, task, torch.from_numpy(samples), Effort(20), keep=keep)
+
+    whole = run_from(None)
+    assert [state["done"] for state in kept] == [1, 2, 3, 4]
+    for stopped in (kept[1], kept[3]):
+        again = run_from(stopped)
+        assert again.after == whole.after
+        assert again.parameters.grids["r1"].scale == whole.parameters.grids["r1"].scale
+        assert all(np.array_equal(value, whole.parameters.weights[name]) for name, value in again.parameters.weights.items())
+
+
+def test_steps_of_activations_and_biases_are_learned_too() -> None:
+    network = residual_network()
+    table = find_sites(network)
+    samples = images(16)
+    batches = open_data(samples, network.inputs, limit=16)
+    calibration, task, plan = calibrate(network, table, batches), find_task(network, batches), uniform_plan(table, "abstract", 8, 3)
+    made = reconstruct(network, table, plan, calibration, task, torch.from_numpy(samples), Effort(30)).parameters
+    assert made.grids["r0"].scale != calibration.qparams("r0", 3).scale
+    assert not np.array_equal(made.weights["b0"], weights(8, seed=1) * 0.1)
