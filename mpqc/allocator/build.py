@@ -13,7 +13,7 @@ from mpqc.allocator.reasons import Reasons
 from mpqc.allocator.solution import Solution, round_up
 from mpqc.allocator.solver import solve
 from mpqc.errors import BudgetInfeasibleError, PlanError, TargetError
-from mpqc.facts.prices import Pricer
+from mpqc.facts.prices import NodeSum, Pricer
 from mpqc.facts.resources import RESOURCES
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Choice, Plan, Proof, Use, group_bits
@@ -147,6 +147,7 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
     """What the plan uses of every resource that the target can price, bounded or not."""
     decided = {name: (width if width is None else int(width),) for name, width in solution.choice.items()}
     chosen = replace(pricing, candidates=decided)
+    unpriced = (*(node.name for node in pricing.table.floats), *chosen.floats())
     uses = []
     for resource in RESOURCES:
         try:
@@ -154,8 +155,14 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
         except TargetError:
             continue  # the target has no price for a resource that no budget bounds
         used = round_up(pricing.amount(resource, bound.exact([0] * len(decided))))
-        uses.append(Use(resource, used, limits.get(resource)))
+        uses.append(Use(resource, used, limits.get(resource), unpriced if _takes_float(resource) else ()))
     return tuple(uses)
+
+
+def _takes_float(resource: Resource) -> bool:
+    """Whether nodes that stay float take some of it too, whatever they do."""
+    price = RESOURCES[resource].price
+    return isinstance(price, NodeSum) and not price.products
 
 
 def _notes(pricing: Pricing, fixed: Mapping[str, Bits]) -> tuple[str, ...]:

@@ -123,6 +123,10 @@ class Pricing:
             return math.inf
         return float(price(node, weight, inputs, self._bits(node.output, bits)))
 
+    def floats(self) -> tuple[str, ...]:
+        """Names of the nodes that could run on integers and do not, as a tensor around them stays float."""
+        return tuple(node.name for node in self.table.nodes if self._is_float(node))
+
     def form(self, node: OpNode, bits: Mapping[str, int | None]) -> str:
         """Name of the form in which the target computes `node` where groups have these bits; empty where it is the plain one, or is not said."""
         form = getattr(self.model, "form", None)

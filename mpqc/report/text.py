@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpqc.facts.amounts import format_amount
@@ -66,7 +67,7 @@ def _reach(report: Report) -> list[str]:
 
 
 def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
-    lines = [f"{RESOURCES[use.resource].label}: {format_amount(use.resource, use.used)}{_limit(use.resource, use.limit)}" for use in uses]
+    lines = [f"{RESOURCES[use.resource].label}: {format_amount(use.resource, use.used)}{_limit(use, proof)}" for use in uses]
     if proof.status not in ("optimal", "feasible"):
         return [*lines, f"plan: {proof.status}"]
     return [
@@ -135,5 +136,21 @@ def _decibel(sqnr: float | None) -> str:
     return "exactly equal" if sqnr is None else f"SQNR {sqnr:.1f} dB"
 
 
-def _limit(resource: Resource, limit: float | None) -> str:
-    return "" if limit is None else f" of {format_amount(resource, limit)}"
+def _limit(use: Use, proof: Proof) -> str:
+    """The budget, and whether it holds where a part of the program has no price."""
+    if use.limit is None:
+        return ""
+    bound = f" of {format_amount(use.resource, use.limit)}"
+    if not use.unpriced:
+        return bound
+    if use.resource is Resource.LATENCY and proof.modelled_us is not None:
+        return f"{bound}, {format_amount(use.resource, proof.modelled_us)} with the float nodes, which only the built program has a price for"
+    return f"{bound} without the float nodes, which have no price ({_some(use.unpriced)}): whether the budget holds is not known{_way(use.resource)}"
+
+
+def _way(resource: Resource) -> str:
+    return "; --price prices the whole program" if resource is Resource.LATENCY else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

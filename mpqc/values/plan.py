@@ -56,6 +56,8 @@ class Use(Record):
     resource: Resource
     used: float
     limit: float | None = None
+    unpriced: tuple[str, ...] = ()
+    """Names of the nodes that `used` leaves out, as they run in float, which nothing prices"""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""What the report says of a budget: nothing is called met that a part without a price could break."""
+
+from __future__ import annotations
+
+import pytest
+
+import mpqc
+from mpqc.report.text import plan_lines
+from mpqc.values.budget import Budget, Resource
+from mpqc.values.plan import Plan, Proof, Use, uniform_plan
+from tests.quant_models import residual_network
+
+
+def lines(*, limit: float | None = 20.0, unpriced: tuple[str, ...] = (), modelled_us: float | None = None) -> str:
+    return plan_lines(Plan("cortex-a76", (), Proof("optimal", modelled_us=modelled_us), (Use(Resource.LATENCY, 12.0, limit, unpriced),)))[0]
+
+
+def test_a_budget_beside_float_nodes_is_not_known_to_hold() -> None:
+    assert lines() == "latency: 12 us of 20 us"
+    assert lines(limit=None, unpriced=("a",)) == "latency: 12 us"
+    found = lines(unpriced=("a", "b", "c", "d"))
+    assert found.startswith("latency: 12 us of 20 us without the float nodes")
+    assert "(a, b, c and 1 more): whether the budget holds is not known; --price" in found
+    assert lines(unpriced=("a",), modelled_us=19.0).startswith("latency: 12 us of 20 us, 19 us with the float nodes")
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_plans_name_the_nodes_that_have_no_price(softmax: bool) -> None:
+    network = residual_network(softmax=softmax)
+    table = mpqc.find_sites(network)
+    costs = mpqc.CostModel(mpqc.load_target("cortex-a76")).for_network(table)
+    plan = mpqc.evaluate(table, uniform_plan(table, "cortex-a76", 8, 8), costs, (Budget(Resource.LATENCY, 1e4),))
+    assert [use.resource for use in plan.uses if use.unpriced] == ([Resource.LATENCY] if softmax else [])
+    latency = plan.use(Resource.LATENCY)
+    assert latency is not None
+    assert latency.unpriced == (("softmax",) if softmax else ())
