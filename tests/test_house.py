@@ -17,6 +17,12 @@ from mpqc.strategies import TRAINED, make_strategy
 REPO = Path(__file__).resolve().parent.parent
 FOLDERS = {"mpqc": REPO / "mpqc", "mpqc.passes": REPO / "passes", "mpqc.targets": REPO / "targets"}
 PIPELINES = ("mpqc.frontend.network", "mpqc.passes.prepare_quantizers")
+MOST = 6
+"""Parameters of a function"""
+LONGER = {"frontend", "lowering", "numerics", "sensitivity", "strategies", "timing", "training"}
+"""Rooms with functions of an op's attributes, of a kernel's shapes, or of a measurement"""
+DOORS = {"mpqc.flow.api.compile", "mpqc.allocator.build.allocate", "mpqc.data.batches.open_data"}
+"""What users call, with a name for every question"""
 MANUAL = {"mpqc.passes.apply_plan", "mpqc.passes.prune_channels"}
 """Passes that run alone, where somebody asks for them: a plan is tried out, channels go"""
 
@@ -106,6 +112,23 @@ def test_the_product_names_no_path_outside_the_repository() -> None:
     assert [str(path) for path in texts if outside.search(path.read_text(encoding="utf-8"))] == []
 
 
+def parameters(module: str) -> Iterator[tuple[str, int]]:
+    """Every function of `module`, and how many parameters it has."""
+    for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            yield f"{module}.{node.name}", sum(item.arg not in ("self", "cls") for item in given)
+
+
+def test_functions_take_records_instead_of_many_values() -> None:
+    ours = [module for module in modules() if room(module) in set(rooms()) - LONGER]
+    assert {name for module in ours for name, count in parameters(module) if count > MOST} <= DOORS
+
+
+def test_files_are_short() -> None:
+    assert {str(path) for path in modules().values() if len(path.read_text(encoding="utf-8").splitlines()) >= 400} == set()
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = nx.DiGraph([(module, other) for module in modules() for other in imported(module) if other != module])
     assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
@@ -121,6 +144,24 @@ def test_every_pass_has_tests() -> None:
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (REPO / "tests").rglob("test_*.py"))
     names = {path.stem for path in (REPO / "passes").glob("*.py")} - {"__init__"}
     assert {name for name in names if not re.search(rf"mpqc\.passes\.{name}\b", tests)} == set()
+
+
+def recipes() -> list[str]:
+    """Where to add something, one paragraph each."""
+    text = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return re.findall(r"^\*\*.*?(?=\n\n|\Z)", text.split("## Where to add something")[1].split("\n## ")[0], re.MULTILINE | re.DOTALL)
+
+
+def test_recipes_are_short_and_name_tests_and_files_that_exist() -> None:
+    assert len(recipes()) == 8
+    for recipe in recipes():
+        assert len(recipe.splitlines()) <= 5, recipe
+        files = re.findall(r"`((?:mpqc|passes|targets|tests|benchmarks|docs)/[\w/.]+\.(?:py|md))", recipe)
+        named = [path for path in files if "NAME" not in path]
+        assert all((REPO / path).is_file() for path in named), named
+        tests = "".join((REPO / path).read_text(encoding="utf-8") for path in files if path.startswith("tests/"))
+        assert tests, recipe
+        assert all(f"def {name}(" in tests for name in re.findall(r"\b(test_\w+)(?=`)", recipe) if f"{name}.py" not in recipe), recipe
 
 
 @pytest.mark.parametrize("name", ["fixed", *TRAINED])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mpqc.allocator.pairs import interactions_of
 from mpqc.allocator.pricing import Pricing
@@ -50,11 +50,12 @@ def allocate(
     pricing = Pricing(table, cost_model, candidates_of(table, sensitivities, cost_model, fixed or {}, candidates or {}))
     alone = problem_of(pricing, sensitivities, merged(budgets))
     problem = replace(alone, interactions=interactions_of(pairs, table, pricing.candidates))
+    asked = _Asked(pricing, problem, sensitivities, merged(budgets), fixed or {}, seed)
     try:
         solution = solve(problem, seconds=seconds, seed=seed, hint=group_bits(table, hint or {}) or None)
     except BudgetInfeasibleError as error:
-        raise _in_user_units(error, pricing, problem, sensitivities, budgets, fixed or {}, seed) from None
-    return plan_of(pricing, problem, solution, sensitivities, budgets, fixed or {}, seed)
+        raise _in_user_units(error, asked) from None
+    return _plan_of(solution, asked)
 
 
 def merged(budgets: Sequence[Budget]) -> dict[Resource, float]:
@@ -120,21 +121,27 @@ def _loss(site: Site, width: Bits, sensitivities: Sensitivities) -> float:
     return value
 
 
-def plan_of(
-    pricing: Pricing,
-    problem: Problem,
-    solution: Solution,
-    sensitivities: Sensitivities,
-    budgets: Sequence[Budget],
-    fixed: Mapping[str, Bits],
-    seed: int,
-) -> Plan:
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What was asked of the solver, in the units of both sides."""
+
+    pricing: Pricing
+    problem: Problem
+    sensitivities: Sensitivities
+    limits: Mapping[Resource, float]
+    fixed: Mapping[str, Bits]
+    """Sites whose bits the user gave"""
+    seed: int
+
+
+def _plan_of(solution: Solution, asked: _Asked) -> Plan:
     """The plan that `solution` means, with reasons and uses in the units of the resources."""
-    reasons = Reasons(problem, solution, pricing, frozenset(group_bits(pricing.table, fixed)))
-    choices = tuple(_choice(site, solution, sensitivities, reasons) for site in pricing.table.sites)
-    proof = Proof(solution.status, solution.objective, solution.bound, solution.gap, solution.seconds, seed)
+    pricing, table = asked.pricing, asked.pricing.table
+    reasons = Reasons(asked.problem, solution, pricing, frozenset(group_bits(table, asked.fixed)))
+    choices = tuple(_choice(site, solution, asked.sensitivities, reasons) for site in table.sites)
+    proof = Proof(solution.status, solution.objective, solution.bound, solution.gap, solution.seconds, asked.seed)
     target = getattr(getattr(pricing.model, "target", None), "name", "")
-    return Plan(target, choices, proof, uses_of(pricing, solution, merged(budgets)), "qbitopt", _notes(pricing, fixed), pricing.table.pruned)
+    return Plan(target, choices, proof, uses_of(pricing, solution, asked.limits), "qbitopt", _notes(pricing, asked.fixed), table.pruned)
 
 
 def _choice(site: Site, solution: Solution, sensitivities: Sensitivities, reasons: Reasons) -> Choice:
@@ -172,17 +179,10 @@ def _notes(pricing: Pricing, fixed: Mapping[str, Bits]) -> tuple[str, ...]:
     return (*notes, f"kept float by choice, without a price in latency: {', '.join(kept)}") if kept else tuple(notes)
 
 
-def _in_user_units(
-    error: BudgetInfeasibleError,
-    pricing: Pricing,
-    problem: Problem,
-    sensitivities: Sensitivities,
-    budgets: Sequence[Budget],
-    fixed: Mapping[str, Bits],
-    seed: int,
-) -> BudgetInfeasibleError:
+def _in_user_units(error: BudgetInfeasibleError, asked: _Asked) -> BudgetInfeasibleError:
     """The same error with averages instead of sums, and the plan in place of the solution."""
+    pricing = asked.pricing
     least = {name: round_up(pricing.amount(Resource(name), value)) for name, value in error.least.items()}
     together = {name: round_up(pricing.amount(Resource(name), value)) for name, value in error.together.items()}
-    plan = plan_of(pricing, problem, error.plan, sensitivities, budgets, fixed, seed) if isinstance(error.plan, Solution) else None
+    plan = _plan_of(error.plan, asked) if isinstance(error.plan, Solution) else None
     return BudgetInfeasibleError(error.what, why=error.why, hint=error.hint, least=least, together=together, plan=plan)
