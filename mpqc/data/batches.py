@@ -17,6 +17,7 @@ import numpy as np
 from mpqc.data.sources import Item, item_stream
 from mpqc.errors import DataError
 from mpqc.values.network import TensorSpec
+from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
 from mpqc.workspace.digest import digest
 
 Batch = dict[str, np.ndarray]
@@ -39,8 +40,8 @@ class Batches:
     stream: Callable[[], Iterator[Item]] = field(repr=False)
     prepare: Callable[[np.ndarray], np.ndarray] = field(repr=False)
     notes: tuple[str, ...] = ()
-    preparation: str = ""
-    """What `prepare` does, as text: equal texts, equal preparations"""
+    preprocessing: Preprocessing = UNTOUCHED
+    """What `prepare` does, and how pictures were read"""
     start: int = 0
     """Samples that are left out before the first; `raw` has them all the same"""
 
@@ -164,6 +165,7 @@ def open_data(
     labels: bool = False,
     seed: int = 0,
     noise: tuple[float, float] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Batches:
     """`source` as batches for `inputs`, at most `limit` samples.
 
@@ -171,6 +173,7 @@ def open_data(
         source: see the module's docstring; None gives noise (`seed`), which `origin` and `notes` say.
         noise: least and largest value of the noise, uniform between them; without it the noise is standard normal.
         mean, std, scale: the first input becomes (x * scale - mean) / std; mean and std are one number or one a channel.
+        preprocessing: these three and how pictures are read, as one value, instead of them.
         labels: keep an integer second item (or an array called `labels`) as the label; otherwise it is ignored.
     Raises:
         DataError: the source is missing, empty, of no known kind, or pickled; while iterating: wrong shape or dtype, NaN, infinity.
@@ -179,10 +182,11 @@ def open_data(
         raise DataError(f"a limit of {limit} samples leaves none", where="data")
     if isinstance(source, Batches):
         return replace(source, limit=min(limit, source.limit))
-    origin, stream = item_stream(source, inputs, limit=limit, labels=labels, seed=seed, noise=noise)
-    prepare = _normalizer(inputs[0], mean, std, scale) if origin != "noise" else _unchanged
-    notes = (NOISE_NOTE,) if origin == "noise" else ()
-    return Batches(inputs, origin, limit, stream, prepare, notes, "" if prepare is _unchanged else repr(_plain((mean, std, scale))))
+    form = preprocessing if preprocessing is not None else Preprocessing(_numbers(mean), _numbers(std), scale)
+    origin, stream = item_stream(source, inputs, limit=limit, labels=labels, seed=seed, noise=noise, form=form)
+    if origin == "noise":
+        return Batches(inputs, origin, limit, stream, _unchanged, (NOISE_NOTE,))
+    return Batches(inputs, origin, limit, stream, _normalizer(inputs[0], form), (), form)
 
 
 def skipping(batches: Batches, count: int, limit: int) -> Batches:
@@ -191,22 +195,21 @@ def skipping(batches: Batches, count: int, limit: int) -> Batches:
     return replace(batches, start=batches.start + max(min(count, total - limit), 0), limit=min(limit, batches.limit))
 
 
-def _plain(value: Any) -> Any:
-    """Numbers and arrays as plain numbers, whose text is exact."""
-    return tuple(map(_plain, value)) if isinstance(value, tuple) else None if value is None else np.asarray(value, np.float64).tolist()
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    return None if value is None else tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
 
 
 def _unchanged(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _normalizer(spec: TensorSpec, mean: Any, std: Any, scale: float | None) -> Callable[[np.ndarray], np.ndarray]:
-    if mean is None and std is None and scale is None:
+def _normalizer(spec: TensorSpec, form: Preprocessing) -> Callable[[np.ndarray], np.ndarray]:
+    if form.is_identity:
         return _unchanged
-    offset, spread = (_along_channels(value, spec, name, neutral) for value, name, neutral in ((mean, "mean", 0.0), (std, "std", 1.0)))
+    offset, spread = (_along_channels(value, spec, name, neutral) for value, name, neutral in ((form.mean, "mean", 0.0), (form.std, "std", 1.0)))
     if np.any(spread == 0):
         raise DataError("std is zero", where="data: std")
-    factor = np.float32(1.0 if scale is None else scale)
+    factor = np.float32(1.0 if form.scale is None else form.scale)
     return lambda array: ((array * factor - offset) / spread).astype(np.float32)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mpqc.data.pictures import SUFFIXES, is_picture, read_image
 from mpqc.errors import DataError
 from mpqc.values.network import TensorSpec
+from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 LABELS = "labels"
 """Name of the array of labels in a .npz file or a dict."""
 
@@ -32,13 +33,23 @@ Noise = tuple[float, float]
 
 
 def item_stream(
-    source: Any, inputs: tuple[TensorSpec, ...], *, limit: int, labels: bool, seed: int, noise: Noise | None = None
+    source: Any,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    limit: int,
+    labels: bool,
+    seed: int,
+    noise: Noise | None = None,
+    form: Preprocessing = UNTOUCHED,
 ) -> tuple[str, Stream]:
-    """The origin of `source` (see Batches.origin) and a function that starts a stream of its items. Raises DataError."""
+    """The origin of `source` (see Batches.origin) and a function that starts a stream of its items; pictures are read as `form` says.
+
+    Raises DataError.
+    """
     if source is None:
         return "noise", lambda: _noise(inputs, limit, seed, noise)
     if isinstance(source, (str, Path)):
-        return _path(Path(source), inputs, limit, labels)
+        return _path(Path(source), inputs, limit, labels, form)
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         return "arrays", lambda: iter([_item(source, inputs, labels)])
     if isinstance(source, (Mapping, tuple)):  # one item; a list is an iterable of items
@@ -143,16 +154,16 @@ def _noise_array(spec: TensorSpec, generator: np.random.Generator, noise: Noise 
     return np.zeros(spec.shape, spec.dtype)  # indices and sizes: 0 is the one value that is always legal
 
 
-def _path(path: Path, inputs: tuple[TensorSpec, ...], limit: int, labels: bool) -> tuple[str, Stream]:
+def _path(path: Path, inputs: tuple[TensorSpec, ...], limit: int, labels: bool, form: Preprocessing) -> tuple[str, Stream]:
     if not path.exists():
         raise DataError("no such file or folder", where=str(path))
-    if path.is_dir():
-        return _folder(path, inputs, limit)
+    if path.is_dir() or is_picture(path):
+        return _folder(path, inputs, limit, form)
     if path.suffix == ".npz":
         return "npz", lambda: iter([_item(load_arrays(path), inputs, labels)])
     if path.suffix == ".npy":
         return "npy", lambda: iter([_item(_load_npy(path), inputs, labels)])
-    raise DataError(f"{path.suffix or 'no suffix'} is no kind of data file", where=str(path), hint="give .npz, .npy or a folder of images")
+    raise DataError(f"{path.suffix or 'no suffix'} is no kind of data file", where=str(path), hint="give .npz, .npy, a picture or a folder of images")
 
 
 def _load_npy(path: Path) -> np.ndarray:
@@ -180,45 +191,28 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError("cannot read the file", where=str(path), why=str(error))
 
 
-def _folder(path: Path, inputs: tuple[TensorSpec, ...], limit: int) -> tuple[str, Stream]:
+def _folder(path: Path, inputs: tuple[TensorSpec, ...], limit: int, form: Preprocessing) -> tuple[str, Stream]:
     if len(inputs) != 1:
         raise DataError(
             f"a folder holds one input and the network has {len(inputs)}", where=str(path), hint="give a .npz file or an iterable of dicts"
         )
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (*IMAGES, ".npy"))
+    files = files_in(path)
     if not files:
-        raise DataError("no image or .npy file in the folder", where=str(path), hint=f"looked for {', '.join((*IMAGES, '.npy'))}")
+        raise DataError("no image or .npy file in the folder", where=str(path), hint=f"looked for {', '.join((*SUFFIXES, '.npy'))}")
     # spread over the whole folder: sorted names often begin with one class
     chosen = [files[round(index)] for index in np.linspace(0, len(files) - 1, min(limit, len(files)))]
-    return "images", lambda: (Item({inputs[0].name: _file(file, inputs[0])}) for file in chosen)
+    return "images", lambda: (Item({inputs[0].name: _file(file, inputs[0], form)}) for file in chosen)
 
 
-def _file(path: Path, spec: TensorSpec) -> np.ndarray:
-    return _load_npy(path) if path.suffix.lower() == ".npy" else read_image(path, spec)
+def files_in(path: Path) -> list[Path]:
+    """Pictures and .npy files of a folder and the folders in it, by name; a picture itself."""
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if is_picture(file) or file.suffix.lower() == ".npy")
 
 
-def read_image(path: Path, spec: TensorSpec) -> np.ndarray:
-    """The image in `path` as float32 0..255 with one sample of `spec` (NCHW or NHWC by where 1, 3 or 4 channels stand).
-
-    It is scaled (bilinear) to cover height x width and its centre is cut out. Raises DataError.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    height, width, channels, first = _layout(spec)
-    try:
-        with Image.open(path) as image:
-            converted = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-            fitted = ImageOps.fit(converted, (width, height), Image.Resampling.BILINEAR)
-            pixels = np.asarray(fitted, np.float32).reshape(height, width, channels)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError("cannot read the image", where=str(path), why=str(error)) from error
-    return pixels.transpose(2, 0, 1) if first else pixels
+def holds_pictures(source: Any) -> bool:
+    """Whether `source` is a picture, or a folder with one."""
+    return isinstance(source, (str, Path)) and Path(source).exists() and any(map(is_picture, files_in(Path(source))))
 
 
-def _layout(spec: TensorSpec) -> tuple[int, int, int, bool]:
-    shape = spec.shape
-    if len(shape) == 4 and shape[1] in (1, 3, 4):
-        return shape[2], shape[3], shape[1], True
-    if len(shape) == 4 and shape[3] in (1, 3, 4):
-        return shape[1], shape[2], shape[3], False
-    raise DataError(f"an image does not fit the shape {list(shape)}", where=spec.name, hint="give arrays instead of images")
+def _file(path: Path, spec: TensorSpec, form: Preprocessing) -> np.ndarray:
+    return _load_npy(path) if path.suffix.lower() == ".npy" else read_image(path, spec, form)

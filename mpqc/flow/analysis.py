@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mpqc.data.batches import Batches
     from mpqc.training.samples import Samples
     from mpqc.values.network import Network
+    from mpqc.values.preprocessing import Preprocessing
     from mpqc.values.recipe import Recipe
     from mpqc.values.site import SiteTable
 
@@ -62,17 +63,21 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
     Raises DataError before any of the slow phases where data or labels do not fit.
     """
     from mpqc.data.batches import check_labels, notes_on_scale
+    from mpqc.flow.float_check import warnings_on
     from mpqc.quantize.winograd import with_forms
 
     with job.progress.phase("import"):
         read = _read(material, options.reading, options.training)
-    for note in (*read.network.notes, *read.batches.notes, *notes_on_scale(read.batches)):
+    labels = material.labels if read.samples is None else None
+    if labels is not None:
+        check_labels(labels, read.batches)
+    with job.progress.phase("float network"):
+        suspicions = warnings_on(read.network, read.batches, labels)
+    for note in (*read.network.notes, *read.batches.notes, *notes_on_scale(read.batches), *suspicions):
         job.progress.warn(note)
     pruned = pruning.pruned_to_fit(_pruning(read, options), job)
     network, table, batches = pruned.network, pruned.table, read.batches
     LOG.debug("network %s", network.digest)
-    if material.labels is not None and read.samples is None:
-        check_labels(material.labels, batches)
     with job.progress.phase("calibrate"):
         calibration = CALIBRATION.run(job.workspace, CalibrationInputs(network, table, batches, options.ranges))
     with job.progress.phase("sensitivities"):
@@ -92,14 +97,28 @@ def _read(material: Material, reading: Reading, recipe: Recipe | None) -> _Read:
     network = load_network(material.source, shapes=reading.shapes, values=reading.values, example_inputs=reading.example_inputs)
     table = find_sites(network)
     data = material.data if recipe is None else rereadable(material.data)
-    opening = partial(open_data, data, network.inputs, mean=reading.mean, std=reading.std, seed=reading.seed, noise=reading.input_range)
+    opening = partial(open_data, data, network.inputs, preprocessing=reading.preprocessing, seed=reading.seed, noise=reading.input_range)
+    _check_declared(reading.preprocessing, data, network)
     batches = opening(limit=reading.samples)
     return _Read(network, table, batches, None if recipe is None else _samples(opening(limit=ALL, labels=True), material.labels, recipe))
 
 
+def _check_declared(asked: Preprocessing, data: Any, network: Network) -> None:
+    """Raises UsageError for pictures whose pixels nobody said how to prepare: at the wrong scale a network knows nothing, and nobody would see it."""
+    from mpqc.data.batches import open_data
+    from mpqc.data.sources import holds_pictures
+    from mpqc.flow.float_check import SAMPLES, describe_fits, rank_presets
+
+    if asked.declared or not holds_pictures(data):
+        return
+    fits = rank_presets(network, lambda form: open_data(data, network.inputs, limit=SAMPLES, preprocessing=form))
+    hint = "add --preset NAME, or --mean and --std (raw takes pixels as they are, 0 to 255)"
+    raise UsageError("how do these pictures become what the network takes?", where=str(data), why=describe_fits(fits), hint=hint)
+
+
 def _check_reading(reading: Reading, data: Any) -> None:
-    if data is None and (reading.mean is not None or reading.std is not None):
-        raise UsageError("there are no images to normalise", where="--mean, --std", hint="give --data, or leave them out")
+    if data is None and reading.preprocessing.declared:
+        raise UsageError("there are no images to normalise", where="--preset, --mean, --std", hint="give --data, or leave them out")
     if data is not None and reading.input_range is not None:
         raise UsageError("the range is for noise, and there is data", where="--input-range", hint="leave it out")
 

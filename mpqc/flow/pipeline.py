@@ -172,6 +172,7 @@ def _measured(
 
 
 def _circumstances(analysis: Analysis, options: Options, built: Built, job: Job) -> Circumstances:
+    from mpqc.flow.quality import describe_input
     from mpqc.report.build import Circumstances
 
     return Circumstances(
@@ -181,6 +182,7 @@ def _circumstances(analysis: Analysis, options: Options, built: Built, job: Job)
         seed=options.seed,
         budgets=options.budgets,
         artifacts=built.artifacts,
+        fed=describe_input(analysis.batches),
         notes=(*analysis.network.notes, *analysis.calibration.notes),
         seconds=dict(job.progress.seconds),
     )

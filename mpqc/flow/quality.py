@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpqc.report.model import Accuracy, Quality
+from mpqc.report.model import Accuracy, Fed, Quality
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
@@ -37,6 +37,16 @@ def measure_quality(network: Network, program: Program, batches: Batches, sample
     pairs = [(reference.run(batch), interpreter.run(batch)) for batch in islice(iter(batches), samples)]
     names = [name for name in program.outputs if np.issubdtype(pairs[0][0][name].dtype, np.floating)]
     return tuple(Quality(name, _sqnr([(wanted[name], got[name]) for wanted, got in pairs]), len(pairs)) for name in names)
+
+
+def describe_input(batches: Batches, samples: int = QUALITY_SAMPLES) -> Fed:
+    """What goes into the first input: how it was prepared, and the range and mean of the first `samples` batches."""
+    name = batches.inputs[0].name
+    values = [batch[name] for batch in islice(iter(batches), samples)]
+    count = sum(len(value) if value.ndim else 1 for value in values)
+    flat = np.concatenate([value.reshape(-1) for value in values]).astype(np.float64)
+    text = "" if batches.origin == "noise" else batches.preprocessing.text
+    return Fed(text, count, *((float(flat.min()), float(flat.max()), float(flat.mean())) if flat.size else (0.0, 0.0, 0.0)))
 
 
 def _sqnr(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float | None:

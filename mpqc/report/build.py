@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpqc.facts.amounts import format_budget
 from mpqc.numerics.overflow import LIMIT, accumulator_peaks
-from mpqc.report.model import AccumulatorRow, Accuracy, FloatRow, LayerRow, Quality, Report, Sizes
+from mpqc.report.model import AccumulatorRow, Accuracy, Fed, FloatRow, LayerRow, Quality, Report, Sizes
 from mpqc.values.artifacts import Artifacts
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.history import TrainingSummary
@@ -35,6 +35,7 @@ class Circumstances:
     seed: int
     budgets: tuple[Budget, ...]
     artifacts: Artifacts
+    fed: Fed | None = None
     notes: tuple[str, ...] = ()
     """Of network and calibration"""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -67,6 +68,7 @@ def build_report(table: SiteTable, plan: Plan, program: Program, cost_model: Cos
         target_digest=hashlib.sha256(target.model_dump_json().encode()).hexdigest(),
         strategy=plan.strategy,
         seed=circumstances.seed,
+        fed=circumstances.fed,
         data=circumstances.data,
         budgets=tuple(map(format_budget, circumstances.budgets)),
         proof=plan.proof,

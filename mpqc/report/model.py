@@ -51,6 +51,19 @@ class AccumulatorRow(Record):
 
 
 @dataclass(frozen=True)
+class Fed(Record):
+    """What went into the network's first input while it was looked at, after preprocessing."""
+
+    preprocessing: str
+    """In words; empty where there was no data"""
+    samples: int
+    """How many the figures are of"""
+    least: float
+    largest: float
+    mean: float
+
+
+@dataclass(frozen=True)
 class Quality(Record):
     """How close the integer program is to the float network, on data that the report names."""
 
@@ -113,6 +126,8 @@ class Report(Record):
     """Price of the built program by a pricing tool; None where it was not asked for"""
     int8_modelled_us: float | None = None
     """The same of the program with all weights and activations at 8 bits"""
+    fed: Fed | None = None
+    """None in reports that nothing was run for"""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

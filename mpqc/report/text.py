@@ -78,7 +78,7 @@ def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
 
 def totals(report: Report) -> list[str]:
     """The lines under the table: budgets kept, proof, sizes, latency, closeness to float."""
-    lines = _outcome(report.uses, report.proof)
+    lines = [*fed_lines(report), *_outcome(report.uses, report.proof)]
     sizes = report.sizes
     lines.append(f"weights: float {sizes.float_bytes:,} B, all int8 {sizes.int8_bytes:,} B, this plan {sizes.plan_bytes:,} B")
     lines += memory_lines(report)
@@ -94,6 +94,16 @@ def totals(report: Report) -> list[str]:
         accuracy = report.accuracy
         lines.append(f"accuracy on {accuracy.samples} samples: float {accuracy.float_percent:.2f} %, integer {accuracy.integer_percent:.2f} %")
     return lines + training_lines(report.training) + accumulator_lines(report) + [f"note: {note}" for note in report.notes]
+
+
+def fed_lines(report: Report) -> list[str]:
+    """What went in, in one line: how it was prepared, and what came of that."""
+    if report.fed is None or not report.fed.preprocessing:
+        return []
+    fed = report.fed
+    return [
+        f"input ({report.data}): {fed.preprocessing}; the first {fed.samples} samples reach {fed.least:.3g} to {fed.largest:.3g}, mean {fed.mean:.3g}"
+    ]
 
 
 def memory_lines(report: Report) -> list[str]:

@@ -46,7 +46,7 @@ class Samples:
     @cached_property
     def content(self) -> str:
         """Digest of the samples as the source gives them, their labels, which are trained on, and what is made of them for the network."""
-        return digest((self.arrays, self.labels, self.trained, self.held_out, self.batches.inputs, self.batches.preparation))
+        return digest((self.arrays, self.labels, self.trained, self.held_out, self.batches.inputs, self.batches.preprocessing))
 
     def batch(self, indices: np.ndarray, device: torch.device) -> TrainingBatch:
         """The samples at `indices`, as the network takes them."""

@@ -15,6 +15,8 @@ from mpqc.errors import UsageError
 from mpqc.values.budget import Budget
 from mpqc.values.notation import BITS, CHANNELS, FIXED, NUMBERS, PLAN, RANGE, SHAPES
 from mpqc.values.option import listed, option, several
+from mpqc.values.preprocessing import Preprocessing
+from mpqc.values.presets import PRESETS
 from mpqc.values.recipe import HOW_TO_TRAIN, Recipe
 
 if TYPE_CHECKING:
@@ -126,8 +128,15 @@ class Reading(Shaped, Seeded):
     """Positional arguments that a torch module is exported with."""
     samples: int = option(256, "calibration samples to take", unit="samples", least=1)
     """Calibration samples taken from the data."""
+    preset: str = option("", f"how pixels of 0..255 become what the network takes: {', '.join(PRESETS)}", open=True)
+    """A name of mpqc.values.presets"""
     mean: tuple[float, ...] | None = option(None, "subtracted from image channels in 0..255: 123.7,116.3,103.5", notation=CHANNELS)
     std: tuple[float, ...] | None = option(None, "divides image channels after the mean: 58.4,57.1,57.4", notation=CHANNELS)
+    scale: float | None = option(None, "what image channels are multiplied by before mean and std: 0.00392157 is 1/255")
+    bgr: bool = option(False, "pictures go in as blue, green, red")
+    resize: str = option("", "pictures cover the input and are cut (cover), stretch, pad, or a part of their shorter side (0.875)", open=True)
+    """See Preprocessing; empty: as the preset says, else cover"""
+    layout: str = option("", "nchw or nhwc, where the shape of the input does not tell", open=True)
     input_range: tuple[float, float] | None = option(None, "least and largest value of the inputs, where there is no --data: 0,255", notation=RANGE)
     """Least and largest value of the inputs, where there is no data to see it in."""
     ranges: str = option("mse", f"how ranges are chosen: {listed(RANGES, 'or')}")
@@ -136,6 +145,17 @@ class Reading(Shaped, Seeded):
     def __post_init__(self) -> None:
         if self.ranges not in RANGES:
             raise UsageError(f"unknown way to choose ranges {self.ranges!r}", where="--ranges", hint=f"use one of {', '.join(RANGES)}")
+        if self.preset and self.preset not in PRESETS:
+            raise UsageError(f"unknown preset {self.preset!r}", where="--preset", hint=f"use one of {', '.join(PRESETS)}")
+        if self.preset and (self.mean, self.std, self.scale) != (None, None, None):
+            raise UsageError("the preset says it already", where="--mean, --std, --scale", hint="leave them or --preset out")
+        _ = self.preprocessing
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What pixels become before the network sees them: the preset, or the single values. Raises UsageError for what none can be."""
+        base = PRESETS[self.preset].preprocessing if self.preset else Preprocessing(self.mean, self.std, self.scale)
+        return replace(base, bgr=base.bgr or self.bgr, resize=self.resize or base.resize, layout=self.layout)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""Picture files as arrays: decoded, fitted to the network's input, channels in its order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpqc.errors import DataError
+from mpqc.values.network import TensorSpec
+from mpqc.values.preprocessing import COVER, PAD, STRETCH, UNTOUCHED, Preprocessing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+GREY = 114
+"""Of the bars beside a picture that is kept whole, as detectors are trained with"""
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_CHANNELS_FIRST = {"nchw": True, "nhwc": False}
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file's name says that it holds a picture."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def read_image(path: Path, spec: TensorSpec, form: Preprocessing = UNTOUCHED) -> np.ndarray:
+    """The picture in `path` as float32 0..255 with one sample of `spec` (NCHW or NHWC by where 1, 3 or 4 channels stand, or as `form` says).
+
+    It is resized (bilinear) as `form` says; values are not scaled. Raises DataError.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    height, width, channels, first = _layout(spec, form.layout)
+    try:
+        with Image.open(path) as image:
+            fitted = _fitted(image.convert(_MODES[channels]), (width, height), form.resize)
+            pixels = np.asarray(fitted, np.float32).reshape(height, width, channels)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError("cannot read the image", where=str(path), why=str(error)) from error
+    ordered = pixels[:, :, [2, 1, 0, *range(3, channels)]] if form.bgr and channels >= 3 else pixels
+    return ordered.transpose(2, 0, 1) if first else ordered
+
+
+def _fitted(image: Image, size: tuple[int, int], resize: str) -> Image:
+    from PIL import ImageOps
+    from PIL.Image import Resampling
+
+    if resize == COVER:
+        return ImageOps.fit(image, size, Resampling.BILINEAR)
+    if resize == STRETCH:
+        return image.resize(size, Resampling.BILINEAR)
+    if resize == PAD:
+        return ImageOps.pad(image, size, Resampling.BILINEAR, color=_grey(image))
+    return _centre(image, size, float(resize))
+
+
+def _grey(image: Image) -> int | tuple[int, ...]:
+    bands = len(image.getbands())
+    return GREY if bands == 1 else (GREY, GREY, GREY, 255)[:bands]
+
+
+def _centre(image: Image, size: tuple[int, int], number: float) -> Image:
+    """The centre of `size` after the picture covers a larger rectangle: `number` is the part that is kept, or the larger one's shorter side."""
+    from PIL.Image import Resampling
+
+    factor = 1 / number if number <= 1 else number / min(size)
+    if factor < 1:
+        raise DataError(f"a shorter side of {number:g} pixels is smaller than the input", where="--resize", why=f"the input is {size[0]}x{size[1]}")
+    scale = factor * max(size[0] / image.width, size[1] / image.height)
+    larger = max(size[0], round(image.width * scale)), max(size[1], round(image.height * scale))
+    covered = image.resize(larger, Resampling.BILINEAR)
+    left, top = (covered.width - size[0]) // 2, (covered.height - size[1]) // 2
+    return covered.crop((left, top, left + size[0], top + size[1]))
+
+
+def _layout(spec: TensorSpec, asked: str) -> tuple[int, int, int, bool]:
+    """Height, width, channels, and whether channels stand first."""
+    shape = spec.shape
+    first = _CHANNELS_FIRST.get(asked, len(shape) == 4 and shape[1] in _MODES)
+    if len(shape) != 4 or shape[1 if first else 3] not in _MODES:
+        raise DataError(f"an image does not fit the shape {list(shape)}", where=spec.name, hint="give arrays instead of images")
+    return (shape[2], shape[3], shape[1], True) if first else (shape[1], shape[2], shape[3], False)
