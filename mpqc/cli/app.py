@@ -36,7 +36,7 @@ Model = Annotated[Path, typer.Argument(help="network, an ONNX file", show_defaul
 Analyzed = Annotated[Path, typer.Argument(help="output folder of `mpqc analyze` or `mpqc compile`", show_default=False)]
 
 
-@app.command(cls=Grouped, epilog="Example: mpqc compile model.onnx --target cortex-a76 --budget-latency 20ms --data images/ -o out")
+@app.command(cls=Grouped, epilog="Example: mpqc compile model.onnx --target cortex-a76 --budget-latency 20ms --data images/ --preset imagenet -o out")
 @later
 def compile(model: Model, files: LabelledFiles, options: Options, showing: Showing) -> None:
     """Compiles a network inside budgets; writes QDQ ONNX, plan, report, module and bundle to the output folder."""
@@ -45,7 +45,7 @@ def compile(model: Model, files: LabelledFiles, options: Options, showing: Showi
     compile_command(model, files, options, showing)
 
 
-@app.command(cls=Grouped, epilog="Example: mpqc analyze model.onnx --data images/ -o out")
+@app.command(cls=Grouped, epilog="Example: mpqc analyze model.onnx --data images/ --preset imagenet -o out")
 @later
 def analyze(model: Model, files: Files, reading: Measuring, targeted: Targeted, forced: Forced, showing: Showing) -> None:
     """Measures the sensitivity of every weight and activation at every width; writes sensitivities.json and sites.json."""

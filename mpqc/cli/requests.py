@@ -76,7 +76,7 @@ class Files(Folder):
     """Where data are and files go."""
 
     GROUP: ClassVar[str] = FILES
-    data: Path | None = option(None, "calibration samples: .npy, .npz (keys are input names), a folder of images or .npy")
+    data: Path | None = option(None, "calibration samples: .npy, .npz (keys are input names), a picture, a folder of pictures or .npy")
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _check_declared(asked: Preprocessing, data: Any, network: Network) -> None:
         return
     fits = rank_presets(network, lambda form: open_data(data, network.inputs, limit=SAMPLES, preprocessing=form))
     hint = "add --preset NAME, or --mean and --std (raw takes pixels as they are, 0 to 255)"
-    raise UsageError("how do these pictures become what the network takes?", where=str(data), why=describe_fits(fits), hint=hint)
+    raise UsageError("nobody said how these pictures become what the network takes", where=str(data), why=describe_fits(fits), hint=hint)
 
 
 def _check_reading(reading: Reading, data: Any) -> None:

@@ -177,9 +177,11 @@ def _information(network: Network, batches: Batches) -> float | None:
 
 
 def describe_fits(fits: tuple[Fit, ...]) -> str:
-    """One clause a preset: its name, what it does, and how well the network tells the pictures apart with it."""
-    return "; ".join(f"{fit.name}: {PRESETS[fit.name].about}{_told(fit)}" for fit in fits)
+    """The presets by name, what they make of pixels, and how well the network tells the pictures apart with each."""
+    listed = ", ".join(f"{fit.name} ({PRESETS[fit.name].becomes}{_told(fit)})" for fit in fits)
+    measured = any(fit.information is not None for fit in fits)
+    return f"presets that fit{', and how far apart the network tells the pictures with each' if measured else ''}: {listed}"
 
 
 def _told(fit: Fit) -> str:
-    return "" if fit.information is None else f" (with it the answers tell the pictures apart to {100 * fit.information:.0f} %)"
+    return "" if fit.information is None else f": {100 * fit.information:.0f} %"

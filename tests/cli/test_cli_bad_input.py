@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.cli_runs import BUDGET, Mpqc, Place, listing, samples
 
@@ -296,3 +297,18 @@ def test_a_bug_is_one_line_that_names_the_log(mpqc: Mpqc, place: Place, tmp_path
     assert done.code == 1
     assert done.err == f"mpqc: internal error: RuntimeError: not as expected (a bug; details in {tmp_path / 'out' / 'log.txt'})\n"
     assert "Traceback" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_pictures_that_nobody_declared(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for index in range(4):
+        Image.new("RGB", (8, 8), (60 * index, 90, 200)).save(tmp_path / "pictures" / f"{index}.png")
+    line = mpqc("compile", place.model, "--data", tmp_path / "pictures", "-q", "-o", tmp_path / "out").complaint(2)
+    assert "--preset NAME" in line
+    assert "signed (-1..1" in line
+    assert listing(tmp_path / "out") <= WRITTEN
+
+
+@pytest.mark.parametrize(("option", "value"), [("--preset", "vgg"), ("--resize", "tall"), ("--layout", "chwn"), ("--scale", "0")])
+def test_preprocessing_that_cannot_be_meant(mpqc: Mpqc, place: Place, tmp_path: Path, option: str, value: str) -> None:
+    assert value in mpqc(*place.compiling, option, value, "-o", tmp_path / "out").complaint(2)
