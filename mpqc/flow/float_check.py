@@ -36,6 +36,8 @@ class Answers:
     """What a classifier says of several samples: probabilities [samples, classes]."""
 
     probabilities: np.ndarray
+    certain: bool = True
+    """Whether the network itself says probabilities; other rows of numbers may be no classes at all (an embedding)"""
 
     @property
     def same(self) -> int | None:
@@ -118,15 +120,15 @@ def _answers(values: dict[str, np.ndarray]) -> Answers | None:
     """Of the first output that is one row of classes a sample; None where there is none."""
     for array in values.values():
         if array.ndim >= 2 and array.shape[1] >= 2 and array.shape[1] == array[0].size and np.isfinite(array).all():
-            return Answers(_probabilities(array.reshape(len(array), -1).astype(np.float64)))
+            return _as_answers(array.reshape(len(array), -1).astype(np.float64))
     return None
 
 
-def _probabilities(values: np.ndarray) -> np.ndarray:
+def _as_answers(values: np.ndarray) -> Answers:
     if (values >= 0).all() and np.allclose(values.sum(1), 1, atol=1e-3):
-        return values
+        return Answers(values)
     powers = np.exp(values - values.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    return Answers(powers / powers.sum(1, keepdims=True), certain=False)
 
 
 def _of_answers(answers: Answers) -> tuple[str, ...]:
@@ -136,7 +138,7 @@ def _of_answers(answers: Answers) -> tuple[str, ...]:
         return ()
     if answers.same is not None:
         return (f"the float network answers class {answers.same} for all {samples} samples looked at: {_ASK}",)
-    if answers.information >= FEW or classes < MANY:
+    if not answers.certain or answers.information >= FEW or classes < MANY:
         return ()
     return (f"the float network is sure of nothing on the data (mean top probability {answers.confidence:.2f} of {classes} classes): {_ASK}",)
 
