@@ -82,7 +82,8 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
         calibration = CALIBRATION.run(job.workspace, CalibrationInputs(network, table, batches, options.ranges))
     with job.progress.phase("sensitivities"):
         sensitivities = _measured(Analysis(network, table, batches, calibration, None), options.method, options.seed, job)
-    table = table if options.training else with_forms(table, calibration)  # training changes weights
+    if not options.training:  # which changes weights
+        table = with_forms(table, calibration, is_rounding_open=options.repairing.steps > 0)
     job.workspace.write_text("sites.json", write_sites(table))
     return Analysis(network, table, batches, calibration, sensitivities, read.samples, read.network if pruned.removed else None)
 

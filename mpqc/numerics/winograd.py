@@ -43,16 +43,17 @@ class Form:
         low, high = codes
         return low << self.shift >= INT8.qmin and high << self.shift <= INT8.qmax and (high - low) << (self.shift - 1) <= INT8.qmax
 
-    def transformed(self, weight: np.ndarray) -> tuple[int, int]:
-        """Least and largest transformed weight. weight: integer codes [O, I, 3, 3]."""
-        values = np.einsum("jw,ochw->ochj", WEIGHTS, weight.astype(np.int64))
-        if self.name == "tile":
-            values = np.einsum("ih,ochj->ocij", WEIGHTS, values)
-        return int(values.min(initial=0)), int(values.max(initial=0))
+    def transformed(self, weight: np.ndarray, upper: np.ndarray | None = None) -> tuple[int, int]:
+        """Least and largest transformed weight, of any codes from `weight` to `upper` (None: the same). Integer codes [O, I, 3, 3]."""
+        matrix = np.kron(WEIGHTS if self.name == "tile" else np.eye(3, dtype=np.int64), WEIGHTS)
+        low, high = (codes.reshape(-1, TAPS).astype(np.float32) for codes in (weight, weight if upper is None else upper))
+        plus, minus = (np.maximum(sign * matrix, 0).T.astype(np.float32) for sign in (1, -1))  # whole numbers far below 2^24
+        least, most = low @ plus - high @ minus, high @ plus - low @ minus
+        return int(least.min(initial=0)), int(most.max(initial=0))
 
-    def weights_fit(self, weight: np.ndarray) -> bool:
-        """Whether transformed weights fit int8."""
-        least, most = self.transformed(weight)
+    def weights_fit(self, weight: np.ndarray, upper: np.ndarray | None = None) -> bool:
+        """Whether transformed weights fit int8, for any codes from `weight` to `upper` (None: the same)."""
+        least, most = self.transformed(weight, upper)
         return least >= INT8.qmin and most <= INT8.qmax
 
     def takes(self, weight_bits: int, input_bits: int, depth: int) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 
+from mpqc.numerics.winograd import FORMS
 from mpqc.quantize.calibration import Calibration
-from mpqc.quantize.winograd import with_forms
+from mpqc.quantize.winograd import LOOKED_AT, with_forms
 from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
 
 
@@ -30,3 +32,19 @@ def test_forms_are_those_of_the_codes() -> None:
     spiked[0, 0] = 1.0
     forms = with_forms(table, replace(calibration, weights={**weights, "mixed": spiked}, _known={}))
     assert forms.by_name["mixed"].forms == ()
+
+
+def test_what_holds_however_weights_are_rounded() -> None:
+    """Against all ways to round a filter: both ends of what each tap may become."""
+    rng = np.random.default_rng(3)
+    weight = (rng.normal(0, 1, (8, 8, 3, 3)) * np.linspace(0.4, 1.6, 8).reshape(8, 1, 1, 1)).astype(np.float32)
+    table = SiteTable((Site("x", SiteKind.ACTIVATION, (1, 8, 8, 8)), Site("w", SiteKind.WEIGHT, weight.shape, None)), (node("a", "w"),))
+    calibration = Calibration("minmax", table, {}, {"w": weight}, {})
+    nearest, open_ones = (with_forms(table, calibration, is_rounding_open=free).by_name["w"].forms for free in (False, True))
+    assert set(open_ones) <= set(nearest)
+    for name, widths in LOOKED_AT.items():
+        for bits in widths:
+            real = weight.reshape(-1, 9) / calibration.qparams("w", bits).scale
+            low, high = np.floor(real), np.clip(np.ceil(real), None, 2 ** (bits - 1) - 1)
+            ways = [np.where(np.array(way), high, low) for way in itertools.product((False, True), repeat=9)]
+            assert ((bits, name) in open_ones) == all(FORMS[name].weights_fit(codes.reshape(8, 8, 3, 3)) for codes in ways)
