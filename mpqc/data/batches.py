@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mpqc.data.sources import Item, item_stream
+from mpqc.data.sources import Item, Wanted, item_stream
 from mpqc.errors import DataError
 from mpqc.values.network import TensorSpec
 from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
@@ -183,7 +183,7 @@ def open_data(
     if isinstance(source, Batches):
         return replace(source, limit=min(limit, source.limit))
     form = preprocessing if preprocessing is not None else Preprocessing(_numbers(mean), _numbers(std), scale)
-    origin, stream = item_stream(source, inputs, limit=limit, labels=labels, seed=seed, noise=noise, form=form)
+    origin, stream = item_stream(source, inputs, Wanted(limit, labels, seed, noise, form))
     if origin == "noise":
         return Batches(inputs, origin, limit, stream, _unchanged, (NOISE_NOTE,))
     return Batches(inputs, origin, limit, stream, _normalizer(inputs[0], form), (), form)

@@ -32,24 +32,27 @@ Noise = tuple[float, float]
 """Least and largest value of uniform noise"""
 
 
-def item_stream(
-    source: Any,
-    inputs: tuple[TensorSpec, ...],
-    *,
-    limit: int,
-    labels: bool,
-    seed: int,
-    noise: Noise | None = None,
-    form: Preprocessing = UNTOUCHED,
-) -> tuple[str, Stream]:
-    """The origin of `source` (see Batches.origin) and a function that starts a stream of its items; pictures are read as `form` says.
+@dataclass(frozen=True)
+class Wanted:
+    """What is taken of a source."""
 
-    Raises DataError.
-    """
+    limit: int
+    """At most so many samples"""
+    labels: bool = False
+    """Whether an integer item behind the inputs is the label"""
+    seed: int = 0
+    noise: Noise | None = None
+    form: Preprocessing = UNTOUCHED
+    """How pictures are read"""
+
+
+def item_stream(source: Any, inputs: tuple[TensorSpec, ...], wanted: Wanted) -> tuple[str, Stream]:
+    """The origin of `source` (see Batches.origin) and a function that starts a stream of its items. Raises DataError."""
+    limit, labels = wanted.limit, wanted.labels
     if source is None:
-        return "noise", lambda: _noise(inputs, limit, seed, noise)
+        return "noise", lambda: _noise(inputs, limit, wanted.seed, wanted.noise)
     if isinstance(source, (str, Path)):
-        return _path(Path(source), inputs, limit, labels, form)
+        return _path(Path(source), inputs, wanted)
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         return "arrays", lambda: iter([_item(source, inputs, labels)])
     if isinstance(source, (Mapping, tuple)):  # one item; a list is an iterable of items
@@ -154,15 +157,15 @@ def _noise_array(spec: TensorSpec, generator: np.random.Generator, noise: Noise 
     return np.zeros(spec.shape, spec.dtype)  # indices and sizes: 0 is the one value that is always legal
 
 
-def _path(path: Path, inputs: tuple[TensorSpec, ...], limit: int, labels: bool, form: Preprocessing) -> tuple[str, Stream]:
+def _path(path: Path, inputs: tuple[TensorSpec, ...], wanted: Wanted) -> tuple[str, Stream]:
     if not path.exists():
         raise DataError("no such file or folder", where=str(path))
     if path.is_dir() or is_picture(path):
-        return _folder(path, inputs, limit, form)
+        return _folder(path, inputs, wanted)
     if path.suffix == ".npz":
-        return "npz", lambda: iter([_item(load_arrays(path), inputs, labels)])
+        return "npz", lambda: iter([_item(load_arrays(path), inputs, wanted.labels)])
     if path.suffix == ".npy":
-        return "npy", lambda: iter([_item(_load_npy(path), inputs, labels)])
+        return "npy", lambda: iter([_item(_load_npy(path), inputs, wanted.labels)])
     raise DataError(f"{path.suffix or 'no suffix'} is no kind of data file", where=str(path), hint="give .npz, .npy, a picture or a folder of images")
 
 
@@ -191,7 +194,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError("cannot read the file", where=str(path), why=str(error))
 
 
-def _folder(path: Path, inputs: tuple[TensorSpec, ...], limit: int, form: Preprocessing) -> tuple[str, Stream]:
+def _folder(path: Path, inputs: tuple[TensorSpec, ...], wanted: Wanted) -> tuple[str, Stream]:
     if len(inputs) != 1:
         raise DataError(
             f"a folder holds one input and the network has {len(inputs)}", where=str(path), hint="give a .npz file or an iterable of dicts"
@@ -200,8 +203,8 @@ def _folder(path: Path, inputs: tuple[TensorSpec, ...], limit: int, form: Prepro
     if not files:
         raise DataError("no image or .npy file in the folder", where=str(path), hint=f"looked for {', '.join((*SUFFIXES, '.npy'))}")
     # spread over the whole folder: sorted names often begin with one class
-    chosen = [files[round(index)] for index in np.linspace(0, len(files) - 1, min(limit, len(files)))]
-    return "images", lambda: (Item({inputs[0].name: _file(file, inputs[0], form)}) for file in chosen)
+    chosen = [files[round(index)] for index in np.linspace(0, len(files) - 1, min(wanted.limit, len(files)))]
+    return "images", lambda: (Item({inputs[0].name: _file(file, inputs[0], wanted.form)}) for file in chosen)
 
 
 def files_in(path: Path) -> list[Path]:
