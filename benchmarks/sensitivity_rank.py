@@ -27,6 +27,7 @@ from mpqc.quantize.sites import find_sites
 from mpqc.sensitivity.fisher import _forward, _gradients
 from mpqc.sensitivity.measure import measure
 from mpqc.sensitivity.pairs import measure_pairs
+from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import find_task
 from mpqc.values.network import Network
 from mpqc.values.plan import Choice, Plan, Proof
@@ -108,7 +109,7 @@ def scores(network: Network, table: SiteTable, calibration: Calibration, batches
     start = time.perf_counter()
     yield "fit (diagonal, as published)", summed(diagonal_fit(network, table, calibration, batches, 4)), time.perf_counter() - start
     start = time.perf_counter()
-    pairs = measure_pairs(network, table, calibration, batches, BITS)
+    pairs = measure_pairs(Subject(network, table, calibration, batches), BITS)
     seconds = time.perf_counter() - start
     for method in ("fit", "distance"):
         alone = summed(tables[method])

@@ -19,9 +19,9 @@ FOLDERS = {"mpqc": REPO / "mpqc", "mpqc.passes": REPO / "passes", "mpqc.targets"
 PIPELINES = ("mpqc.frontend.network", "mpqc.passes.prepare_quantizers")
 MOST = 6
 """Parameters of a function"""
-LONGER = {"frontend", "lowering", "numerics", "sensitivity", "strategies", "timing", "training"}
-"""Rooms with functions of an op's attributes, of a kernel's shapes, or of a measurement"""
-DOORS = {"mpqc.flow.api.compile", "mpqc.allocator.build.allocate", "mpqc.data.batches.open_data"}
+LONGER = {"frontend", "lowering", "numerics", "strategies", "timing", "training"}
+"""Rooms with functions of an op's attributes, of a kernel's shapes, or of a gradient"""
+DOORS = {"mpqc.flow.api.compile", "mpqc.allocator.build.allocate", "mpqc.data.batches.open_data", "mpqc.sensitivity.measure.measure"}
 """What users call, with a name for every question"""
 MANUAL = {"mpqc.passes.apply_plan", "mpqc.passes.prune_channels"}
 """Passes that run alone, where somebody asks for them: a plan is tried out, channels go"""

@@ -15,31 +15,29 @@ from mpqc.passes.lib.quantizer_graph import producers, quantizer_of
 from mpqc.passes.prepare_quantizers import with_quantizers
 from mpqc.quantize.calibration import Calibration, moved_sites
 from mpqc.quantize.replay import arguments
+from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import Task
-from mpqc.values.network import Network
-from mpqc.values.site import SiteTable
 
 if TYPE_CHECKING:
-    from mpqc.data.batches import Batches
+    pass
 
 
-def measured_losses(
-    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, task: Task, bits: tuple[int, ...], sites: frozenset[str]
-) -> dict[str, dict[int, float]]:
+def measured_losses(subject: Subject, task: Task, bits: tuple[int, ...], sites: frozenset[str]) -> dict[str, dict[int, float]]:
     """Site of `sites` -> bits -> mean loss (task.py) with that site quantized; 0 for sites that only repeat values.
 
     Cost: (sites x widths / 2) forward passes a batch. Memory: all values of one batch.
     """
-    prepared = with_quantizers(network, table, shared=False)
+    table = subject.table
+    prepared = with_quantizers(subject.network, table, shared=False)
     runner = _Rerun(prepared.module, task)
     active = quantizers(prepared.module)
     repeated = moved_sites(table)
     sums = {site.name: np.zeros(len(bits)) for site in table.sites if site.name in sites}
     count = 0
-    for batch in batches:
+    for batch in subject.batches:
         runner.start(batch)
         for name in (name for name in sums if name not in repeated):
-            sums[name] += [runner.loss(active[name], calibration, width) for width in bits]
+            sums[name] += [runner.loss(active[name], subject.calibration, width) for width in bits]
         count += 1
     return {name: dict(zip(bits, (total / max(count, 1)).tolist(), strict=True)) for name, total in sums.items()}
 

@@ -13,22 +13,22 @@ from mpqc.errors import DataError
 from mpqc.numerics.fake_quant import Quantizer, fake_quantize
 from mpqc.quantize.calibration import Calibration, moved_sites
 from mpqc.quantize.replay import Replay, arguments
+from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import Task
 from mpqc.values.network import Network
 from mpqc.values.qtype import QParams
-from mpqc.values.site import SiteKind, SiteTable
+from mpqc.values.site import SiteKind
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
 
 
-def fisher_losses(
-    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, task: Task, bits: tuple[int, ...], *, seed: int, probes: int
-) -> dict[str, dict[int, float]]:
+def fisher_losses(subject: Subject, task: Task, bits: tuple[int, ...], *, seed: int, probes: int) -> dict[str, dict[int, float]]:
     """Site -> bits -> 1/2 E[(g . d)^2]; 0 for sites that only repeat values. Raises DataError for a gradient that is NaN or infinite, by site.
 
     Memory: the activations of one batch, and the errors of the weights at all `bits` (4 bytes a weight and width).
     """
+    table, calibration, batches = subject.table, subject.calibration, subject.batches
     generator = torch.Generator().manual_seed(seed)
     repeated = moved_sites(table)
     watched = frozenset(site.name for site in table.sites if site.name not in repeated)
@@ -40,7 +40,7 @@ def fisher_losses(
     sums = {site.name: np.zeros(len(bits)) for site in table.sites}
     samples = 0
     for batch in batches:
-        values = _forward(network, watched | task.tensors, watched, batch)
+        values = _forward(subject.network, watched | task.tensors, watched, batch)
         for name, value in values.items():
             if name in watched and name not in calibration.weights:
                 errors[name] = _errors(value.detach(), calibration, name, bits)
@@ -51,21 +51,20 @@ def fisher_losses(
     return {name: dict(zip(bits, (total / (2 * samples * probes)).tolist(), strict=True)) for name, total in sums.items()}
 
 
-def fisher_products(
-    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, task: Task, bits: tuple[int, ...], *, seed: int, probes: int
-) -> dict[str, np.ndarray]:
+def fisher_products(subject: Subject, task: Task, bits: tuple[int, ...], *, seed: int, probes: int) -> dict[str, np.ndarray]:
     """Site -> g . d for every draw (batch and probe) and width: float64 [draws, widths], each divided by the root of the batch's samples.
 
     Half the mean square of a column is the site's own loss (fisher_losses), the mean product of two columns is what both sites cost together
     beyond that: 1/2 E[(g_1 . d_1 + g_2 . d_2)^2]. Probes of different samples are independent, so products across samples vanish in the mean.
     """
+    table, calibration, batches = subject.table, subject.calibration, subject.batches
     generator = torch.Generator().manual_seed(seed)
     repeated = moved_sites(table)
     watched = frozenset(site.name for site in table.sites if site.name not in repeated)
     weights = {name: _errors(torch.from_numpy(value), calibration, name, bits) for name, value in calibration.weights.items()}
     draws: dict[str, list[np.ndarray]] = {name: [] for name in watched}
     for batch in batches:
-        values = _forward(network, watched | task.tensors, watched, batch)
+        values = _forward(subject.network, watched | task.tensors, watched, batch)
         own = {name: _errors(value.detach(), calibration, name, bits) for name, value in values.items() if name in watched and name not in weights}
         root = next(iter(batch.values())).shape[0] ** 0.5 if batches.batch_size else 1.0
         for _ in range(probes):

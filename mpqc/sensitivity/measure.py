@@ -21,6 +21,7 @@ from mpqc.errors import DataError, UsageError
 from mpqc.quantize.calibration import Calibration
 from mpqc.sensitivity.flat import unflattened
 from mpqc.sensitivity.roundoff import relative_errors
+from mpqc.sensitivity.subject import Subject
 from mpqc.values.network import Network
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import SiteTable
@@ -61,13 +62,13 @@ def measure(
     """
     if method not in _METHODS:
         raise UsageError(f"{method!r} is no sensitivity method", where="sensitivity", hint=f"use one of {', '.join(_METHODS)}")
-    widths = tuple(sorted(set(bits)))
-    values, unit = _METHODS[method](network, table, calibration, batches, widths, seed, probes)
+    widths, subject = tuple(sorted(set(bits))), Subject(network, table, calibration, batches)
+    values, unit = _METHODS[method](subject, widths, seed, probes)
     _check(values)
 
     def by_loss(sites: tuple[str, ...]) -> Values:
         few = replace(batches, limit=min(batches.limit, FLAT_SAMPLES))
-        return _losses(network, table, calibration, few, widths, sites)
+        return _losses(replace(subject, batches=few), widths, sites)
 
     values, flat = unflattened(values, table, calibration, widths, by_loss if method == "fit" else None)
     _check(values)
@@ -76,38 +77,33 @@ def measure(
     return Sensitivities(method, unit, rows, data, network.digest, (*batches.notes, *flat, *notes))
 
 
-def _fit(
-    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], seed: int, probes: int
-) -> tuple[Values, str]:
+def _fit(subject: Subject, bits: tuple[int, ...], seed: int, probes: int) -> tuple[Values, str]:
     from mpqc.sensitivity.fisher import fisher_losses
     from mpqc.sensitivity.task import find_task
 
-    task = find_task(network, batches)
-    return fisher_losses(network, table, calibration, batches, task, bits, seed=seed, probes=probes), task.unit
+    task = find_task(subject.network, subject.batches)
+    return fisher_losses(subject, task, bits, seed=seed, probes=probes), task.unit
 
 
-def _distance(
-    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], seed: int, probes: int
-) -> tuple[Values, str]:
+def _distance(subject: Subject, bits: tuple[int, ...], seed: int, probes: int) -> tuple[Values, str]:
     from mpqc.sensitivity.task import find_task
 
-    return _losses(network, table, calibration, batches, bits, tuple(site.name for site in table.sites)), find_task(network, batches).unit
+    losses = _losses(subject, bits, tuple(site.name for site in subject.table.sites))
+    return losses, find_task(subject.network, subject.batches).unit
 
 
-def _losses(network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], sites: tuple[str, ...]) -> Values:
+def _losses(subject: Subject, bits: tuple[int, ...], sites: tuple[str, ...]) -> Values:
     from mpqc.sensitivity.distance import measured_losses
     from mpqc.sensitivity.task import find_task
 
-    return measured_losses(network, table, calibration, batches, find_task(network, batches), bits, frozenset(sites))
+    return measured_losses(subject, find_task(subject.network, subject.batches), bits, frozenset(sites))
 
 
-def _roundoff(
-    network: Network, table: SiteTable, calibration: Calibration, batches: Batches, bits: tuple[int, ...], seed: int, probes: int
-) -> tuple[Values, str]:
-    return relative_errors(table, calibration, bits), "squared error over squared norm"
+def _roundoff(subject: Subject, bits: tuple[int, ...], seed: int, probes: int) -> tuple[Values, str]:
+    return relative_errors(subject.table, subject.calibration, bits), "squared error over squared norm"
 
 
-_Method = Callable[[Network, SiteTable, Calibration, "Batches", tuple[int, ...], int, int], tuple[Values, str]]
+_Method = Callable[[Subject, tuple[int, ...], int, int], tuple[Values, str]]
 _METHODS: dict[str, _Method] = {"fit": _fit, "distance": _distance, "roundoff": _roundoff}
 
 

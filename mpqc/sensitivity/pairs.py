@@ -7,17 +7,12 @@ extra loss of a pair is E[(g_1 . d_1)(g_2 . d_2)], which the allocator takes as 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpqc.quantize.calibration import Calibration
-from mpqc.values.network import Network
+from mpqc.sensitivity.subject import Subject
 from mpqc.values.sensitivities import Pair
 from mpqc.values.site import SiteTable
-
-if TYPE_CHECKING:
-    from mpqc.data.batches import Batches
 
 Mean = Callable[[np.ndarray], np.ndarray]
 SIGNIFICANT = 2.0
@@ -41,10 +36,7 @@ def neighbours(table: SiteTable) -> tuple[tuple[str, str], ...]:
 
 
 def measure_pairs(
-    network: Network,
-    table: SiteTable,
-    calibration: Calibration,
-    batches: Batches,
+    subject: Subject,
     bits: tuple[int, ...],
     *,
     seed: int = 0,
@@ -59,9 +51,9 @@ def measure_pairs(
     from mpqc.sensitivity.fisher import fisher_products
     from mpqc.sensitivity.task import find_task
 
-    task = find_task(network, batches)
-    draws = fisher_products(network, table, calibration, batches, task, bits, seed=seed, probes=probes)
-    chosen = [(one, other) for one, other in joined or neighbours(table) if one in draws and other in draws]
+    task = find_task(subject.network, subject.batches)
+    draws = fisher_products(subject, task, bits, seed=seed, probes=probes)
+    chosen = [(one, other) for one, other in joined or neighbours(subject.table) if one in draws and other in draws]
     pairs = [_pair(one, other, draws[one], draws[other], bits, mean) for one, other in chosen]
     return tuple(pair for pair in pairs if pair.values)
 

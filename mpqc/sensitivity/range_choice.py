@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpqc.quantize.calibration import METHODS, Calibration
 from mpqc.sensitivity.fisher import fisher_losses
+from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import find_task
 from mpqc.values.network import Network
 from mpqc.values.plan import Plan
@@ -31,8 +32,8 @@ def choose_ranges(network: Network, table: SiteTable, calibration: Calibration, 
     task = find_task(network, batches)
     costs: dict[str, dict[str, float]] = {}
     for method in METHODS:
-        trial = calibration.with_methods(dict.fromkeys(bits, method))
-        found = fisher_losses(network, table, trial, batches, task, tuple(sorted(set(bits.values()))), seed=seed, probes=PROBES)
+        trial = Subject(network, table, calibration.with_methods(dict.fromkeys(bits, method)), batches)
+        found = fisher_losses(trial, task, tuple(sorted(set(bits.values()))), seed=seed, probes=PROBES)
         costs[method] = {group: sum(found[site.name][width] for site in table.groups[group]) for group, width in bits.items()}
     best = {group: min(METHODS, key=lambda method, group=group: costs[method][group]) for group in bits}  # type: ignore[misc]
     own = costs[calibration.method]

@@ -18,6 +18,7 @@ import torch
 from mpqc.data.batches import open_data
 from mpqc.numerics.ranges import weight_qparams
 from mpqc.sensitivity.pairs import measure_pairs
+from mpqc.sensitivity.subject import Subject
 from mpqc.strategies.common import LsqStrategy, Stopwatch, best_plan, bits_of, widths_of
 from mpqc.strategies.fit import MovingNoise
 from mpqc.strategies.measured_loss import MeasuredLoss
@@ -163,7 +164,8 @@ def _pairs(session: Session) -> tuple[Pair, ...]:
     def mean(values: np.ndarray) -> np.ndarray:
         return session.mean(torch.from_numpy(values).to(batch[0].device)).cpu().numpy()  # type: ignore[no-any-return]
 
-    return measure_pairs(session.network, session.table, session.calibration, samples, bits, seed=session.recipe.seed, mean=mean)
+    subject = Subject(session.network, session.table, session.calibration, samples)
+    return measure_pairs(subject, bits, seed=session.recipe.seed, mean=mean)
 
 
 def _differences(one: Any, other: Any) -> int:
