@@ -78,17 +78,38 @@ def _first(problems: list[TargetError], path: Path) -> TargetError:
 
 def _read(path: Path) -> tuple[Target | None, list[TargetError]]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return None, [TargetError("cannot read the target", where=str(path), why=str(error))]
+        raw, folder = _completed(_toml(path), path)
+    except TargetError as error:
+        return None, [error]
     if "rows" in raw:
         return None, [TargetError("unknown key", where=f"{path}: rows", hint="name a CSV file in cost_rows")]
     target, problems = _validate(raw, path)
-    rows, row_problems = _rows(raw.get("cost_rows"), path)
+    rows, row_problems = _rows(raw.get("cost_rows"), path, folder)
     if target is None or problems or row_problems:
         return None, problems + row_problems
     stray = [_stray(row, target, path) for row in rows if _is_stray(row, target)]
     return (None, stray) if stray else (target.model_copy(update={"rows": rows}), [])
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TargetError("cannot read the target", where=str(path), why=str(error)) from error
+
+
+def _completed(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], Path]:
+    """`raw` with what it does not say from the target that it names as its `base`, and the folder where its cost rows lie.
+
+    Raises TargetError for a base that no target with mpqc has, or that has a base itself.
+    """
+    name = raw.pop("base", None)
+    if name is None:
+        return raw, path.parent
+    bases = [known for known in list_targets() if known != path.stem and "base" not in _toml(FOLDER / f"{known}.toml")]
+    if name not in bases:
+        raise TargetError(f"{name!r} is no target that others can be made from", where=f"{path}: base", hint=f"use one of {', '.join(bases)}")
+    return _toml(FOLDER / f"{name}.toml") | raw, path.parent if "cost_rows" in raw else FOLDER
 
 
 def _validate(raw: dict[str, Any], path: Path) -> tuple[Target | None, list[TargetError]]:
@@ -109,12 +130,12 @@ def _problem(detail: dict[str, Any], path: Path) -> TargetError:
     return TargetError(fault, where=f"{path}: {key}" if key else str(path), hint=hint)
 
 
-def _rows(name: object, path: Path) -> tuple[tuple[CostRow, ...], list[TargetError]]:
+def _rows(name: object, path: Path, folder: Path) -> tuple[tuple[CostRow, ...], list[TargetError]]:
     if not isinstance(name, str):
         return (), []
     if Path(name).name != name:
         return (), [TargetError(f"{name!r} is not a file beside the target", where=f"{path}: cost_rows")]
-    return read_rows(path.parent / name)
+    return read_rows(folder / name)
 
 
 def _is_stray(row: CostRow, target: Target) -> bool:

@@ -10,7 +10,9 @@ from mpqc import targets
 from mpqc.errors import TargetError, UsageError
 from mpqc.targets import OpKind, check_target, list_targets, load_target
 
-SHIPPED = ("abstract", "bitfusion", "cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "ethos-u55-256", "host", "neoverse-n1")
+CORES = ("abstract", "bitfusion", "cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "ethos-u55-256", "host", "neoverse-n1")
+BOARDS = {"raspberry-pi-3": "cortex-a53", "raspberry-pi-4": "cortex-a72", "raspberry-pi-5": "cortex-a76", "rk3588": "cortex-a76"}
+SHIPPED = (*CORES, *BOARDS)
 
 
 def edited(folder: Path, name: str, old: str, new: str) -> Path:
@@ -45,8 +47,33 @@ def test_every_choice_has_a_kernel(name: str) -> None:
             assert target.kernel_bits(OpKind.CONV, weights, activations) is not None, (weights, activations)
 
 
+OWN = {"name", "summary", "clock_hz", "sources"}
+
+
+@pytest.mark.parametrize(("board", "core"), BOARDS.items())
+def test_a_board_is_its_core_with_a_clock(board: str, core: str) -> None:
+    target = load_target(board)
+    assert target.model_dump(exclude=OWN) == load_target(core).model_dump(exclude=OWN)
+    assert target.name == board
+
+
+def test_a_chip_of_ones_own_made_from_a_core(tmp_path: Path) -> None:
+    says = ("schema_version = 1", 'name = "mine"', 'base = "cortex-a76"', 'summary = "slow"', "clock_hz = 1_000_000", 'sources = ["here"]')
+    text = "\n".join((*says, "[choices]", "weights = [8]", "activations = [8]", ""))
+    (tmp_path / "mine.toml").write_text(text)
+    mine = load_target(tmp_path / "mine.toml")
+    assert (mine.clock_hz, mine.choices.weights, mine.rows) == (1_000_000, (8,), load_target("cortex-a76").rows)
+
+
+@pytest.mark.parametrize("base", ["cortex-a7", "raspberry-pi-4", "../cortex-a76", 3])
+def test_a_base_that_cannot_be(tmp_path: Path, base: object) -> None:
+    (tmp_path / "mine.toml").write_text(f"base = {base!r}\n".replace("'", '"'))
+    with pytest.raises(TargetError, match="no target that others can be made from"):
+        load_target(tmp_path / "mine.toml")
+
+
 def test_dotprod_is_where_it_should_be() -> None:
-    assert {name for name in SHIPPED if "dotprod" in load_target(name).features} == {"cortex-a55", "cortex-a76", "neoverse-n1"}
+    assert {name for name in CORES if "dotprod" in load_target(name).features} == {"cortex-a55", "cortex-a76", "neoverse-n1"}
 
 
 def test_llvm_target() -> None:
@@ -82,7 +109,7 @@ def test_narrow_widths_run_in_the_next_wider_kernel() -> None:
         ('lowering = "code"', 'lowering = "cost-only"', "llvm", "cost-only target has no [llvm]"),
         ('lowering = "code"', 'lowering = "magic"', "lowering", "'magic'"),
         ("schema_version = 1", "schema_version = 9", "schema_version", "9"),
-        ('"conv", "depthwise"', '"convolution"', "kernels[0].ops[0]", "'convolution'"),
+        ('ops = ["conv"', 'ops = ["convolution"', "kernels[0].ops[0]", "'convolution'"),
         ("weight_bits = [2, 4, 8]\n", "", "kernels.weight_bits", "reads weights"),
         ('name = "cortex-a76"', 'name = "Cortex A76"', "name", "'Cortex A76'"),
         ('mcpu = "cortex-a76"\n', "", "llvm.mcpu", "is missing"),
