@@ -65,9 +65,9 @@ def export_network(digits: Digits, output: Path, seed: int) -> Path:
     import onnx
     import torch
 
-    from mpqc.frontend.torch_export import export_module
+    from mpqc.frontend.torch_export import export_source
 
-    model = export_module(train_network(digits, seed=seed), (torch.from_numpy(digits.test[:1]),))
+    model = export_source(train_network(digits, seed=seed), (torch.from_numpy(digits.test[:1]),))
     onnx.save(model, output / "digits.onnx")
     return output / "digits.onnx"
 

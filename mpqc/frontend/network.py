@@ -15,6 +15,7 @@ from mpqc.frontend.importer import import_graph, shape_and_dtype
 from mpqc.frontend.opset import canonical_opset
 from mpqc.frontend.reader import check_source, read_onnx
 from mpqc.frontend.shapes import Shapes, Values, fix_inputs, fix_values, open_batches
+from mpqc.frontend.vocabulary import check_inputs, check_operators, check_types
 from mpqc.passes.batch_norm_to_conv import BatchNormToConv
 from mpqc.passes.decompose_recurrent import DecomposeRecurrent
 from mpqc.passes.division_to_product import DivisionToProduct
@@ -34,6 +35,7 @@ from mpqc.passes.to_float32 import DOUBLE, HALF, ToFloat32
 from mpqc.passes.training_modes import TrainingModes
 from mpqc.values.network import Network, TensorSpec
 
+Source = str | Path | onnx.ModelProto | torch.nn.Module | torch.export.ExportedProgram | torch.onnx.ONNXProgram
 PASSES: tuple[OnnxPass, ...] = (
     FoldConstants(),
     ToFloat32(DOUBLE),
@@ -58,18 +60,19 @@ PASSES: tuple[OnnxPass, ...] = (
 
 
 def load_network(
-    source: str | Path | onnx.ModelProto | torch.nn.Module,
+    source: Source,
     *,
     shapes: Shapes | None = None,
-    example_inputs: tuple[Any, ...] | torch.Tensor | None = None,
+    example_inputs: Any = None,
     values: Values | None = None,
 ) -> Network:
     """The network in `source`, cleaned, at opset 21, with fixed shapes, and as an FX graph.
 
     Args:
-        source: path of an ONNX file, a ModelProto, or a torch module (then `example_inputs` are needed, for torch.onnx.export).
+        source: path of an ONNX file, a ModelProto, a torch module (then `example_inputs` are needed, for torch.onnx.export), an
+            ExportedProgram or an ONNXProgram.
         shapes: input name -> fixed shape; other inputs keep the file's shape, a first dimension of unknown size becomes 1.
-        example_inputs: positional arguments that the torch module is exported with; one tensor may stand alone.
+        example_inputs: arguments that the torch module is exported with, tensors or arrays: a tuple, a dict by name, or one alone.
         values: input name -> value; the input becomes a constant (a sampling rate, a switch) and what depends on it is folded.
 
     Raises ModelError for a model that is damaged, hostile, of an unsupported opset or not of fixed shape, UsageError for
@@ -95,26 +98,29 @@ def load_network(
 
 def canonicalize(model: onnx.ModelProto, shapes: Shapes | None = None, values: Values | None = None) -> PassResult:
     """Opset 21, fixed shapes, constants folded, patterns normalised; the function computed is that of `model`."""
-    named = NameNodes().run(canonical_opset(fix_inputs(fix_values(model, values), shapes))).model
+    check_operators(model)
+    fixed = fix_inputs(fix_values(model, values), shapes)
+    check_inputs(fixed)
+    named = NameNodes().run(canonical_opset(fixed)).model
     single = ToFloat32(HALF).run(named)  # before tensors have types, and before ONNX Runtime folds, which lacks half precision
     result = run_passes(single.model, PASSES)
     verify(result.model, after="canonical form")
+    check_types(result.model)
     return replace(result, notes=(*single.notes, *result.notes))
 
 
-def _read(
-    source: str | Path | onnx.ModelProto | torch.nn.Module, example_inputs: tuple[Any, ...] | torch.Tensor | None
-) -> tuple[str, onnx.ModelProto]:
+def _read(source: Source, example_inputs: Any) -> tuple[str, onnx.ModelProto]:
     if isinstance(source, onnx.ModelProto):
         check_source(source)
         return source.graph.name or "model", source
-    if isinstance(source, torch.nn.Module):
-        from mpqc.frontend.torch_export import export_module  # slow to import, and only modules need it
+    if isinstance(source, (torch.nn.Module, torch.export.ExportedProgram, torch.onnx.ONNXProgram)):
+        from mpqc.frontend.torch_export import export_source  # slow to import, and only torch's sources need it
 
-        return type(source).__name__, export_module(source, example_inputs)
+        return type(source).__name__, export_source(source, example_inputs)
     if isinstance(source, (str, Path)):
         return Path(source).stem, read_onnx(Path(source))
-    raise UsageError(f"{type(source).__name__} is not a model", hint="give a path, an onnx.ModelProto or a torch.nn.Module")
+    hint = "give a path, an onnx.ModelProto, a torch.nn.Module or what torch.export and torch.onnx.export return"
+    raise UsageError(f"{type(source).__name__} is not a model", hint=hint)
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import checker, helper
 
 from mpqc.errors import ModelError
+from mpqc.frontend.formats import foreign_format
 from mpqc.frontend.opset import NEWEST_OPSET, supported_opset
 from mpqc.passes.lib.base import first_line, node_reads, subgraphs
 from mpqc.passes.lib.evaluate import fits
@@ -27,13 +28,25 @@ MAX_DEPTH = 16
 def read_onnx(path: Path, *, newest: int = NEWEST_OPSET) -> onnx.ModelProto:
     """The model in `path` with external data loaded. Raises ModelError for anything but a sound ONNX file of an opset up to `newest`."""
     try:
-        model = parse_onnx(_read_bytes(path))
+        model = _parsed(path)
         _load_external(model, path.parent.resolve())
         check_source(model, newest=newest)
     except ModelError as error:
         where = f"{path}: {error.where}" if error.where else str(path)
         raise ModelError(error.what, where=where, why=error.why, hint=error.hint) from error
     return model
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    """The file as ONNX; where it is not, it is called what it is. A TensorFlow graph may pass for an ONNX file without nodes."""
+    data = _read_bytes(path)
+    try:
+        return parse_onnx(data)
+    except ModelError:
+        found = foreign_format(path, data[:16])
+        if found is None:
+            raise
+        raise ModelError(f"is {found.name}, not ONNX", hint=found.hint) from None
 
 
 def parse_onnx(data: bytes) -> onnx.ModelProto:

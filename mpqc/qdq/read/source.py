@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from mpqc.errors import ModelError
 from mpqc.facts.ops import RANDOM
 from mpqc.frontend.reader import read_onnx
+from mpqc.frontend.vocabulary import check_operators
 from mpqc.passes.lib.base import CODE_RANGES, attribute, node_reads
 from mpqc.passes.lib.windows import POOLS, floor_window
 from mpqc.qdq.read.probe import probe
@@ -120,6 +121,7 @@ def load_source(model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequen
     proto = _read(model)
     if proto.functions:
         proto = inline_local_functions(proto)
+    check_operators(proto)
     _fix_inputs(proto.graph, shapes or {})
     _name_nodes(proto.graph)
     constants, elements = _initializers(proto.graph)
