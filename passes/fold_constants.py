@@ -8,7 +8,7 @@ pools are written out as they are met (windows.py), because the shapes behind th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import ClassVar
@@ -25,6 +25,31 @@ from mpqc.passes.lib.evaluate import fits, probe_types, run_node, type_of
 from mpqc.passes.lib.windows import is_windowed, write_out
 
 CONTROL = {"If": write_out_if, "Loop": write_out_loop, "Scan": write_out_scan}
+SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
+    "BlackmanWindow": (0,),
+    "CenterCropPad": (1,),
+    "Col2Im": (1, 2),
+    "ConstantOfShape": (0,),
+    "DFT": (1, 2),
+    "Expand": (1,),
+    "HammingWindow": (0,),
+    "HannWindow": (0,),
+    "MelWeightMatrix": (0, 1),
+    "NonMaxSuppression": (2,),
+    "OneHot": (1,),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (2, 3),
+    "STFT": (1, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+}
+"""Op type -> inputs whose values decide the shape of a result"""
 GROW_LIMIT = 1 << 20
 """Elements above which a constant is only stored when it is no larger than what it is made from."""
 
@@ -140,11 +165,22 @@ class _Folder:
         found = self.inferred(node)
         missing = [name for name in node.output if name and not is_fixed(found.get(name))]
         if missing and strict:
+            self.check_shape_inputs(node)
             found.update(probe_types(node, self.types, self.constants, self.model.opset_import))
             self.notes.append(f"{node.op_type} {node.name!r}: shapes taken from a trial run")
         for name, kind in found.items():
             if is_fixed(kind):
                 self.set_type(name, kind)
+
+    def check_shape_inputs(self, node: onnx.NodeProto) -> None:
+        """Raises ModelError where the shape of a result is a value that is computed at run time."""
+        places = SHAPE_INPUTS.get(node.op_type, ()) if node.domain in STANDARD_DOMAINS else ()
+        given = [(place, node.input[place]) for place in places if place < len(node.input)]
+        computed = next((name for _, name in given if name and name not in self.constants), None)
+        if computed is not None:
+            why = f"{computed!r} decides it and is computed at run time"
+            hint = f"fix it with --value {computed}=... where it is an input, or cut the model before this node"
+            raise ModelError("its shape is not known before it runs", where=f"{node.op_type} {node.name!r}", why=why, hint=hint)
 
     def inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         if any(True for _ in subgraphs(node)) or not defs.has(node.op_type, self.opset(node.domain), node.domain):
@@ -187,6 +223,7 @@ class _Folder:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         graph = model.graph
+        self.write_constant_outputs([value.name for value in graph.output])
         nodes = _needed(self.nodes, [value.name for value in graph.output])
         reads = {name for node in nodes for name in node_reads(node)} | {value.name for value in graph.output}
         inputs = [value for value in graph.input if value.name not in {tensor.name for tensor in graph.initializer}]
@@ -197,10 +234,18 @@ class _Folder:
             self.check_output(name)
         _replace(graph.node, nodes)
         _replace(graph.input, inputs)
-        _replace(graph.initializer, [tensor for name, tensor in self.constants.items() if name in reads])
+        _replace(graph.initializer, [tensor for name, tensor in self.constants.items() if name in reads and name not in made])
         _replace(graph.value_info, [self.value_info(name) for name in made if name not in names])
         _replace(graph.output, outputs)
         return model
+
+    def write_constant_outputs(self, outputs: list[str]) -> None:
+        """A constant that is an output gets a node that writes it: an ONNX file whose output no node makes is not valid."""
+        for name in outputs:
+            if name in self.constants and self.elements(name):
+                source = f"{name}.constant"
+                self.add_constant(source, self.constants[name])
+                self.nodes.append(helper.make_node("Identity", [source], [name], source))
 
     def check_output(self, name: str) -> None:
         if name in self.types and not self.elements(name):

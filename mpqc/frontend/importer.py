@@ -23,6 +23,8 @@ from mpqc.passes.lib.evaluate import single_node_model, type_of
 from mpqc.values.network import Origin
 from mpqc.values.site import FloatNode
 
+_STORED_ONLY = frozenset({onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64})
+
 
 @dataclass(frozen=True, eq=False)
 class Imported:
@@ -99,12 +101,20 @@ class _Importer:
         entry = ops.OPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if entry is None:
             raise _RefusedError(f"operator {node.domain + ':' if node.domain else ''}{node.op_type} is not known to the importer")
+        self.check_arithmetic(node)
         given = len([name for name in node.output if name])
         if entry.outputs is not None and given > entry.outputs:
             raise _RefusedError(f"{given} outputs of {node.op_type} are not supported")
         keywords = attributes_of(node, entry)
         arguments = [self.argument(node, position, entry) for position in range(len(node.input))]
         return self.graph.call_function(entry.function, tuple(arguments), keywords)
+
+    def check_arithmetic(self, node: onnx.NodeProto) -> None:
+        """torch stores the wider unsigned integers and does not compute with them."""
+        for name in filter(None, (*node.input, *node.output)):
+            kind = self.types[name].tensor_type.elem_type
+            if kind in _STORED_ONLY:
+                raise _RefusedError(f"torch does not compute with {onnx.TensorProto.DataType.Name(kind).lower()}")
 
     def argument(self, node: onnx.NodeProto, position: int, entry: OpEntry) -> Any:
         name = node.input[position]

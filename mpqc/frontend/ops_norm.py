@@ -55,5 +55,6 @@ def local_response_normalization(x: Tensor, *, size: int, alpha: float = 1e-4, b
 
 @op()
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
-    """x over its p-norm along `axis`."""
-    return x / torch.linalg.vector_norm(x, ord=p, dim=axis, keepdim=True)
+    """x over its p-norm along `axis`; 0 where that norm is 0."""
+    norm = torch.linalg.vector_norm(x, ord=p, dim=axis, keepdim=True)
+    return x / torch.where(norm == 0, torch.ones_like(norm), norm)

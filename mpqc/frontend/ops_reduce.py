@@ -115,6 +115,6 @@ def cumulative_sum(x: Tensor, axis: int | Ints, *, exclusive: int = 0, reverse: 
 
 @op(static=(1,), outputs=2)
 def top_k(x: Tensor, k: Ints, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
-    """The k largest (or smallest) values along `axis` and their indices (int64), in order."""
-    values, indices = torch.topk(x, k[0], dim=axis, largest=bool(largest), sorted=True)
-    return values, indices
+    """The k largest (or smallest) values along `axis` and their indices (int64), in order; of equal values the first."""
+    values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
+    return values.narrow(axis, 0, k[0]), indices.narrow(axis, 0, k[0])

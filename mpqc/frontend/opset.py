@@ -7,7 +7,7 @@ each, because the converter renames nothing reliably, skips subgraphs and aborts
 from __future__ import annotations
 
 import onnx
-from onnx import defs, helper, version_converter
+from onnx import defs, helper, numpy_helper, shape_inference, version_converter
 
 from mpqc.errors import ModelError
 from mpqc.facts.ops import STANDARD_DOMAINS
@@ -55,11 +55,30 @@ def _convert_old(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     for tensor in model.graph.initializer:  # the converter wants them among the inputs, as IR version 3 did
         if tensor.name not in inputs:
             declared.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    _slopes_along_channels(declared)
     try:
         return version_converter.convert_version(declared, OLDEST_OPSET)
     except (version_converter.ConvertError, RuntimeError, ValueError) as error:
         hint = "export the model with opset 9 or newer"
         raise ModelError(f"opset {version} cannot be converted", why=first_line(error), hint=hint) from error
+
+
+def _slopes_along_channels(model: onnx.ModelProto) -> None:
+    """PRelu before opset 7 has one slope a channel, [C]; from then on slopes broadcast from the last axis: [C, 1, 1]."""
+    typed = shape_inference.infer_shapes(model)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*typed.graph.input, *typed.graph.value_info)}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        slope = stored.get(node.input[1]) if node.op_type == "PRelu" else None
+        rank = ranks.get(node.input[0], 0)
+        if slope is None or len(slope.dims) != 1 or rank < 3:
+            continue
+        name = f"{slope.name}.channels{rank}"
+        if name not in stored:
+            stored[name] = numpy_helper.from_array(numpy_helper.to_array(slope).reshape([-1] + [1] * (rank - 2)), name)
+            model.graph.initializer.append(stored[name])
+            model.graph.input.append(helper.make_tensor_value_info(name, slope.data_type, list(stored[name].dims)))
+        node.input[1] = name
 
 
 class _Namer:

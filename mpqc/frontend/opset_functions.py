@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import defs, helper, inliner, shape_inference
@@ -13,6 +13,7 @@ from mpqc.passes.lib.base import first_line, subgraphs
 
 EXPANDED = frozenset(row.name for row in ROWS if row.imported_by == "opset_functions.expand")
 """Ops that `expand` writes out"""
+_DOMAIN = "mpqc.expanded"
 
 
 def expand(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -20,45 +21,63 @@ def expand(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Needs fixed input shapes, because some definitions depend on types. Raises ModelError where onnx cannot write one out.
     """
-    found = sorted({node.op_type for node in _nodes(model.graph) if _is_expanded(node)})
-    if not found:
+    if not any(_is_expanded(node) for node in _nodes(model.graph)):
         return model
-    domains = sorted({node.domain for node in _nodes(model.graph) if node.domain in STANDARD_DOMAINS})
-    try:
-        typed = shape_inference.infer_shapes(_prepared(model), data_prop=True)
-        names = [(domain, name) for domain in domains for name in found]
-        expanded = inliner.inline_selected_functions(typed, names, inline_schema_functions=True)
-    except Exception as error:  # the inliner's exceptions share no base class
-        raise ModelError("cannot be written with older operators", where=", ".join(found), why=first_line(error)) from error
-    left = sorted({node.op_type for node in _nodes(expanded.graph) if node.op_type in EXPANDED})
-    if left:
-        raise ModelError("cannot be written with older operators", where=", ".join(left), why="onnx does not define it for these types")
+    version = max(entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS)
+    called = shape_inference.infer_shapes(model, data_prop=True)
+    types = dict(_types(called.graph))
+    for node in list(_nodes(called.graph)):
+        if _is_expanded(node):
+            called.functions.append(_function(node, version, types, len(called.functions)))
+            node.op_type, node.domain = called.functions[-1].name, _DOMAIN
+    called.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+    called.ir_version = max(called.ir_version, 8)
+    expanded = inliner.inline_local_functions(called)
     del expanded.graph.value_info[:]
+    kept = [entry for entry in expanded.opset_import if entry.domain != _DOMAIN]
+    del expanded.opset_import[:]
+    expanded.opset_import.extend(kept)
     return expanded
 
 
-def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that tells the inliner what it does not look up itself: types of initializers, defaults of attributes."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    version = max(entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS)
-    _declare(copy.graph)
-    for node in _nodes(copy.graph):
-        if _is_expanded(node):
-            given = {item.name for item in node.attribute}
-            defaults = {name: each.default_value for name, each in defs.get_schema(node.op_type, version, "").attributes.items()}
-            node.attribute.extend(value for name, value in defaults.items() if name not in given and value.type)
-    return copy
+def _function(node: onnx.NodeProto, version: int, types: Mapping[str, onnx.TypeProto], index: int) -> onnx.FunctionProto:
+    """ONNX's definition of the node's operator as a function of this model; the node gets the defaults of its attributes."""
+    where = f"{node.op_type} {node.name or node.output[0]!r}"
+    schema = defs.get_schema(node.op_type, version, "")
+    given = {item.name for item in node.attribute}
+    node.attribute.extend(each.default_value for name, each in schema.attributes.items() if name not in given and each.default_value.type)
+    try:
+        function = _definition(schema, node, version, types)
+    except Exception as error:  # onnx raises whatever its C++ code happens to raise
+        raise ModelError("cannot be written with older operators", where=where, why=first_line(error)) from error
+    if not function.node:
+        raise ModelError("cannot be written with older operators", where=where, why="onnx does not define it for these types")
+    function.name, function.domain = f"{node.op_type}_{index}", _DOMAIN
+    del function.opset_import[:]
+    function.opset_import.append(helper.make_opsetid("", version))
+    return function
 
 
-def _declare(graph: onnx.GraphProto) -> None:
-    known = {value.name for value in (*graph.input, *graph.value_info)}
+def _definition(schema: defs.OpSchema, node: onnx.NodeProto, version: int, types: Mapping[str, onnx.TypeProto]) -> onnx.FunctionProto:
+    if not schema.has_context_dependent_function:  # type: ignore[attr-defined]
+        function = onnx.FunctionProto()
+        if schema.has_function:  # type: ignore[attr-defined]  # the stubs lack what the C++ class has
+            function.CopyFrom(schema.function_body)
+        return function
+    since = max(each for each in schema.context_dependent_function_opset_versions if each <= version)  # type: ignore[attr-defined]
+    kinds = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+    made = schema.get_context_dependent_function_with_opset_version(since, node.SerializeToString(), kinds)  # type: ignore[attr-defined]
+    return onnx.FunctionProto.FromString(made)
+
+
+def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TypeProto]]:
     for tensor in graph.initializer:
-        if tensor.name not in known:
-            graph.value_info.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        yield tensor.name, helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        yield value.name, value.type
     for node in graph.node:
         for inner in subgraphs(node):
-            _declare(inner)
+            yield from _types(inner)
 
 
 def _is_expanded(node: onnx.NodeProto) -> bool:

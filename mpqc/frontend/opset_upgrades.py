@@ -188,6 +188,16 @@ def _split_18(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
     return [node]
 
 
+def _dft_20(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
+    """The axis was an attribute, 1 where it was not given."""
+    _set(node, "axis", attribute(node, "axis", 1))
+    return _attributes_to_inputs(("axis", 2, np.int64))(node, namer)
+
+
+def _scan_9(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
+    raise ValueError("Scan of opset 8 has a batch axis and sequence lengths of its own")
+
+
 def rms_normalization(node: onnx.NodeProto, namer: Namer) -> list[onnx.NodeProto]:
     """RMSNormalization came with opset 23: x / sqrt(mean(x^2 over the last axes) + epsilon) * scale; only axis -1 is written out."""
     if attribute(node, "axis", -1) != -1 or attribute(node, "stash_type", 1) != 1:
@@ -226,12 +236,14 @@ _REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "Reduc
 UPGRADES: Mapping[str, tuple[tuple[int, Upgrade], ...]] = {
     "BatchNormalization": ((9, _batch_norm_9), (14, _batch_norm_14)),
     "Clip": ((11, _clip_11),),
+    "DFT": ((20, _dft_20),),
     "Dropout": ((12, _dropout_12),),
     "Hardmax": ((13, _softmax_13),),
     "LogSoftmax": ((13, _softmax_13),),
     "Pad": ((11, _pad_11),),
     "ReduceSum": ((13, _AXES),),
     "Resize": ((11, _resize_11), (13, _resize_13)),
+    "Scan": ((9, _scan_9),),
     "Scatter": ((11, _scatter_11),),
     "Slice": ((10, _slice_10),),
     "Softmax": ((13, _softmax_13),),

@@ -32,7 +32,7 @@ class OrtRegion(nn.Module):
         names = [value.name for value in self._session.get_inputs()]
         feeds = {name: value.detach().numpy() for name, value in zip(names, inputs, strict=True)}
         made = run_session(self._session, feeds, f"{self.op_type} {self.name!r}")
-        return tuple(torch.from_numpy(np.array(value)) for value in made)
+        return tuple(torch.from_numpy(_plain(np.array(value))) for value in made)
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
@@ -42,6 +42,11 @@ class OrtRegion(nn.Module):
     def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
         self._session = open_session(onnx.ModelProto.FromString(self.model), f"{self.op_type} {self.name!r}")
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """The same values under numpy's own name of the type: some integers come as `ulonglong`, which torch does not take."""
+    return array.view(np.dtype(array.dtype.name)) if array.dtype.kind in "iu" else array
 
 
 class _Run(torch.autograd.Function):

@@ -11,6 +11,8 @@ import numpy as np
 
 from mpqc.errors import DataError, RunError
 
+_OTHER_FLOATS = ("float16", "bfloat16", "float64")
+
 
 @dataclass(frozen=True)
 class Value:
@@ -74,6 +76,11 @@ class Description:
             return cls(inputs, outputs, results, launches, Memory(**{name: int(size) for name, size in values["memory"].items()}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError("is not the description of an mpqc module", where=where, why=str(error)) from error
+
+    def single(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`inputs` with half and double precision as the float32 that the network was compiled in; other types as they are."""
+        floats = {value.name for value in self.inputs if value.dtype == "float32"}
+        return {name: array.astype(np.float32) if name in floats and array.dtype.name in _OTHER_FLOATS else array for name, array in inputs.items()}
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> int:
         """How many samples `inputs` hold: 1, or n where every array stacks n along its first dimension.

@@ -29,6 +29,7 @@ def run_host(module: str | Path, inputs: Mapping[str, np.ndarray], *, threads: i
     from mpqc.runtime.host import HostModule
 
     model = HostModule.load(Path(module), threads)
+    inputs = model.description.single(inputs)
     samples = model.description.check(inputs)
     rows = [model.run(_sample(model.description, inputs, samples, index)) for index in range(samples)]
     return {value.name: _stack([row[at] for row in rows]) for at, value in enumerate(model.description.outputs)}
@@ -45,6 +46,7 @@ def run_emulated(
     """
     root = Path(bundle)
     description = read_description(root)
+    inputs = description.single(inputs)
     description.check(inputs)
     with tempfile.TemporaryDirectory(prefix="mpqc-run-") as name:
         given, made = Path(name) / "inputs", Path(name) / "outputs"

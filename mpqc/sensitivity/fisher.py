@@ -148,7 +148,7 @@ def _gradients(values: Mapping[str, Tensor], sites: frozenset[str], task: Task, 
     probes = zip(task.terms, task.probes(values, generator), strict=True)
     ends = [(values[term.tensor], probe) for term, probe in probes if values[term.tensor].requires_grad]
     names = [name for name in values if name in sites]
-    if not ends:
+    if not ends or not names:  # nothing that could be quantized reaches an output
         return {}
     outputs, weights = zip(*ends, strict=True)
     found = torch.autograd.grad(outputs, [values[name] for name in names], weights, retain_graph=True, allow_unused=True)

@@ -72,8 +72,15 @@ def run_node(
     where = f"{node.op_type} {node.name!r}"
     session = open_session(single_node_model(node, {}, constants, opsets), where)
     values = run_session(session, {}, where)
-    names = [name for name in node.output if name]
-    return {name: numpy_helper.from_array(np.asarray(value), name) for name, value in zip(names, values, strict=True)}
+    made = dict(zip([name for name in node.output if name], values, strict=True))
+    for name, value in made.items():
+        _check_tensor(value, name, where)
+    return {name: numpy_helper.from_array(np.asarray(value), name) for name, value in made.items()}
+
+
+def _check_tensor(value: object, name: str, where: str) -> None:
+    if not isinstance(value, (np.ndarray, np.generic)):
+        raise ModelError("not a tensor", where=f"output {name!r} of {where}", why="sequences, maps and optionals are not supported")
 
 
 def probe_types(
@@ -94,8 +101,7 @@ def probe_types(
         hint = "fix the inputs that decide it (values= of load_network), or cut the model before this node"
         raise ModelError("its shapes cannot be told before running it", where=where, why=error.why, hint=hint) from error
     for name, one, two in zip(names, first, second, strict=True):
-        if not isinstance(one, np.ndarray):
-            raise ModelError("not a tensor", where=f"output {name!r} of {where}", why="sequences and maps are not supported")
+        _check_tensor(one, name, where)
         if one.shape != two.shape:
             raise ModelError("its shape depends on the data", where=f"tensor {name!r} of {where}", hint="cut the model before this node")
     return {name: type_of(numpy_helper.from_array(value)) for name, value in zip(names, first, strict=True)}

@@ -47,6 +47,8 @@ def write_out(node: onnx.NodeProto, shape: Ints, weight: Ints) -> list[onnx.Node
     if weight and list(weight[2:]) != list(window.kernel):
         raise ModelError("its kernel_shape is not that of its weight", where=f"{node.op_type} {node.name!r}")
     pads = _pads(node, window, given.pop("auto_pad", b"NOTSET").decode(), given)
+    if node.op_type == "ConvTranspose" and min(pads, default=0) < 0:
+        pads = _more_output(window, pads, given)
     _check_extent(node, window, pads)
     before: list[onnx.NodeProto] = []
     if given.pop("ceil_mode", 0):
@@ -124,6 +126,14 @@ def _transposed_totals(window: _Window, output_shape: Ints | None) -> list[int]:
         out = output_shape[-len(window.kernel) + axis] if output_shape else size * window.strides[axis]
         totals.append((size - 1) * window.strides[axis] + window.output_padding[axis] + window.extent(axis) - out)
     return totals
+
+
+def _more_output(window: _Window, pads: Ints, given: dict[str, Any]) -> list[int]:
+    """Pads of at least 0: an output larger than what the windows reach gets the rest at its end, as ONNX Runtime gives it."""
+    rank = len(window.kernel)
+    totals = [pads[axis] + pads[rank + axis] for axis in range(rank)]
+    given["output_padding"] = [extra - min(total, 0) for extra, total in zip(window.output_padding, totals, strict=True)]
+    return [0 if totals[axis % rank] < 0 else pads[axis] for axis in range(2 * rank)]
 
 
 def _split(totals: Ints, upper: bool) -> list[int]:

@@ -105,11 +105,60 @@ def test_branch_that_gives_one_tensor_twice() -> None:
         load_network(model)
 
 
-def test_random_nodes_are_not_folded() -> None:
-    nodes = [helper.make_node("RandomNormal", [], ["r"], shape=[3], seed=1.0), helper.make_node("Add", ["x", "r"], ["y"])]
-    network = load_network(graph_model(nodes, {"x": noise(3)}, {}, ["y"]))
-    assert [node.op_type for node in network.model.graph.node] == ["RandomNormal", "Add"]
-    assert [node.op_type for node in network.floats] == ["RandomNormal"]
+@pytest.mark.parametrize("op_type", ["RandomNormal", "Bernoulli"])
+def test_random_nodes_are_refused_by_name(op_type: str) -> None:
+    drawn = helper.make_node(op_type, ["x"], ["r"]) if op_type == "Bernoulli" else helper.make_node(op_type, [], ["r"], shape=[3])
+    with pytest.raises(ModelError, match=f"{op_type} 'r': it draws random numbers"):
+        load_network(graph_model([drawn, helper.make_node("Add", ["x", "r"], ["y"])], {"x": noise(3)}, {}, ["y"]))
+
+
+@pytest.mark.parametrize(("domain", "op_type", "tool"), [("qonnx.custom_op.general", "Quant", "Brevitas"), ("mine", "Own", "neither mpqc")])
+def test_operators_of_other_domains_are_refused_by_name(domain: str, op_type: str, tool: str) -> None:
+    model = graph_model([helper.make_node(op_type, ["x"], ["y"], domain=domain, name="n")], {"x": noise(3)}, {}, ["y"])
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [3]))
+    with pytest.raises(ModelError, match=f"{op_type} 'n': operator {domain}:{op_type} is not known: .*{tool}"):
+        load_network(model)
+
+
+def test_text_is_refused_by_name() -> None:
+    model = graph_model([helper.make_node("Equal", ["x", "x"], ["y"])], {"x": noise(3)}, {}, ["y"])
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.STRING
+    with pytest.raises(ModelError, match="'x': string tensors are not supported"):
+        load_network(model)
+
+
+def test_shapes_that_are_computed_are_refused_by_name() -> None:
+    feeds = {"x": noise(2, 3), "wanted": np.array([3, 2])}
+    model = graph_model([helper.make_node("Reshape", ["x", "wanted"], ["y"], name="n")], feeds, {}, ["y"])
+    with pytest.raises(ModelError, match=r"Reshape 'n'.*'wanted' decides it.*--value wanted="):
+        load_network(model)
+    check(model, {"x": feeds["x"], "wanted": feeds["wanted"]}, values={"wanted": feeds["wanted"]})
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_unsigned_integers_are_computed_by_onnx_runtime(dtype: type) -> None:
+    model, feeds = one_op("BitwiseAnd", [np.array([5, 7], dtype), np.array([4, 65535], dtype)])
+    check(model, feeds, floats=["BitwiseAnd"])
+
+
+def test_equal_values_keep_their_order() -> None:
+    check(*one_op("TopK", [np.float32([[1, 2, 2, 1, 2], [0, 0, 0, 0, 1]])], {1: np.array([4])}, outputs=2))
+    check(*one_op("TopK", [np.float32([[1, 2, 2, 1, 2], [0, 0, 0, 0, 1]])], {1: np.array([4])}, outputs=2, largest=0))
+
+
+def test_rows_without_a_norm_stay_zero() -> None:
+    x = np.float32([[0, 0], [3, 4]])
+    model, feeds = one_op("LpNormalization", [x], axis=1, p=2, opset=22)
+    assert_close(run_network(load_network(model), feeds), [np.float32([[0, 0], [0.6, 0.8]])])
+
+
+def test_slopes_of_old_files_lie_along_the_channels() -> None:
+    x, slope = -np.ones((1, 4, 2, 4), np.float32), np.float32([1, 2, 3, 4])
+    model = graph_model([helper.make_node("PRelu", ["x", "s"], ["y"])], {"x": x}, {"s": slope}, ["y"], opset=6, ir_version=3)
+    model.graph.input.append(helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, [4]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, list(x.shape)))
+    assert_close(run_network(load_network(model), {"x": x}), [x * slope.reshape(1, 4, 1, 1)])
 
 
 def test_big_constants_are_not_blown_up() -> None:
