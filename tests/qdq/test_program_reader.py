@@ -354,3 +354,13 @@ def test_a_tensor_without_elements_is_refused_by_name() -> None:
     empty = net.op("Slice", net.qdq(net.input(1, 4), 0.1), two, two, one)
     with pytest.raises(ModelError, match=r"slice.*has no elements"):
         read_qdq(net.model(net.op("Relu", empty)))
+
+
+def test_an_output_that_is_a_constant_is_a_stretch_that_reads_nothing() -> None:
+    net = Net()
+    y, k = net.qdq(net.input(1, 4), 0.1), net.op("Identity", net.constant(np.array([[True, False]])))
+    model = net.model(y)
+    model.graph.output.append(helper.make_tensor_value_info(k, TensorProto.BOOL, [1, 2]))
+    program = read_qdq(model)
+    assert [op.inputs for op in program.ops if isinstance(op, Float)] == [()]
+    np.testing.assert_array_equal(interpret(program, {program.inputs[0]: np.zeros((1, 4), np.float32)})[k], [[True, False]])

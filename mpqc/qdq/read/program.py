@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from mpqc.errors import ModelError
 from mpqc.facts.ops import Role, carries, facts
 from mpqc.numerics import integer
 from mpqc.passes.lib.base import attribute, node_reads
@@ -74,9 +73,21 @@ def _program(builder: Builder) -> Program:
 
 def _output(builder: Builder, name: str) -> str:
     _need_plain(builder, name)
-    if name in builder.tensors:
-        return name
-    raise ModelError("the network's output is a constant", where=name)
+    if name not in builder.tensors:
+        _constant_output(builder, name)
+    return name
+
+
+def _constant_output(builder: Builder, name: str) -> None:
+    """An output that is a constant: a float stretch that reads nothing holds it."""
+    value = builder.source.real(name)
+    assert value is not None, name
+    source = f"{name}_constant"
+    tensor = numpy_helper.from_array(np.ascontiguousarray(value), source)
+    node = helper.make_node("Constant", [], [name], source, value=tensor)
+    builder.tensors[name] = Tensor(name, value.shape, value.dtype.name)
+    builder.ops.append(FloatNode(source, (), (name,), node))
+    builder.reasons[source] = "the output is a constant"
 
 
 def _reason(builder: Builder, node: NodeProto) -> str:
