@@ -117,6 +117,15 @@ class Energy(_Facts):
     macs: Annotated[tuple[MacEnergy, ...], Field(min_length=1)]
 
 
+class Unvalidated(_Facts):
+    """Latencies that nothing that ran on the chip was compared with."""
+
+    error_percent: Annotated[int, Field(ge=1, le=100)]
+    """By which they may be off, to either side"""
+    why: Text
+    """Where they come from instead"""
+
+
 class Target(_Facts):
     """What a chip can do and what it costs."""
 
@@ -142,6 +151,7 @@ class Target(_Facts):
     """CSV file of cost rows, beside this file"""
     analytic: Analytic | None = None
     energy: Energy | None = None
+    unvalidated: Unvalidated | None = None
     sources: Annotated[tuple[Text, ...], Field(min_length=1)]
     """Where the facts come from"""
     rows: tuple[CostRow, ...] = ()
@@ -207,6 +217,8 @@ def _contradictions(target: Target) -> Iterator[str]:
         yield "llvm: a cost-only target has no [llvm]"
     if target.cost_rows and target.analytic:
         yield "analytic: cost_rows and [analytic] exclude each other"
+    if target.unvalidated and not (target.cost_rows or target.analytic):
+        yield "unvalidated: speaks of latencies, which need cost_rows or [analytic]"
     if (target.cost_rows or target.analytic) and target.clock_hz is None:
         yield "clock_hz: is needed to turn cycles into time"
     yield from contradictions(target.isa, target.machine, target.qemu_cpu)

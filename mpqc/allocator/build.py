@@ -154,6 +154,7 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
     """What the plan uses of every resource that the target can price, bounded or not."""
     decided = {name: (width if width is None else int(width),) for name, width in solution.choice.items()}
     chosen = replace(pricing, candidates=decided)
+    doubt = getattr(getattr(pricing.model, "target", None), "unvalidated", None)
     unpriced = (*(node.name for node in pricing.table.floats), *chosen.floats())
     uses = []
     for resource in RESOURCES:
@@ -162,7 +163,8 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
         except TargetError:
             continue  # the target has no price for a resource that no budget bounds
         used = round_up(pricing.amount(resource, bound.exact([0] * len(decided))))
-        uses.append(Use(resource, used, limits.get(resource), unpriced if _takes_float(resource) else ()))
+        is_time = _takes_float(resource)
+        uses.append(Use(resource, used, limits.get(resource), unpriced if is_time else (), doubt.error_percent if doubt and is_time else 0))
     return tuple(uses)
 
 

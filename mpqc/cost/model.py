@@ -70,6 +70,11 @@ class CostModel:
     @property
     def origin(self) -> str:
         """Where latencies come from, for reports; `none` where the target has no latency."""
+        doubt = self.target.unvalidated
+        return self._source if doubt is None else f"{self._source}; not validated on {self.target.name}, +-{doubt.error_percent} %: {doubt.why}"
+
+    @property
+    def _source(self) -> str:
         if self.target.analytic:
             return f"analytic: {self.target.analytic.source}"
         if not self.target.rows:

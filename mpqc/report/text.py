@@ -150,12 +150,16 @@ def _limit(use: Use, proof: Proof) -> str:
     """The budget, and whether it holds where a part of the program has no price."""
     if use.limit is None:
         return ""
-    bound = f" of {format_amount(use.resource, use.limit)}"
+    bound = f"{_doubt(use)} of {format_amount(use.resource, use.limit)}"
     if not use.unpriced:
-        return bound
+        return bound + (": it may be over" if use.used * (1 + use.error_percent / 100) > use.limit else "")
     if use.resource is Resource.LATENCY and proof.modelled_us is not None:
         return f"{bound}, {format_amount(use.resource, proof.modelled_us)} with the float nodes, which only the built program has a price for"
     return f"{bound} without the float nodes, which have no price ({_some(use.unpriced)}): whether the budget holds is not known{_way(use.resource)}"
+
+
+def _doubt(use: Use) -> str:
+    return f" +-{use.error_percent} % (prices were not compared with the chip)" if use.error_percent else ""
 
 
 def _way(resource: Resource) -> str:

@@ -58,6 +58,8 @@ class Use(Record):
     limit: float | None = None
     unpriced: tuple[str, ...] = ()
     """Names of the nodes that `used` leaves out, as they run in float, which nothing prices"""
+    error_percent: int = 0
+    """By which `used` may be off, where the target's prices were not compared with the chip; 0: they were"""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,13 @@ def test_a_budget_beside_float_nodes_is_not_known_to_hold() -> None:
     assert lines(unpriced=("a",), modelled_us=19.0).startswith("latency: 12 us of 20 us, 19 us with the float nodes")
 
 
+def test_prices_that_were_never_compared_are_shown_with_their_error() -> None:
+    for limit, tail in ((20.0, ""), (14.0, ": it may be over")):
+        use = Use(Resource.LATENCY, 12.0, limit, (), 25)
+        found = plan_lines(Plan("neoverse-n1", (), Proof("optimal"), (use,)))[0]
+        assert found == f"latency: 12 us +-25 % (prices were not compared with the chip) of {limit:.0f} us{tail}"
+
+
 @pytest.mark.parametrize("softmax", [False, True])
 def test_plans_name_the_nodes_that_have_no_price(softmax: bool) -> None:
     network = residual_network(softmax=softmax)
@@ -34,3 +41,16 @@ def test_plans_name_the_nodes_that_have_no_price(softmax: bool) -> None:
     latency = plan.use(Resource.LATENCY)
     assert latency is not None
     assert latency.unpriced == (("softmax",) if softmax else ())
+
+
+def test_every_core_with_dotprod_but_one_takes_latency_budgets() -> None:
+    network = residual_network()
+    table = mpqc.find_sites(network)
+    for name, error in (("cortex-a76", 0), ("neoverse-n1", 25)):
+        costs = mpqc.CostModel(mpqc.load_target(name)).for_network(table)
+        plan = mpqc.evaluate(table, uniform_plan(table, name, 8, 8), costs, (Budget(Resource.LATENCY, 1e4),))
+        latency = plan.use(Resource.LATENCY)
+        assert latency is not None
+        assert latency.used > 0
+        assert latency.error_percent == error
+        assert ("not validated" in costs.origin) == bool(error)
