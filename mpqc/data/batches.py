@@ -1,7 +1,8 @@
 """Data for calibration, sensitivities and training: every kind of source becomes re-iterable batches of the network's fixed shapes.
 
 Sources: an ONNX Runtime CalibrationDataReader (get_next, rewind), any iterable or generator of arrays, tuples or dicts, a callable that
-returns one, a DataLoader, a .npz or .npy file (never pickled), a folder of images or .npy files, or None for noise.
+returns one, a DataLoader, a .npz or .npy file (never pickled), a folder of images or .npy files, or None for made-up inputs: pictures
+(synthetic.py) or noise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
 from mpqc.workspace.digest import digest
 
 Batch = dict[str, np.ndarray]
-NOISE_NOTE = "no data was given: inputs are seeded noise, so ranges and sensitivities say little about real data"
+NOISE_NOTE = "no data was given: inputs are made up (seeded pictures, or noise), so ranges and sensitivities say little about real data"
 FAR = 50.0
 """Beyond what normalised samples reach"""
 _TO_NUMBER_KINDS = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}
@@ -170,8 +171,8 @@ def open_data(
     """`source` as batches for `inputs`, at most `limit` samples.
 
     Args:
-        source: see the module's docstring; None gives noise (`seed`), which `origin` and `notes` say.
-        noise: least and largest value of the noise, uniform between them; without it the noise is standard normal.
+        source: see the module's docstring; None gives made-up inputs (`seed`), which `origin` ("noise") and `notes` say.
+        noise: least and largest value of these; without it they have mean 0 and deviation 1.
         mean, std, scale: the first input becomes (x * scale - mean) / std; mean and std are one number or one a channel.
         preprocessing: these three and how pictures are read, as one value, instead of them.
         labels: keep an integer second item (or an array called `labels`) as the label; otherwise it is ignored.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpqc.data.pictures import SUFFIXES, is_picture, read_image
+from mpqc.data.synthetic import picture, takes_pictures
 from mpqc.errors import DataError
 from mpqc.values.network import TensorSpec
 from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
@@ -151,6 +152,8 @@ def _noise(inputs: tuple[TensorSpec, ...], limit: int, seed: int, noise: Noise |
 
 
 def _noise_array(spec: TensorSpec, generator: np.random.Generator, noise: Noise | None) -> np.ndarray:
+    if takes_pictures(spec.shape) and np.dtype(spec.dtype).kind == "f":
+        return np.stack([picture(spec.shape, generator, noise) for _ in range(spec.shape[0])]).astype(spec.dtype)
     if np.dtype(spec.dtype).kind == "f":
         values = generator.standard_normal(spec.shape) if noise is None else generator.uniform(*noise, spec.shape)
         return values.astype(spec.dtype)

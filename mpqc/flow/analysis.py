@@ -13,7 +13,7 @@ from mpqc.errors import UsageError
 from mpqc.flow.phases import CALIBRATION, SENSITIVITIES, CalibrationInputs, SensitivityInputs
 from mpqc.flow.results import Analysis
 from mpqc.pruning import fit as pruning
-from mpqc.values.request import Options, Reading
+from mpqc.values.request import AUTO, Options, Reading
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site_file import write_sites
 from mpqc.workspace.job import Job
@@ -79,13 +79,20 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
     network, table, batches = pruned.network, pruned.table, read.batches
     LOG.debug("network %s", network.digest)
     with job.progress.phase("calibrate"):
-        calibration = CALIBRATION.run(job.workspace, CalibrationInputs(network, table, batches, options.ranges))
+        calibration = CALIBRATION.run(job.workspace, CalibrationInputs(network, table, batches, range_method(options.ranges, batches)))
     with job.progress.phase("sensitivities"):
         sensitivities = _measured(Analysis(network, table, batches, calibration, None), options.method, options.seed, job)
     if not options.training:  # which changes weights
         table = with_forms(table, calibration, is_rounding_open=options.repairing.steps > 0)
     job.workspace.write_text("sites.json", write_sites(table))
     return Analysis(network, table, batches, calibration, sensitivities, read.samples, read.network if pruned.removed else None)
+
+
+def range_method(asked: str, batches: Batches) -> str:
+    """One of calibration's METHODS. Made-up inputs have no frequent values that rare ones could be clipped for."""
+    if asked != AUTO:
+        return asked
+    return "minmax" if batches.origin == "noise" else "mse"
 
 
 def _read(material: Material, reading: Reading, recipe: Recipe | None) -> _Read:

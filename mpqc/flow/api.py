@@ -41,7 +41,7 @@ def compile(
         model: path of an ONNX file, an onnx.ModelProto, or a torch.nn.Module (then `example_inputs` are needed).
         target: a name that `mpqc targets list` shows, or the path of a TOML file.
         budgets: any number of `Latency`, `Size`, ...; all of them hold in the result.
-        data: calibration samples of any kind that `open_data` takes; None calibrates on noise, with a warning.
+        data: calibration samples of any kind that `open_data` takes; None calibrates on made-up inputs, with a warning.
         example_inputs: positional arguments that a torch module is exported with; one tensor may stand alone.
         output: folder for all files; None keeps them in a temporary folder that lives as long as the result.
         labels: class indices, one a sample of `data`, which put accuracy into the report and are learned from where there is training.

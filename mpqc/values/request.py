@@ -30,13 +30,13 @@ TRAINED = ("auto", "qbitopt", "dq", "fracbits", "mixquant")
 """Strategies that change bits while weights learn: they need a training phase (mpqc/strategies has a file for each); the default first"""
 STRATEGIES = (*MEASURED, UNIFORM)
 """Strategies that need none"""
-RANGES = ("mse", "minmax", "percentile")
-"""How ranges are chosen"""
+AUTO, NOTHING, PLANNED = "auto", "none", "plan"
+"""What is pruned: as much as the budgets need, nothing, or what a plan says"""
+RANGES = (AUTO, "mse", "minmax", "percentile")
+"""How ranges are chosen; AUTO: minmax without data, where nothing says how often a value comes, else mse"""
 EFFORTS = {"fast": 0, "normal": 300, "high": 2000}
 """Effort -> steps that a block is reconstructed in"""
 ON, OFF = "on", "off"
-AUTO, NOTHING, PLANNED = "auto", "none", "plan"
-"""What is pruned: as much as the budgets need, nothing, or what a plan says"""
 
 Part = TypeVar("Part", bound="Seeded")
 
@@ -139,7 +139,7 @@ class Reading(Shaped, Seeded):
     layout: str = option("", "nchw or nhwc, where the shape of the input does not tell", open=True)
     input_range: tuple[float, float] | None = option(None, "least and largest value of the inputs, where there is no --data: 0,255", notation=RANGE)
     """Least and largest value of the inputs, where there is no data to see it in."""
-    ranges: str = option("mse", f"how ranges are chosen: {listed(RANGES, 'or')}")
+    ranges: str = option(AUTO, f"how ranges are chosen: {listed(RANGES, 'or')}")
     """One of RANGES"""
 
     def __post_init__(self) -> None:

@@ -159,6 +159,21 @@ def test_noise_in_the_range_of_the_inputs() -> None:
     assert 250 < values.max() <= 255
 
 
+def test_made_up_pictures_have_areas_and_edges_and_the_range_of_the_inputs() -> None:
+    """Neighbours are alike, as in a picture and not in noise; the same seed gives the same ones."""
+    spec = TensorSpec("x", (1, 3, 48, 64), "float32")
+    first, again = (np.concatenate([batch["x"] for batch in open_data(None, (spec,), limit=4, seed=5, noise=(0.0, 255.0))]) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert first.min() >= 0
+    assert first.max() <= 255
+    assert first.std() > 40
+    alike = np.mean(first[..., 1:] == first[..., :-1])
+    assert 0.5 < alike < 0.99
+    free = np.concatenate([batch["x"] for batch in open_data(None, (spec,), limit=4, seed=5)])
+    assert abs(free.mean()) < 1e-3
+    assert free.std() == pytest.approx(1, abs=1e-3)
+
+
 def test_no_data_is_noise_and_says_so() -> None:
     batches = open_data(None, (X, TensorSpec("n", (2,), "int64")), limit=4, seed=3, mean=100.0)
     assert batches.origin == "noise"

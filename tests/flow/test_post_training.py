@@ -10,6 +10,7 @@ import pytest
 
 from mpqc.data.batches import open_data, skipping
 from mpqc.errors import UsageError
+from mpqc.flow.analysis import range_method
 from mpqc.flow.export import Exporting, export_program
 from mpqc.flow.post_training import Repaired, RepairInputs, repair
 from mpqc.numerics.interpreter import Interpreter
@@ -98,3 +99,10 @@ def test_what_cannot_be_asked_for_is_refused() -> None:
         Options(bias_correction="maybe")
     assert [Options(effort=name).repairing.steps for name in ("fast", "normal", "high")] == [0, 300, 2000]
     assert Options(effort="high", reconstruction=0).repairing.steps == 0
+
+
+def test_without_data_ranges_are_all_that_was_seen() -> None:
+    network = residual_network()
+    made_up, given = (open_data(source, network.inputs, limit=4) for source in (None, images(4)))
+    assert [range_method("auto", batches) for batches in (made_up, given)] == ["minmax", "mse"]
+    assert range_method("percentile", made_up) == "percentile"

@@ -1,0 +1,159 @@
+"""Without training and labels: accuracy of the written file in ONNX Runtime, by effort, beside ONNX Runtime's own quantizer.
+
+python benchmarks/ptq.py                 # all rows
+python benchmarks/ptq.py resnet20        # those whose name has it
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from cifar10_data import load_raw, normalised, training_images
+from imagenet import CALIBRATION, Reader, load_images, percent
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from provenance import WORK, shared, write_results
+
+from mpqc.facts.amounts import parse_average_bits
+from mpqc.flow.pipeline import compile_network
+from mpqc.values.request import Options
+from mpqc.workspace.progress import Progress
+
+RESNET, MOBILENET = "onnx_derived/resnet20_cifar10.onnx", "onnx_derived/mobilenet_v2_1.0_224_from_qat.onnx"
+IMAGES = 512
+"""CIFAR-10 training images that calibrate"""
+BATCH = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network with images to calibrate on and others, with their labels, to score."""
+
+    model: str
+    calibration: np.ndarray
+    images: np.ndarray
+    accuracy: Callable[[np.ndarray], float]
+
+
+@cache
+def resnet20() -> Subject:
+    """CIFAR-10: all test images."""
+    raw = load_raw()
+    return Subject(RESNET, training_images(IMAGES), normalised(raw.test), lambda scores: 100 * float(np.mean(scores.argmax(1) == raw.test_labels)))
+
+
+@cache
+def mobilenet() -> Subject:
+    """The first images calibrate, the other 700 are scored."""
+    images, labels = load_images()
+    return Subject(MOBILENET, images[:CALIBRATION], images[CALIBRATION:], partial(percent, labels=labels[CALIBRATION:]))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. `options` None: the float network; a str: ONNX Runtime's quantizer with weights of that type."""
+
+    network: str
+    bits: str
+    by: str
+    options: Options | str | None
+    data: bool = True
+
+
+def _options(effort: str = "fast", **given: object) -> Options:
+    return Options(target="abstract", samples=IMAGES, effort=effort, allow_slower=True, **given)  # type: ignore[arg-type]
+
+
+def rows() -> list[Row]:
+    """The table, in its order."""
+    uniform = {"strategy": "uniform"}
+    found = [
+        Row("resnet20", "float", "float", None),
+        Row("resnet20", "w8a8", "ONNX Runtime", "QInt8"),
+        Row("resnet20", "w4a8", "ONNX Runtime", "QInt4"),
+    ]
+    for effort in ("fast", "normal"):
+        by = f"mpqc --effort {effort}"
+        found += [
+            Row("resnet20", "w4a8", by, _options(effort, **uniform, uniform_bits=(4, 8))),
+            Row("resnet20", "average 3/8", by, _options(effort, budgets=parse_average_bits("3/8"))),
+            Row("resnet20", "w4a4", by, _options(effort, **uniform, uniform_bits=(4, 4))),
+            Row("resnet20", "average 4/4", by, _options(effort, budgets=parse_average_bits("4/4"))),
+        ]
+    return [
+        *found,
+        Row("mobilenetv2", "float", "float", None),
+        Row("mobilenetv2", "w8a8", "ONNX Runtime", "QInt8"),
+        Row("mobilenetv2", "w8a8", "mpqc --effort fast", _options(**uniform)),
+        Row("mobilenetv2", "w8a8", "mpqc --range-choice on", _options(**uniform, range_choice="on")),
+        Row("mobilenetv2", "w8a8, no data", "mpqc", _options(**uniform), data=False),
+        Row("mobilenetv2", "w8a8, no data, --input-range", "mpqc", _options(**uniform, input_range=(-1.0, 1.0)), data=False),
+        Row("mobilenetv2", "w4a8", "mpqc --effort fast", _options(**uniform, uniform_bits=(4, 8))),
+    ]
+
+
+def written(row: Row, subject: Subject) -> Path:
+    """The file that is scored."""
+    if row.options is None:
+        return Path(shared(subject.model))
+    if isinstance(row.options, str):
+        return _peer(subject, row.options)
+    folder = WORK / "ptq" / "".join(letter if letter.isalnum() else "_" for letter in f"{row.network} {row.bits} {row.by}")
+    compile_network(shared(subject.model), row.options, subject.calibration if row.data else None, output=folder, progress=Progress(quiet=True))
+    return folder / "model.qdq.onnx"
+
+
+def _peer(subject: Subject, weights: str) -> Path:
+    """ONNX Runtime's static quantizer at its best: after its own preparation, a scale a channel, int8 activations, min-max."""
+    source, made = WORK / "ptq_source.onnx", WORK / f"ptq_{weights}.onnx"
+    WORK.mkdir(parents=True, exist_ok=True)
+    quant_pre_process(str(shared(subject.model)), str(source))
+    key = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"]).get_inputs()[0].name
+    kinds = {"activation_type": QuantType.QInt8, "weight_type": getattr(QuantType, weights), "calibrate_method": CalibrationMethod.MinMax}
+    quantize_static(str(source), str(made), Reader(key, subject.calibration), quant_format=QuantFormat.QDQ, per_channel=True, **kinds)
+    return made
+
+
+def scores(path: Path, images: np.ndarray) -> np.ndarray:
+    """Outputs of the file in ONNX Runtime, with its default options but one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    key = session.get_inputs()[0]
+    size = key.shape[0] if isinstance(key.shape[0], int) else BATCH
+    return np.concatenate([session.run(None, {key.name: images[at : at + size]})[0] for at in range(0, len(images), size)]).reshape(len(images), -1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("only", nargs="?", default="", help="part of a row's network, bits and tool")
+    wanted, table = parser.parse_args().only, []
+    for row in rows():
+        if wanted not in f"{row.network} {row.bits} {row.by}":
+            continue
+        subject = resnet20() if row.network == "resnet20" else mobilenet()
+        start = time.process_time()
+        path = written(row, subject)
+        seconds = time.process_time() - start
+        found = round(subject.accuracy(scores(path, subject.images)), 2)
+        table.append(
+            {"network": row.network, "bits": row.bits, "by": row.by, "top-1 %": found, "images": len(subject.images), "CPU seconds": round(seconds)}
+        )
+        print(table[-1], flush=True)
+    notes = [
+        "Accuracy of the written file in ONNX Runtime. Weight and activation bits, averages over weights and over activations. No labels.",
+        f"ResNet-20: {IMAGES} training images calibrate. MobileNetV2: {CALIBRATION} images calibrate, the other 700 are scored.",
+        "ONNX Runtime: quantize_static after quant_pre_process, per channel, min-max; it has no activations below 8 bits.",
+    ]
+    write_results("ptq", "Post-training accuracy", table, notes)
+
+
+if __name__ == "__main__":
+    main()
