@@ -77,6 +77,34 @@ def test_a_room_imports_only_rooms_above_it(name: str) -> None:
     assert [edge for edge in edges if room(edge[1]) not in allowed] == []
 
 
+@cache
+def doors() -> dict[str, tuple[set[str], set[str]]]:
+    """Library -> rooms whose modules load it at import, rooms whose functions do, as docs/architecture.md says."""
+    text = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8").split("<!-- doors")[1].split("<!-- end of doors")[0]
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|$", text, re.MULTILINE)
+    return {library: (set(re.findall(r"\w+", early)), set(re.findall(r"\w+", late))) for library, early, late in rows}
+
+
+def libraries(tree: ast.AST, *, late: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every library that is imported in `tree`, and whether a function does it; imports for type checkers load nothing."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0], late
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield from libraries(node, late=late or isinstance(node, ast.FunctionDef))
+
+
+def test_heavy_libraries_are_loaded_where_the_table_says() -> None:
+    found: dict[str, tuple[set[str], set[str]]] = {library: (set(), set()) for library in doors()}
+    for module, path in modules().items():
+        for library, late in libraries(ast.parse(path.read_text(encoding="utf-8"))):
+            if library in found:
+                found[library][late].add(room(module))
+    assert found == doors()
+
+
 def test_the_product_names_no_path_outside_the_repository() -> None:
     texts = [path for folder in FOLDERS.values() for path in folder.rglob("*") if path.suffix in (".py", ".toml", ".md", ".c", ".h", ".cc")]
     outside = re.compile(r"(?<!\$ORIGIN/)\.\./|parents\[[3-9]|MPQC_SHARED|shared/")
