@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mpqc.values.text import one_line, shortened
+
 
 class MpqcError(Exception):
     """A failure that the user can act on.
@@ -27,10 +29,10 @@ class MpqcError(Exception):
 
     @property
     def message(self) -> str:
-        """One line: `where: what: why (hint)`, without the parts that are empty."""
-        line = ": ".join(part for part in (self.where, self.what, self.why) if part)
-        line = f"{line} ({self.hint})" if self.hint else line
-        return " ".join(line.split())
+        """One line that can be printed: `where: what: why (hint)`, without the parts that are empty."""
+        where, what, why, hint = (shortened(one_line(part)) for part in (self.where, self.what, self.why, self.hint))
+        line = ": ".join(part for part in (where, what, why) if part)
+        return f"{line} ({hint})" if hint else line
 
 
 class UsageError(MpqcError):

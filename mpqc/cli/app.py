@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 budget infeasible, 4 guard failed, 130 i
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -183,4 +184,7 @@ def run(arguments: list[str] | None = None) -> None:
     from mpqc.cli.threads import bound_spinning
 
     bound_spinning()
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is shown escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(guarded(lambda: app(args=arguments, prog_name="mpqc", standalone_mode=False)))

@@ -15,6 +15,7 @@ from mpqc.cli.files import existing
 from mpqc.cli.requests import Files, Folder, Json, LabelledFiles, Measuring, Running, Showing, Sweeping
 from mpqc.errors import DataError, GuardError
 from mpqc.values.request import Forced, Options, Shaped, Solving, Targeted
+from mpqc.values.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +56,7 @@ def _show_compiled(compiled: Compiled, showing: Showing) -> None:
         return
     print_report(compiled.report, _console())
     runs = (compiled.output / "bundle").is_dir()
-    print(f"written to {compiled.output}" + (f": try  mpqc run {compiled.output} --emulate" if runs else ""))
+    _say(f"written to {compiled.output}" + (f": try  mpqc run {compiled.output} --emulate" if runs else ""))
 
 
 def analyze_command(model: Path, files: Files, reading: Measuring, targeted: Targeted, forced: Forced, showing: Showing) -> None:
@@ -71,7 +72,7 @@ def analyze_command(model: Path, files: Files, reading: Measuring, targeted: Tar
         _print_json(json.loads(analysis.sensitivities.to_json()))
         return
     _print_sensitivities(analysis.sensitivities.values, analysis.sensitivities.unit)
-    print(f"written to {files.output_dir}: try  mpqc allocate {files.output_dir} --budget-size 100kB")
+    _say(f"written to {files.output_dir}: try  mpqc allocate {files.output_dir} --budget-size 100kB")
 
 
 def allocate_command(folder: Path, solving: Solving, showing: Json) -> None:
@@ -85,8 +86,8 @@ def allocate_command(folder: Path, solving: Solving, showing: Json) -> None:
     from mpqc.report.text import plan_lines
 
     for line in plan_lines(plan):
-        print(line)
-    print(f"written to {folder / 'plan.json'}: try  mpqc compile MODEL --plan {folder / 'plan.json'}")
+        _say(line)
+    _say(f"written to {folder / 'plan.json'}: try  mpqc compile MODEL --plan {folder / 'plan.json'}")
 
 
 def pareto_command(folder: Path, sweeping: Sweeping, solving: Solving, showing: Json) -> None:
@@ -103,7 +104,7 @@ def pareto_command(folder: Path, sweeping: Sweeping, solving: Solving, showing: 
     for trade in trades:
         limit, used = format_amount(resource, trade.limit), format_amount(resource, trade.used)
         print(f"{resource.value} within {limit:>12}: {used:>12}  loss +{trade.loss:<12.4g} {trade.status}")
-    print(f"written to {folder / FILE}")
+    _say(f"written to {folder / FILE}")
 
 
 def report_command(folder: Path, showing: Json) -> None:
@@ -128,12 +129,12 @@ def lower_command(model: Path, targeted: Targeted, folder: Folder, shaped: Shape
     if showing.as_json:
         _print_json(summary)
         return
-    print(f"{summary['integer_ops']} integer ops, {len(summary['floats'])} float regions, module {summary['module_bytes']:,} bytes")
+    _say(f"{summary['integer_ops']} integer ops, {len(summary['floats'])} float regions, module {summary['module_bytes']:,} bytes")
     for row in summary["floats"]:
-        print(f"float: {row['name']} ({row['ops']}): {row['reason']}")
+        _say(f"float: {row['name']} ({row['ops']}): {row['reason']}")
     if summary["note"]:
-        print(f"note: {summary['note']}")
-    print(f"written to {output}: try  mpqc run {output} --emulate")
+        _say(f"note: {summary['note']}")
+    _say(f"written to {output}: try  mpqc run {output} --emulate")
 
 
 def run_command(folder: Path, running: Running, showing: Json) -> None:
@@ -149,7 +150,7 @@ def run_command(folder: Path, running: Running, showing: Json) -> None:
         _print_json(summary)
         return
     for name, row in summary.items():
-        print(f"{name}: shape {'x'.join(map(str, row['shape']))}, min {row['min']:.6g}, max {row['max']:.6g}, mean {row['mean']:.6g}")
+        _say(f"{name}: shape {'x'.join(map(str, row['shape']))}, min {row['min']:.6g}, max {row['max']:.6g}, mean {row['mean']:.6g}")
 
 
 def targets_list_command(showing: Json) -> None:
@@ -161,7 +162,7 @@ def targets_list_command(showing: Json) -> None:
         _print_json([{"name": target.name, "summary": target.summary} for target in targets])
         return
     for target in targets:
-        print(f"{target.name:<18} {target.summary}")
+        _say(f"{target.name:<18} {target.summary}")
 
 
 def targets_show_command(name: str, showing: Json) -> None:
@@ -175,7 +176,7 @@ def targets_show_command(name: str, showing: Json) -> None:
         _print_json(facts)
         return
     for key, value in facts.items():
-        print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
+        _say(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
 
 
 def targets_check_command(file: Path) -> None:
@@ -186,12 +187,12 @@ def targets_check_command(file: Path) -> None:
 
     faults = check_target(existing(file, "target file"))
     for fault in faults:
-        print(fault)
+        _say(str(fault))
     if faults:
         raise typer.Exit(2)
     for note in load_target(file).notes:
-        print(f"note: {note}")
-    print(f"{file}: good")
+        _say(f"note: {note}")
+    _say(f"{file}: good")
 
 
 def doctor_command(showing: Json) -> None:
@@ -206,7 +207,7 @@ def doctor_command(showing: Json) -> None:
     else:
         for check in checks:
             state = "ok" if check.ok else ("MISSING" if check.required else "missing")
-            print(f"{state:<8} {check.name:<30} {check.found}" + ("" if check.ok else f"   -> {check.hint}"))
+            _say(f"{state:<8} {check.name:<30} {check.found}" + ("" if check.ok else f"   -> {check.hint}"))
     if any(check.required and not check.ok for check in checks):
         raise typer.Exit(1)
 
@@ -245,13 +246,15 @@ def _summary(values: np.ndarray) -> dict[str, Any]:
 def _print_sensitivities(values: Mapping[str, Mapping[int, float]], unit: str) -> None:
     from rich.table import Table
 
+    from mpqc.report.text import plain
+
     widths = sorted({bits for row in values.values() for bits in row})
-    table = Table(title=f"expected increase of {unit}", title_justify="left")
+    table = Table(title=plain(f"expected increase of {unit}"), title_justify="left")
     table.add_column("site", overflow="fold")
     for bits in widths:
         table.add_column(f"{bits} bits", justify="right")
     for site, row in values.items():
-        table.add_row(site, *(f"{row[bits]:.3g}" if bits in row else "" for bits in widths))
+        table.add_row(plain(site), *(f"{row[bits]:.3g}" if bits in row else "" for bits in widths))
     _console().print(table)
 
 
@@ -260,6 +263,11 @@ def _console() -> Console:
 
     console = Console()
     return console if console.is_terminal else Console(width=160)
+
+
+def _say(line: str) -> None:
+    """One line on stdout."""
+    print(printable(line))
 
 
 def _print_json(value: Any) -> None:

@@ -10,12 +10,14 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mpqc.errors import MpqcError
+from mpqc.values.text import one_line
 from mpqc.workspace.launch import launched
 
 INTERRUPTED = 130
@@ -26,7 +28,7 @@ LOG.addHandler(logging.NullHandler())  # without one, logging would print errors
 def guarded(command: Callable[[], Any]) -> int:
     """Runs `command`; its exit code, with one clear line on stderr where it failed."""
     interrupts: list[int] = []
-    with _noted(interrupts):
+    with _noted(interrupts), _warnings_logged():
         try:
             code = command()
             sys.stdout.flush()  # here, where a full disk or a reader that left can still be told
@@ -56,6 +58,18 @@ def _noted(interrupts: list[int]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _warnings_logged() -> Iterator[None]:
+    """What libraries warn programmers of goes to the log: the user gets lines that mpqc words."""
+
+    def log(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None) -> None:
+        LOG.debug("%s: %s (%s:%d)", category.__name__, message, filename, lineno)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = log
+        yield
 
 
 def _interrupted() -> int:
@@ -93,17 +107,21 @@ def _other(error: Exception) -> int:
         return 2
     if isinstance(code, int):
         return _complain(show(), code) if callable(show) else code
-    details = next(iter(getattr(error, "__notes__", ())), None) or _save_traceback(error)
-    return _complain(f"internal error: {type(error).__name__}: {error} (a bug; details in {details})", 1)
+    notes = getattr(error, "__notes__", ())
+    details = f"in {notes[0]}" if notes else _save_traceback(error)
+    return _complain(f"internal error: {type(error).__name__}: {error} (a bug; details {details})", 1)
 
 
-def _save_traceback(error: Exception) -> Path:
-    with tempfile.NamedTemporaryFile("w", prefix="mpqc-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        file.write("".join(traceback.format_exception(error)))
-    return Path(file.name)
+def _save_traceback(error: Exception) -> str:
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="mpqc-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace") as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return "have no place: the folder for temporary files cannot be written"
+    return f"in {Path(file.name)}"
 
 
 def _complain(line: str, code: int) -> int:
     if launched().leads or "internal error" in line:  # of several processes one tells what all see
-        print(f"mpqc: {' '.join(line.split())}", file=sys.stderr)
+        print(f"mpqc: {one_line(line)}", file=sys.stderr)
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from mpqc.values.program import Program
 
 SCHEMA_VERSION = 2
+LONGEST = 80
+"""Characters of a file's name before its suffix"""
+DEVICES = frozenset(("con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))))
+"""What Windows keeps for devices, whatever the suffix"""
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,20 @@ def _value(program: Program, name: str, files: dict[str, str]) -> dict[str, obje
 
 
 def file_names(names: tuple[str, ...]) -> dict[str, str]:
-    """A distinct `.npy` file name for every tensor name, legal everywhere."""
+    """A distinct `.npy` file name for every tensor name, legal everywhere: long ones end in a hash, names of devices get a mark."""
     files: dict[str, str] = {}
     taken: set[str] = set()
     for name in dict.fromkeys(names):
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "tensor"
+        stem = _stem(name)
         candidates = (stem, *(f"{stem}_{number}" for number in range(2, len(names) + 2)))
         free = next(candidate for candidate in candidates if candidate.lower() not in taken)
         taken.add(free.lower())
         files[name] = f"{free}.npy"
     return files
+
+
+def _stem(name: str) -> str:
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_").lstrip("-") or "tensor"
+    if len(stem) > LONGEST:
+        return f"{stem[: LONGEST - 9]}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{stem}_" if stem.lower() in DEVICES else stem

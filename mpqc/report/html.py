@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from mpqc.report.model import LayerRow, Report
 from mpqc.report.text import totals
 from mpqc.values.history import TrainingSummary
+from mpqc.values.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,9 +21,15 @@ def render(report: Report) -> str:
     import jinja2
 
     source = files("mpqc.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    template = environment.from_string(source)
     figures = {"bits_svg": _bits_figure(report.layers), "time_svg": _time_figure(report.layers), "training_svg": _training_figure(report.training)}
     return template.render(report=report, totals=totals(report), **figures)
+
+
+def _shown(value: object) -> object:
+    """Text from files can be shown; what is markup already (the plots) stays."""
+    return printable(value) if type(value) is str else value
 
 
 def _bits_figure(layers: tuple[LayerRow, ...]) -> str:
@@ -56,7 +64,9 @@ def _training_figure(training: TrainingSummary | None) -> str:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names may have any characters; an unknown one is a box
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
@@ -69,5 +79,6 @@ def _bars(names: list[str], values: list[float], label: str, colour: str) -> str
     axes.bar(range(len(values)), values, color=colour)
     axes.set_ylabel(label)
     crowded = len(names) > 40
-    axes.set_xticks([] if crowded else range(len(names)), [] if crowded else [name[-24:] for name in names], rotation=90, fontsize=6)
+    labels = [] if crowded else [printable(name)[-24:] for name in names]
+    axes.set_xticks([] if crowded else range(len(names)), labels, rotation=90, fontsize=6, parse_math=False)
     return _svg(figure)

@@ -10,10 +10,12 @@ from mpqc.facts.resources import RESOURCES
 from mpqc.report.model import LayerRow, Report
 from mpqc.values.budget import Resource
 from mpqc.values.plan import Choice, Plan, Proof, Use
+from mpqc.values.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from mpqc.values.history import TrainingSummary
 
@@ -24,20 +26,27 @@ def print_report(report: Report, console: Console) -> None:
     """Prints the plan layer by layer, what stays float with its reason, and the totals."""
     console.print(plan_table(report))
     for row in report.floats:
-        console.print(f"float: {row.name} ({row.ops}): {row.reason}", markup=False, highlight=False)
+        console.print(plain(f"float: {row.name} ({row.ops}): {row.reason}"))
     for line in totals(report):
-        console.print(line, markup=False, highlight=False)
+        console.print(plain(line))
+
+
+def plain(text: str) -> Text:
+    """`text` for a console: no markup, no emoji codes, no control characters are read in it."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def plan_table(report: Report) -> Table:
     """One row a node: bits of weight and output, bytes, predicted time, and why."""
     from rich.table import Table
 
-    table = Table(title=f"{report.network} on {report.target}", title_justify="left")
+    table = Table(title=plain(f"{report.network} on {report.target}"), title_justify="left")
     for name, justify in (("node", "left"), ("op", "left"), ("w", "right"), ("a", "right"), ("bytes", "right"), ("us", "right"), ("why", "left")):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in report.layers:
-        table.add_row(*_cells(row))
+        table.add_row(*map(plain, _cells(row)))
     return table
 
 

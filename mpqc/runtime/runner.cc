@@ -21,6 +21,23 @@ const char* kHelp =
     "  --profile                   time of every op\n"
     "  --json                      results as JSON on stdout\n";
 
+// Names in a model are data: control characters, which could steer a terminal, are shown as \xNN.
+std::string Shown(const std::string& text) {
+  std::string shown;
+  for (size_t i = 0; i < text.size(); i++) {
+    auto byte = static_cast<unsigned char>(text[i]);
+    bool c1 = byte == 0xC2 && i + 1 < text.size() && (static_cast<unsigned char>(text[i + 1]) & 0xE0) == 0x80;
+    if (byte >= 0x20 && byte != 0x7F && !c1) {
+      shown += text[i];
+      continue;
+    }
+    char code[5];
+    std::snprintf(code, sizeof code, "\\x%02x", c1 ? static_cast<unsigned char>(text[++i]) : byte);
+    shown += code;
+  }
+  return shown;
+}
+
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -287,7 +304,7 @@ int Main(const Options& o) {
   if (o.profile)
     for (const ffi::Any& any : report["profile"].cast<ffi::json::Array>()) {
       auto row = any.cast<ffi::json::Object>();
-      std::printf("%10.1f us  %s  %s\n", row["us"].cast<double>(), row["kernel"].cast<std::string>().c_str(), row.count("op") ? row["op"].cast<std::string>().c_str() : "");
+      std::printf("%10.1f us  %s  %s\n", row["us"].cast<double>(), row["kernel"].cast<std::string>().c_str(), row.count("op") ? Shown(row["op"].cast<std::string>()).c_str() : "");
     }
   if (!good) std::cerr << "mpqc-runner: the outputs differ from " << o.expected << " by more than " << o.tolerance << "\n";
   return good ? 0 : 1;
@@ -303,12 +320,12 @@ int main(int argc, char** argv) {
   try {
     return Main(Parse(argc, argv));
   } catch (const UsageError& error) {
-    std::cerr << "mpqc-runner: " << error.what() << "\n";
+    std::cerr << "mpqc-runner: " << Shown(error.what()) << "\n";
     return 2;
   } catch (const ffi::Error& error) {
-    std::cerr << "mpqc-runner: " << error.message() << "\n";
+    std::cerr << "mpqc-runner: " << Shown(error.message()) << "\n";
   } catch (const std::exception& error) {
-    std::cerr << "mpqc-runner: " << error.what() << "\n";
+    std::cerr << "mpqc-runner: " << Shown(error.what()) << "\n";
   }
   return 1;
 }

@@ -10,10 +10,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpqc.errors import MpqcError
+from mpqc.values.text import printable_lines
 
 LOG = logging.getLogger("mpqc")
 NAME = "log.txt"
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+class _Lines(logging.Formatter):
+    """Lines that can be shown on a terminal, whatever is named in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, line by line."""
+        return printable_lines(super().format(record))
 
 
 class _File(logging.FileHandler):
@@ -58,7 +67,7 @@ def debug_on_stderr() -> Iterator[None]:
     """Shows debug lines on stderr while the block runs; other lines reach the user as progress and warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(lambda record: record.levelno == logging.DEBUG)
-    handler.setFormatter(logging.Formatter("debug: %(message)s"))
+    handler.setFormatter(_Lines("debug: %(message)s"))
     with _attached(handler, logging.DEBUG):
         yield
 
@@ -68,7 +77,7 @@ def _opened(path: Path) -> logging.Handler:
         handler = _File(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise MpqcError("cannot write", where=str(path), why=error.strerror or str(error)) from error
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(_Lines(FORMAT))
     return handler
 
 

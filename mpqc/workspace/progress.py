@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from mpqc.values.text import printable
+
 LOG = logging.getLogger("mpqc")
 
 
@@ -33,15 +35,15 @@ class Progress:
 
     def say(self, line: str) -> None:
         """One line for the user, on stderr and in the log."""
-        LOG.info(line)
+        LOG.info("%s", line)
         if not self.quiet:
-            print(line, file=sys.stderr)
+            print(printable(line), file=sys.stderr)
 
     def warn(self, line: str) -> None:
         """A line that the user should not miss, shown even when quiet."""
-        LOG.warning(line)
+        LOG.warning("%s", line)
         if not self.mute:
-            print(f"warning: {line}", file=sys.stderr)
+            print(f"warning: {printable(line)}", file=sys.stderr)
 
     @contextmanager
     def _status(self, name: str) -> Iterator[None]:
