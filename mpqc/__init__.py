@@ -13,10 +13,13 @@ Importing mpqc imports nothing heavy: every name is fetched when it is first use
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mpqc.values.version import __version__ as __version__
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is loaded: nothing of a network is told to anybody
 
 if TYPE_CHECKING:
     from mpqc.allocator import allocate as allocate

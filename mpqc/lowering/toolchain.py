@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mpqc.errors import LoweringError, ToolMissingError
+from mpqc.workspace.caches import cache_home
 
+CACHE = "ZIG_GLOBAL_CACHE_DIR"
 GLIBC = "2.28"
 """Oldest C library that the files run with: that of the TVM wheels (manylinux_2_28), Debian 10 and later."""
 
@@ -22,9 +25,14 @@ def zig(tool: str, triple: str, arguments: Sequence[str | Path]) -> None:
     if find_spec("ziglang") is None:
         raise ToolMissingError("zig is missing", why="it links the module", hint="pip install ziglang")
     command = [sys.executable, "-m", "ziglang", tool, "-target", zig_triple(triple), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     if done.returncode:
         raise LoweringError(f"zig {tool} failed", where=str(arguments[-1]), why=_first_error(done.stderr), hint=f"exit code {done.returncode}")
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with a folder that zig can keep its C library in also where HOME is unset or cannot be written."""
+    return {CACHE: str(cache_home("zig")), **os.environ}
 
 
 def zig_triple(triple: str) -> str:

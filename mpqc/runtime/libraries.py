@@ -15,10 +15,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import platformdirs
-
 from mpqc.errors import ToolMissingError
 from mpqc.lowering.toolchain import zig
+from mpqc.workspace.caches import cache_home
 
 TRIPLE = "aarch64-linux-gnu"
 PLATFORM = "manylinux_2_28_aarch64"
@@ -39,10 +38,10 @@ FLAGS = (
 )  # fmt: skip
 
 
-def cache_folder() -> Path:
-    """Where libraries and runners are kept; named after the TVM versions they belong to."""
-    versions = "-".join(version(package) for package in MEMBERS)
-    return Path(platformdirs.user_cache_dir("mpqc", appauthor=False)) / f"runtime-{TRIPLE}-{versions}"
+def cache_folder(having: str = "") -> Path:
+    """Where libraries and runners are kept, one that has the file `having` if there is such; named after the TVM versions they belong to."""
+    name = f"runtime-{TRIPLE}-{'-'.join(version(package) for package in MEMBERS)}"
+    return cache_home("mpqc", f"{name}/{having}") / name
 
 
 def libraries() -> tuple[Path, ...]:
@@ -50,8 +49,9 @@ def libraries() -> tuple[Path, ...]:
 
     Raises ToolMissingError where pip reaches no index that has them, or where a wheel is not the one that was tested.
     """
-    folder = cache_folder() / "lib"
-    paths = tuple(folder / Path(member).name for member in MEMBERS.values())
+    names = [Path(member).name for member in MEMBERS.values()]
+    folder = cache_folder(f"lib/{names[-1]}") / "lib"
+    paths = tuple(folder / name for name in names)
     if not all(path.is_file() for path in paths):
         _fetch(folder)
     return paths
@@ -60,7 +60,8 @@ def libraries() -> tuple[Path, ...]:
 def runner() -> Path:
     """The AArch64 runner, compiled on first use. Raises ToolMissingError or LoweringError."""
     content = [(SOURCES / name).read_bytes() for name in ("runner.cc", "model.h", "npy.h")] + [" ".join((*FLAGS, version("ziglang"))).encode()]
-    path = cache_folder() / f"mpqc-runner-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
+    name = f"mpqc-runner-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
+    path = cache_folder(name) / name
     if not path.is_file():
         _compile(path)
     return path
@@ -81,6 +82,7 @@ def include_folders() -> tuple[Path, ...]:
 
 
 def _compile(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     folders = [f"-L{libraries()[0].parent}", *(f"-I{folder}" for folder in include_folders())]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
@@ -101,7 +103,7 @@ def _fetch(folder: Path) -> None:
 def _wheel(package: str, folder: Path) -> Path:
     """The wheel of the installed version of `package` for AArch64: from `wheels/` in the cache folder, else by pip."""
     pattern = f"{package.replace('-', '_')}-{version(package)}-*{PLATFORM}.whl"
-    given = cache_folder() / "wheels"
+    given = cache_folder("wheels") / "wheels"
     found = next(given.glob(pattern), None) or _download(package, folder, pattern, given)
     digest = hashlib.sha256(found.read_bytes()).hexdigest()
     if KNOWN.get(found.name.split(".manylinux")[0], digest) != digest:
