@@ -94,6 +94,8 @@ def _read(path: Path) -> tuple[Target | None, list[TargetError]]:
 def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise TargetError("cannot read the target", where=str(path), why="nested too deeply") from error
     except (OSError, ValueError) as error:
         raise TargetError("cannot read the target", where=str(path), why=str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,20 +182,21 @@ def _load_npy(path: Path) -> np.ndarray:
 
 def load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """The array of a .npy file or the arrays by name of a .npz file. Nothing is unpickled. Raises DataError."""
-    import zipfile
-
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's advice on headers of other versions is not for the user of mpqc
             loaded = np.load(file, allow_pickle=False)
             return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else np.asarray(loaded)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy reads headers with Python's tokenizer and parser and sizes arrays before it checks them: any of their errors
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
+    if "max_header_size" in str(error):
+        return DataError("cannot read the file", where=str(path), why="its header is too long for an array's")
     if "pickle" in str(error):
         return DataError("pickled objects, which are never loaded, or no numpy file", where=str(path), hint="save plain arrays with numpy.save")
-    return DataError("cannot read the file", where=str(path), why=str(error))
+    return DataError("cannot read the file", where=str(path), why=str(error) or type(error).__name__)
 
 
 def _folder(path: Path, inputs: tuple[TensorSpec, ...], wanted: Wanted) -> tuple[str, Stream]:

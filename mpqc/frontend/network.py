@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from mpqc.errors import UsageError
 from mpqc.frontend.importer import import_graph, shape_and_dtype
+from mpqc.frontend.judge import judged
 from mpqc.frontend.opset import canonical_opset
 from mpqc.frontend.reader import check_source, read_onnx
 from mpqc.frontend.shapes import Shapes, Values, fix_inputs, fix_values, open_batches
@@ -79,6 +81,11 @@ def load_network(
     arguments that do not fit it.
     """
     name, model = _read(source, example_inputs)
+    with judged(model):
+        return _network(name, model, shapes, values)
+
+
+def _network(name: str, model: onnx.ModelProto, shapes: Shapes | None, values: Values | None) -> Network:
     canonical = canonicalize(model, shapes, values)
     imported = import_graph(canonical.model)
     graph = canonical.model.graph
@@ -118,7 +125,7 @@ def _read(source: Source, example_inputs: Any) -> tuple[str, onnx.ModelProto]:
 
         return type(source).__name__, export_source(source, example_inputs)
     if isinstance(source, (str, Path)):
-        return Path(source).stem, read_onnx(Path(source))
+        return os.fsencode(Path(source).stem).decode("utf-8", "backslashreplace"), read_onnx(Path(source))
     hint = "give a path, an onnx.ModelProto, a torch.nn.Module or what torch.export and torch.onnx.export return"
     raise UsageError(f"{type(source).__name__} is not a model", hint=hint)
 

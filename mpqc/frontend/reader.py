@@ -66,6 +66,7 @@ def parse_onnx(data: bytes) -> onnx.ModelProto:
 def check_source(model: onnx.ModelProto, *, newest: int = NEWEST_OPSET) -> None:
     """Bounds, data sizes and graph structure of a model as it came. Raises ModelError naming what is wrong."""
     supported_opset(model, newest)
+    _check_versions(model)
     if model.functions:
         raise ModelError("the model defines functions", where=model.functions[0].name, hint="inline them: onnx.inliner.inline_local_functions")
     _check_texts(model.graph)
@@ -76,6 +77,12 @@ def check_source(model: onnx.ModelProto, *, newest: int = NEWEST_OPSET) -> None:
     _check_nodes(model.graph, _checker_context(model))
     known = {entry.name for entry in (*model.graph.input, *model.graph.initializer)}
     _check_graph(model.graph, known, 0)
+
+
+def _check_versions(model: onnx.ModelProto) -> None:
+    for name, version in (("ir_version", model.ir_version), *((f"opset of {entry.domain!r}", entry.version) for entry in model.opset_import)):
+        if not 0 <= version < 1 << 31:
+            raise ModelError(f"{version} is no version", where=name)
 
 
 def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mpqc.errors import PlanError
 from mpqc.report.html import render
 from mpqc.report.model import SCHEMA_VERSION, Report
+from mpqc.report.text import totals
 from mpqc.values.json_file import read_record
 from mpqc.workspace.folder import Workspace, to_json
 
@@ -18,4 +20,9 @@ def write_report(report: Report, workspace: Workspace) -> None:
 
 def read_report(path: Path) -> Report:
     """The report in `path`. Raises PlanError naming file, key and fault for anything that is not one."""
-    return read_record(Report, path, "report", SCHEMA_VERSION, "run mpqc compile first")
+    report = read_record(Report, path, "report", SCHEMA_VERSION, "run mpqc compile first")
+    try:
+        totals(report)  # what showing it needs beyond types: sizes of memory by their names, an evaluation of the step that is kept
+    except (LookupError, StopIteration) as error:
+        raise PlanError("not a report", where=str(path), why=f"it cannot be shown: {type(error).__name__} {error}") from error
+    return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpqc.errors import DataError, RunError
+from mpqc.values.json_file import parse_json
 
 _OTHER_FLOATS = ("float16", "bfloat16", "float64")
 
@@ -69,12 +69,12 @@ class Description:
     def parse(cls, text: str, where: str = "model.json") -> Description:
         """Reads what the module's function `describe` returned. Raises RunError for anything else."""
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             inputs, outputs = (tuple(_value(row) for row in values[key]) for key in ("inputs", "outputs"))
             results = tuple(_argument(row["memory"]) for row in values["outputs"])
             launches = tuple(Launch(str(op["kernel"]), tuple(_argument(row) for row in op["arguments"])) for op in values["ops"])
             return cls(inputs, outputs, results, launches, Memory(**{name: int(size) for name, size in values["memory"].items()}))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise RunError("is not the description of an mpqc module", where=where, why=str(error)) from error
 
     def single(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -98,15 +98,23 @@ class Description:
 
 
 def _value(row: Mapping[str, object]) -> Value:
-    shape = row["shape"]
+    shape, file = row["shape"], str(row["file"])
     if not isinstance(shape, list):
         raise TypeError("shape is not a list")
-    return Value(str(row["name"]), str(row["file"]), tuple(int(extent) for extent in shape), str(row["dtype"]))
+    if file in ("", ".", "..") or any(character in file for character in "/\\\0"):
+        raise ValueError(f"{file!r} is not the name of a file")  # it is read and written in folders of ours
+    return Value(str(row["name"]), file, tuple(map(_extent, shape)), str(np.dtype(str(row["dtype"]))))
 
 
 def _argument(row: Sequence[Any]) -> Argument:
     home, place, dtype, shape = row
-    return Argument(str(home), int(place), str(dtype), tuple(int(extent) for extent in shape))
+    return Argument(str(home), int(place), str(dtype), tuple(map(_extent, shape)))
+
+
+def _extent(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 40:
+        raise ValueError(f"{value!r} is not the size of a dimension")
+    return value
 
 
 def _samples(value: Value, inputs: Mapping[str, np.ndarray]) -> int:

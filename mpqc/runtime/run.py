@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 
 from mpqc.errors import RunError, ToolMissingError, UsageError
 from mpqc.runtime.description import Description
+from mpqc.values.json_file import read_json
 
 EMULATED_THREADS = ("TVM_THREAD_POOL_SPIN_COUNT=0", "TVM_BIND_THREADS=0")
 """Emulated threads wait asleep and unbound: there may be more of them than cores, and a spinning one takes the time of the one it waits for."""
@@ -85,7 +85,7 @@ def target_cpu(bundle: Path) -> str:
     from mpqc.targets import load_target
 
     try:
-        target = load_target(str(json.loads((bundle / "model.json").read_text(encoding="utf-8"))["target"]))
+        target = load_target(str(read_json(bundle / "model.json")["target"]))
     except (ValueError, KeyError, TypeError, UsageError):
         return "max"
     return target.qemu_cpu or "max"
@@ -97,7 +97,7 @@ def read_description(bundle: Path) -> Description:
     if not path.is_file() or not (bundle / "bin" / "mpqc-runner").is_file():
         why = "model.json or bin/mpqc-runner is missing"
         raise RunError("is not a bundle", where=str(bundle), why=why, hint="give the folder `bundle` of a compile")
-    return Description.parse(path.read_text(encoding="utf-8"), str(path))
+    return Description.parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
 
 
 def _reason(code: int, stderr: str) -> str:

@@ -5,7 +5,8 @@ pydantic is imported where a file is read, not before: `mpqc --help` reads none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -48,11 +49,27 @@ def parse_record(kind: type[T], text: str | bytes, where: str, what: str, versio
         raise PlanError(f"not a {what}: not JSON", where=where, why=str(error)) from error
     content = _without_version(raw, where, what, version)
     try:
-        return TypeAdapter(kind).validate_json(to_json(content))
+        found = TypeAdapter(kind).validate_json(to_json(content))
     except ValidationError as error:
         raise _refused(dict(error.errors(include_url=False)[0]), where, what) from error
     except PlanError as error:  # what a record itself refuses
         raise PlanError(error.what, where=": ".join(filter(None, (where, error.where))), why=error.why, hint=error.hint) from error
+    endless = next(_not_finite(content, ()), None)
+    if endless is not None:
+        raise PlanError(f"not a {what}", where=f"{where}: {key_of(endless)}", why="neither NaN nor an infinity is a number that can be used")
+    return found
+
+
+def _not_finite(value: Any, key: tuple[int | str, ...]) -> Iterator[tuple[int | str, ...]]:
+    """Keys of the numbers in `value` that are NaN or infinite."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _not_finite(item, (*key, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, (*key, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key
 
 
 def _without_version(raw: object, where: str, what: str, version: int | None) -> dict[str, Any]:
@@ -90,3 +107,15 @@ def fault_of(detail: Mapping[str, Any]) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def read_json(path: Path) -> Any:
+    """What the JSON text in `path` holds, whatever it is. Raises OSError, or ValueError saying why it is none."""
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """What JSON text holds. Raises ValueError saying why it is none."""
+    from pydantic_core import from_json
+
+    return from_json(text, allow_inf_nan=False)

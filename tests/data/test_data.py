@@ -312,3 +312,43 @@ def test_a_scale_for_other_pixels_is_warned_of(largest: float, mean: float, std:
 
 def test_data_without_normalisation_may_be_of_any_size() -> None:
     assert notes_on_scale(open_data(FIVE * 1000, (X,), limit=5)) == ()
+
+
+def headed(path: Path, header: str, *, version: int = 1, data: bytes = bytes(4 * 48)) -> Path:
+    """A .npy file with this header."""
+    text = header.encode("latin-1") + b"\n"
+    path.write_bytes(b"\x93NUMPY" + bytes((version, 0)) + len(text).to_bytes(2 if version == 1 else 4, "little") + text + data)
+    return path
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("order", [False, True])
+def test_every_version_and_order_of_npy_is_read(tmp_path: Path, version: int, order: bool) -> None:
+    data = FIVE[:1].tobytes("F" if order else "C")
+    path = headed(tmp_path / "x.npy", str({"descr": "<f4", "fortran_order": order, "shape": (1, 3, 4, 4)}), version=version, data=data)
+    assert np.array_equal(next(iter(open_data(path, (ONE,), limit=1)))["x"], FIVE[:1])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,)}", "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3, 4, 4)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775808, 2)}", "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 3)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1, 3, 4, 4)}", "{'descr': '<f99', 'fortran_order': False, 'shape': (1, 3, 4, 4)}",
+        "{'descr': '<f4', 'fortran_order': 1, 'shape': (1, 3, 4, 4)}", "{'descr': '<f4', 'shape': (1, 3, 4, 4)}", "{'descr': '<f4'", "(" * 400,
+        "[" * 9000,
+        "", "{}", "__import__('os').abort()", "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, 4, 4)}", "x" * 20000,
+    ],
+)  # fmt: skip
+def test_odd_npy_headers_are_refused_in_one_line(tmp_path: Path, header: str) -> None:
+    with pytest.raises(DataError, match=r"x\.npy") as refused:
+        list(open_data(headed(tmp_path / "x.npy", header, version=1 if len(header) < 65000 else 2), (ONE,), limit=1))
+    assert len(str(refused.value)) < 1500
+
+
+@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 9, 10, 40, 127, 128, 300])
+def test_npy_files_cut_short_are_refused(tmp_path: Path, size: int) -> None:
+    np.save(tmp_path / "x.npy", FIVE[:1])
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:size])
+    with pytest.raises(DataError, match=r"x\.npy"):
+        list(open_data(tmp_path / "x.npy", (ONE,), limit=1))

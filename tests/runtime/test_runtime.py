@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from mpqc.runtime.description import Description
 from mpqc.runtime.run import SYSROOT, emulator
 from mpqc.targets import load_target
 from mpqc.values.program import Program
+from tests.fuzz.odd import NAMES
 
 RUN_HOST = """
 import os, sys
@@ -239,6 +241,34 @@ def test_file_names_are_legal_and_distinct() -> None:
     files = file_names(names)
     assert len({name.lower() for name in files.values()}) == 5
     assert all(name.replace("_", "").replace("-", "").removesuffix(".npy").isalnum() for name in files.values())
+
+
+@pytest.mark.parametrize("name", [*NAMES, "COM1", "a" * 79 + "b" * 300, "a" * 79 + "c" * 300])
+def test_a_file_name_is_short_and_no_device_folder_or_option(name: str) -> None:
+    file = file_names((name, "x"))[name]
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,84}\.npy", file)
+    assert file.split(".")[0].lower() not in {"con", "prn", "aux", "nul", "com1", "lpt1"}
+
+
+def test_long_names_that_begin_alike_have_files_of_their_own() -> None:
+    names = ("a" * 300 + "b", "a" * 300 + "c")
+    assert len(set(file_names(names).values())) == 2
+    assert file_names(names)[names[0]] == file_names(names[:1])[names[0]]
+
+
+@pytest.mark.parametrize("file", ["../x.npy", "/tmp/x.npy", "a\\b.npy", "", ".", "..", "x\0.npy"])
+def test_a_description_whose_files_lie_elsewhere_is_refused(file: str) -> None:
+    value = {"name": "x", "file": file, "shape": [1], "dtype": "float32"}
+    memory = {"arena_bytes": 0, "live_bytes": 0, "workspace_bytes": 0}
+    with pytest.raises(RunError, match="not the name of a file"):
+        Description.parse(json.dumps({"inputs": [value], "outputs": [], "ops": [], "memory": memory}))
+
+
+@pytest.mark.parametrize("extent", [-1, 1 << 50, 1.5, True, "1", None])
+def test_a_description_with_impossible_sizes_is_refused(extent: object) -> None:
+    value = {"name": "x", "file": "x.npy", "shape": [extent], "dtype": "float32"}
+    with pytest.raises(RunError, match="not the size of a dimension"):
+        Description.parse(json.dumps({"inputs": [value], "outputs": [], "ops": [], "memory": {}}))
 
 
 def test_a_broken_description_is_refused() -> None:

@@ -116,3 +116,32 @@ def test_uses_are_found_by_resource_and_keep_their_text() -> None:
     assert PLAN.use(Resource.SIZE) == Use(Resource.SIZE, 12.0, 16.0)
     assert PLAN.used(Resource.LATENCY) is None
     assert json.loads(PLAN.to_json())["uses"] == [{"resource": "size", "used": 12.0, "limit": 16.0, "unpriced": [], "error_percent": 0}]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('"saves 3 us"', "[1]", "choices[0].reason"), ("0.5", '"much"', "choices[0].sensitivity"),
+        ("0.5", "NaN", "choices[0].sensitivity"), ("0.5", "1e999", "choices[0].sensitivity"),
+        ('"size"', '"[red]x[/red]"', "uses[0].resource"), ("12.0", "Infinity", "uses[0].used"),
+        ('"n"', "7", "notes[0]"), ('"cortex-a76"', "null", "target"),
+        ('"seed": 0', '"seed": 1.5', "proof.seed"), ('"bits": 4', '"bits": true', "choices[0].bits"), ('"n"', "[" * 90000, "not JSON"),
+        ('"n"', '"\\ud800"', "not JSON"), ('"seed": 0', '"seed": ' + "9" * 5000, "plan.json"),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_used_is_refused_by_its_key(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    path = tmp_path / "plan.json"
+    assert old in PLAN.to_json()
+    path.write_text(PLAN.to_json().replace(old, new))
+    with pytest.raises(PlanError) as refused:
+        read_plan(path)
+    assert fault in str(refused.value)
+    assert "plan.json" in str(refused.value)
+
+
+@pytest.mark.parametrize("values", [{"w": {"8": 10**400}}, {"w": {"eight": 1.0}}, {"w": [1]}, {"w": {"8": None}}, [], 3])
+def test_sensitivities_of_another_type_are_refused(tmp_path: Path, values: object) -> None:
+    path = tmp_path / "sensitivities.json"
+    path.write_text(json.dumps({**json.loads(Sensitivities("fit", "nats", {}).to_json()), "values": values}))
+    with pytest.raises(PlanError, match=r"sensitivities\.json"):
+        read_sensitivities(path)

@@ -16,6 +16,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mpqc.facts.ops import Role, carries, facts
+from mpqc.frontend.judge import judged
 from mpqc.numerics import integer
 from mpqc.passes.lib.base import attribute, node_reads
 from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, FloatNode, Target
@@ -24,7 +25,7 @@ from mpqc.qdq.read.linear import match_conv, match_gemm, match_matmul
 from mpqc.qdq.read.moves import move, pad_move
 from mpqc.qdq.read.quantizers import Coding, coding, is_standard, weight
 from mpqc.qdq.read.regions import close_regions, live, ordered
-from mpqc.qdq.read.source import DEQUANTIZE, QUANTIZE, Source, load_source
+from mpqc.qdq.read.source import DEQUANTIZE, QUANTIZE, Source, load_source, open_model
 from mpqc.qdq.read.spatial import match_average, match_concat, match_linear, match_pad, max_pool, resize_nearest
 from mpqc.values.program import Dequantize, Op, Program, Quantize, Table, Tensor
 
@@ -49,7 +50,12 @@ def read_qdq(model: onnx.ModelProto | str | Path, *, shapes: Mapping[str, Sequen
     `shapes` fixes symbolic input dimensions (the first is taken as 1 where it is not given). Raises ModelError for a file
     that is not a valid ONNX model or whose shapes stay unknown.
     """
-    source = load_source(model, shapes)
+    proto = open_model(model)
+    with judged(proto):
+        return _read(load_source(proto, shapes))
+
+
+def _read(source: Source) -> Program:
     builder = Builder(source)
     for name in source.inputs:
         builder.plain(name)

@@ -148,6 +148,8 @@ def _signed_weight(source: Source, node: NodeProto) -> Weight | str:
         return "a weight scale is not a positive float32 number"
     axis = attribute(node, "axis", 1) % max(stored.ndim, 1)
     zero = source.constants[node.input[2]].astype(np.int32) if len(node.input) > 2 and node.input[2] else np.zeros((), np.int32)
+    if scale.ndim > 1 and scale.size > 1:
+        return "weight has a scale for each block"
     if scale.size not in (1, stored.shape[axis] if stored.ndim else 1) or zero.size not in (1, scale.size):
         raise ModelError("scale or zero point does not fit the tensor's shape", where=node.name)
     centred = stored - integer.along(zero if zero.size > 1 else zero.reshape(()), axis, stored.ndim)

@@ -19,6 +19,7 @@ from mpqc.facts.ops import RANDOM
 from mpqc.frontend.reader import read_onnx
 from mpqc.frontend.vocabulary import check_operators
 from mpqc.passes.lib.base import CODE_RANGES, attribute, node_reads
+from mpqc.passes.lib.evaluate import fits
 from mpqc.passes.lib.windows import POOLS, floor_window
 from mpqc.qdq.read.probe import probe
 
@@ -112,13 +113,14 @@ def _held(element: int) -> type[np.integer]:
     return byte if high - low < 256 else pair
 
 
-def load_source(model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Source:
-    """`model` with static shapes, Constant nodes and constant expressions folded.
+def load_source(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> Source:
+    """`model`, sound as `open_model` gives it, with static shapes, Constant nodes and constant expressions folded.
 
     `shapes` fixes inputs with symbolic dimensions; a symbolic first dimension that is not given is taken as 1.
-    Raises ModelError for files that are not ONNX models and for tensors whose shape stays unknown.
+    Raises ModelError for tensors whose shape stays unknown, or has more elements than a tensor may have.
     """
-    proto = _read(model)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model)
     if proto.functions:
         proto = inline_local_functions(proto)
     check_operators(proto)
@@ -126,8 +128,10 @@ def load_source(model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequen
     _name_nodes(proto.graph)
     constants, elements = _initializers(proto.graph)
     folded = _fold(proto, constants, elements)
-    nodes = tuple(node for node in proto.graph.node if not all(name in constants for name in node.output if name))
+    nodes = _live([node for node in proto.graph.node if not all(name in constants for name in node.output if name)], proto.graph)
     found_shapes, found_elements = folded
+    for name in (name for node in nodes for name in node.output if name in found_shapes):
+        fits(name, found_shapes[name])
     empty = next((name for node in nodes for name in node.output if name and 0 in found_shapes.get(name, ())), None)
     if empty is not None:
         raise ModelError("the tensor has no elements", where=empty, why=f"shape {list(found_shapes[empty])}", hint="simplify the model first")
@@ -135,16 +139,25 @@ def load_source(model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequen
     return _with_missing_shapes(source)
 
 
-def _read(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
+def _live(nodes: Sequence[NodeProto], graph: onnx.GraphProto) -> tuple[NodeProto, ...]:
+    """Those of `nodes`, in execution order, that an output of the graph needs: what nobody reads may have any size."""
+    needed, found = {value.name for value in graph.output}, []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node_reads(node))
+            found.append(node)
+    return tuple(reversed(found))
+
+
+def open_model(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
+    """The checked model in a file, or `model` itself. Raises ModelError for what is no ONNX model."""
     if not isinstance(model, onnx.ModelProto):
         return read_onnx(Path(model), newest=NEWEST_QDQ)
     try:
         onnx.checker.check_model(model)
-        proto = onnx.ModelProto()
-        proto.CopyFrom(model)
     except Exception as error:  # the checker, protobuf and the file system raise unrelated types; each means the file cannot be read
         raise ModelError("cannot read the ONNX model", where=model.graph.name, why=str(error).split("\n")[0]) from error
-    return proto
+    return model
 
 
 def _fix_inputs(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -159,6 +172,7 @@ def _fix_inputs(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> 
 
 def _fix_input(value: onnx.ValueInfoProto, shape: Sequence[int] | None) -> None:
     dims = value.type.tensor_type.shape.dim
+    _check_element(value)
     if shape is not None and len(shape) != len(dims):
         raise ModelError(f"given shape {list(shape)} has another rank than the model's", where=value.name)
     for axis, dim in enumerate(dims):
@@ -166,6 +180,16 @@ def _fix_input(value: onnx.ValueInfoProto, shape: Sequence[int] | None) -> None:
         if fixed <= 0:
             raise ModelError(f"dimension {axis} is symbolic", where=value.name, hint="give the input's shape")
         dim.dim_value = fixed
+    fits(value.name, [dim.dim_value for dim in dims])
+
+
+def _check_element(value: onnx.ValueInfoProto) -> None:
+    try:
+        known = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) != np.dtype(object)
+    except (KeyError, ValueError):
+        known = False
+    if not known:
+        raise ModelError("the input is no tensor of numbers of a known type", where=value.name, hint="export the model with typed inputs")
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
