@@ -13,7 +13,7 @@ apt_install = $(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
 BESIDE := $(abspath ../shared/tools/a76/a76time)
 export MPQC_PRICER ?= $(wildcard $(BESIDE))
 
-.PHONY: setup demo test lint wheel emulator pricer bench bench-accuracy cost-rows clean
+.PHONY: setup demo test lint wheel emulator pricer fuzz faults nightly bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
 
@@ -53,6 +53,19 @@ lint: $(READY)
 	$(BIN)/mypy
 	@twice=$$(find tests -name 'test_*.py' -exec basename {} \; | sort | uniq -d); \
 	  test -z "$$twice" || { echo "pytest cannot collect two files of one name: $$twice"; exit 1; }
+
+# Broken files for an hour, one in twenty read by a whole command; N=10000 for so many, SEED=7 to begin there (else the day decides). Prints the seeds.
+MINUTES ?= 60
+N ?= 1000000
+SEED ?= $(shell date +%y%m%d)0000000
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(N) --seed $(SEED) --minutes $(MINUTES) --deep 0.05 --keep build/fuzz
+
+# What is too slow for every change
+nightly: setup
+	$(BIN)/mpqc demo --force
+	$(MAKE) bench-accuracy BENCH=--quick
+	$(MAKE) fuzz
 
 # The wheel must hold every module: build it, unpack it elsewhere and import all of it from an empty folder.
 wheel: $(READY)
