@@ -247,7 +247,7 @@ def test_running_what_is_no_bundle(mpqc: Mpqc, tmp_path: Path) -> None:
     mpqc("run", tmp_path).complaint(2)
 
 
-@pytest.mark.parametrize("array", [np.zeros((1, 3, 8, 9), np.float32), np.zeros((1, 3, 8, 8)), np.full((1, 3, 8, 8), np.inf, np.float32)])
+@pytest.mark.parametrize("array", [np.zeros((1, 3, 8, 9), np.float32), np.zeros((1, 3, 8, 8), np.int64), np.full((1, 3, 8, 8), np.inf, np.float32)])
 def test_running_with_the_wrong_input(mpqc: Mpqc, place: Place, tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "x.npy", array)
     assert "x" in mpqc("run", place.out, "--host", "--input", tmp_path / "x.npy").complaint(1)
