@@ -24,13 +24,15 @@ from mpqc.facts.resources import RESOURCES, priced_everywhere
 from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Shape, Target
 from mpqc.targets.schema import Analytic, Caches
 from mpqc.values.budget import Resource
-from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.values.site import CHANNELS, OpNode, Site, SiteKind, SiteTable
 
 FLOAT_BITS = 32
 CHANNEL_BYTES = 8
 """Bias (int32) and scale (float32) of one output channel."""
 PACKING_CYCLES = 0.5
 """A value of a packed activation, loaded or stored: the most that benchmarks/activations_a76.py finds (0.2 to 0.5), so that a latency budget holds"""
+CHANNEL_TABLE_CYCLES = 3.0
+"""A value of a table a channel, more than with one table for all: the most of three shapes priced for Cortex-A76 (1.2 to 3.0)"""
 
 
 class CostModel:
@@ -113,7 +115,7 @@ class CostModel:
             return 0.0
         computed = input_bits if work.macs or output_bits >= FLOAT_BITS else (*input_bits, output_bits)
         cycles = min(self._prices(node, work, weight_bits, computed, output_bits).values())
-        return (cycles + self._packing_cycles(node, input_bits, output_bits)) / self._cycles_a_microsecond
+        return (cycles + self._more_cycles(node, input_bits, output_bits)) / self._cycles_a_microsecond
 
     def form(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> str:
         """Name of the form in which the convolution `node` is computed at these widths; empty where it is computed directly."""
@@ -139,6 +141,11 @@ class CostModel:
             if cycles is not None:
                 prices[kind] = cycles
         return prices
+
+    def _more_cycles(self, node: OpNode, input_bits: tuple[int, ...], output_bits: int) -> float:
+        """What no cost row says."""
+        tables = CHANNEL_TABLE_CYCLES * prod(node.output_shape) if node.mode == CHANNELS and not self.target.analytic else 0.0
+        return tables + self._packing_cycles(node, input_bits, output_bits)
 
     def _packing_cycles(self, node: OpNode, input_bits: tuple[int, ...], output_bits: int) -> float:
         """What unpacking and packing the activations around `node` costs, where the target stores them packed."""

@@ -203,6 +203,11 @@ def _concat(op: Concat, x: tuple[Tensor, ...], y: Tensor, placement: Placement, 
     return concat(replace(op, axis=present_axis(op.axis, placement)), x, y, target)
 
 
+def _table(op: Table, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
+    along = None if op.axis is None else present_axis(op.axis, placement)
+    return table(replace(op, axis=along), x[0], y, target)
+
+
 def _pad(op: Pad, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:
     return pad(replace(op, pads=present_pads(op.pads, placement)), x[0], y, target)
 
@@ -231,5 +236,5 @@ MAKERS: dict[type[Op], Maker] = {
     Pool: _simple(pool),
     Quantize: _whole(_quantize),
     Resize: _simple(resize),
-    Table: _simple(table),
+    Table: _whole(_table),
 }

@@ -114,6 +114,12 @@ def lookup(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
     return table[codes.astype(np.int16) + 128]
 
 
+def lookup_along(codes: np.ndarray, tables: np.ndarray, axis: int) -> np.ndarray:
+    """The same with tables int8 [n, 256], one for each index along `axis`."""
+    index = np.arange(len(tables)).reshape([-1 if at == axis % codes.ndim else 1 for at in range(codes.ndim)])
+    return tables[index, codes.astype(np.int16) + 128]
+
+
 def table(function: Callable[[np.ndarray], np.ndarray], source: QParams, target: QParams) -> np.ndarray:
     """int8 [256]: quantize(function(dequantize(code))) for the codes -128..127. `function` maps float32 [256] to float32 [256].
 

@@ -208,7 +208,7 @@ def _matmul(op: MatMul, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> n
 
 
 def _table(op: Table, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:
-    return integer.lookup(x[0], op.table)
+    return integer.lookup(x[0], op.table) if op.axis is None else integer.lookup_along(x[0], op.table, op.axis + 1)
 
 
 def _pool(op: Pool, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:

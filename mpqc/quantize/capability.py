@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.facts.ops import CARRYING, Role, facts
+from mpqc.quantize.functions import channel_axis
 
 if TYPE_CHECKING:
     from mpqc.frontend.view import GraphView, NodeView
@@ -116,7 +117,13 @@ def _clamp(node: NodeView, graph: GraphView) -> str:
 
 
 def _prelu(node: NodeView, graph: GraphView) -> str:
-    return "" if is_table(node, graph) else "PRelu with one slope a channel has no integer kernel"
+    if is_table(node, graph):
+        return ""
+    slope = graph.constants.get(node.input(1))
+    if slope is None or node.input(0) in graph.constants:
+        return "the slopes of PRelu are computed by the network"
+    along = channel_axis(slope.shape, graph.shape(node.input(0)))
+    return "" if along is not None else "PRelu with slopes along several axes has no integer kernel"
 
 
 def _max_pool(node: NodeView, graph: GraphView) -> str:

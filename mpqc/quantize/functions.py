@@ -12,6 +12,14 @@ from dataclasses import dataclass
 
 from mpqc.facts.ops import facts, is_elementwise
 
+
+def channel_axis(operand: tuple[int, ...], shape: tuple[int, ...]) -> int | None:
+    """The axis of `shape` along which an operand that broadcasts to it varies, as numpy does; None where it is one number or varies along several."""
+    aligned = (1,) * (len(shape) - len(operand)) + operand
+    axes = [axis for axis, size in enumerate(aligned) if size != 1]
+    return axes[0] if len(axes) == 1 and len(aligned) == len(shape) else None
+
+
 UNQUANTIZED = "input is not quantized"
 """Reason of a node that could run on integers if what feeds it did"""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpqc.facts.kinds import OpKind
 from mpqc.facts.ops import facts
-from mpqc.values.site import FILL
+from mpqc.values.site import CHANNELS, FILL
 
 if TYPE_CHECKING:
     from mpqc.frontend.view import GraphView, NodeView
@@ -25,6 +25,8 @@ def geometry(node: NodeView, graph: GraphView) -> dict[str, Any]:
         return {"mode": str(node.attributes.get("mode", "nearest"))}
     if node.op_type == "Pad":
         return {"mode": _pad_mode(node, graph)}
+    if node.op_type == "PRelu":
+        return {"mode": CHANNELS if graph.constants[node.input(1)].size > 1 else ""}
     return {}
 
 

@@ -205,7 +205,7 @@ def _op_node(node: NodeView, survey: Survey) -> OpNode:
         weight_shape=graph.shape(weight) if weight else (),
         fused=clamp.op_type if clamp else "",
         extra_outputs=results[1:],
-        is_table=function is not None or (role in ELEMENTWISE and is_table(node, graph)),
+        is_table=function is not None or role is Role.TABLE or (role in ELEMENTWISE and is_table(node, graph)),
         absorbed=tuple(each.name for each in graph.nodes if function and each.name in function.nodes and each.name != node.name),
         is_real_too=function is not None and survey.is_read_as_real(results[0]),
         **geometry(node, graph),

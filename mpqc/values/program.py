@@ -125,11 +125,14 @@ class Binary(Op):
 
 @dataclass(frozen=True, eq=False)
 class Table(Op):
-    """Any elementwise function, or a change of qparams: out = table[q_x + 128]. `table` is int8 [256]."""
+    """Any elementwise function, or a change of qparams: out = table[q_x + 128]. `table` is int8 [256], or [n, 256] with one for each index along
+    `axis`.
+    """
 
     table: np.ndarray
     function: str
     """What it computes, for the report: Sigmoid, HardSwish, Requantize, ..."""
+    axis: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,8 @@ from math import prod
 
 from mpqc.values.json_file import Record
 
+CHANNELS = "channels"
+"""Mode of a PRelu that has a slope a channel"""
 FILL = "fill"
 """Mode of a Pad that brings in a value of its own"""
 
@@ -80,7 +82,7 @@ class OpNode(Record):
     dilations: tuple[int, ...] = ()
     groups: int = 1
     mode: str = ""
-    """How a Resize finds values: nearest or linear; how a Pad does: fill, reflect, edge or wrap, empty for zeros"""
+    """How a Resize finds values: nearest or linear; how a Pad does: fill, reflect, edge or wrap, empty for zeros; whether a PRelu has CHANNELS"""
     fused: str = ""
     """Op type of the activation fused behind (Relu, Clip, ...), else empty."""
     bias_elements: int = 0

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from mpqc.cost.fit import Context, Run
 from mpqc.cost.fusion import fused_additions
-from mpqc.cost.model import CostModel
+from mpqc.cost.model import CHANNEL_TABLE_CYCLES, CostModel
 from mpqc.errors import TargetError
 from mpqc.targets import CostRow, Shape, Target, load_target
 from mpqc.values.budget import Resource
-from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.values.site import CHANNELS, OpNode, Site, SiteKind, SiteTable
 
 WEIGHT = Site("w", SiteKind.WEIGHT, (16, 3, 3, 3), axis=0)
 ACTIVATION = Site("x", SiteKind.ACTIVATION, (1, 3, 5, 5))
@@ -297,3 +297,10 @@ def test_fully_connected_layers_of_large_networks_gain_from_narrow_weights() -> 
     warm, cold = A76.microseconds(node, 8, (8,), 8), crowded.microseconds(node, 8, (8,), 8)
     assert warm < cold
     assert crowded.microseconds(node, 4, (8,), 8) < cold
+
+
+def test_a_table_a_channel_costs_more_than_one() -> None:
+    shape = (1, 8, 10, 10)
+    one, many = (OpNode("p", "PRelu", ("x",), "y", input_shape=shape, output_shape=shape, is_table=True, mode=mode) for mode in ("", CHANNELS))
+    prices = [A76.microseconds(node, None, (8,), 8) for node in (one, many)]
+    assert prices[1] - prices[0] == pytest.approx(800 * CHANNEL_TABLE_CYCLES / 2400)  # cycles a microsecond

@@ -139,6 +139,15 @@ def test_a_prelu_with_one_slope_is_a_table() -> None:
     check(net.model(net.qdq(net.op("PRelu", x, net.constant(np.full((1, 1, 1), 0.2, np.float32))), 0.02)), Table, fused=False)
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 1, 1), (4,)])
+def test_a_prelu_with_a_slope_a_channel_is_a_table_for_each(shape: tuple[int, ...]) -> None:
+    net = Net(seed=9)
+    x = net.qdq(net.input(2, 3, 4, 4), 0.03, 3)
+    slopes = net.constant(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
+    program = check(net.model(net.qdq(net.op("PRelu", x, slopes), 0.02, -7)), Table, fused=False)
+    assert next(op for op in program.ops if isinstance(op, Table)).axis == (1 if 3 in shape else 3)
+
+
 def test_requantizing_is_a_table() -> None:
     net = Net(seed=10)
     x = net.qdq(net.input(4, 100), 0.03, 12)

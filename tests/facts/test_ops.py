@@ -77,7 +77,7 @@ CASES = [
     *(Case(op, [operand]) for op in ("Add", "Sub", "Mul") for operand in ("a2", number(0.5), noise(4, 1, 1), noise(1, 1, 1, 1))),
     Case("Add", ["a"]),
     Case("Clip", [number(-0.5), number(0.5)]),
-    Case("PRelu", [number(0.1).reshape(1)]),
+    *(Case("PRelu", [slope]) for slope in (number(0.1).reshape(1), noise(4, 1, 1), noise(1, 4, 1, 1))),
     *(Case(op, [number(2.0)]) for op in ("Div", "Pow")),
     *(Case(op, [number(0.25)]) for op in ("Max", "Min")),
     Case("MaxPool", [], {"kernel_shape": [2, 2], "strides": [2, 2]}),

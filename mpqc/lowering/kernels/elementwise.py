@@ -21,6 +21,7 @@ from mpqc.lowering.kernels.tir import (
     load,
     output_bounds,
     param,
+    ramp,
     splat,
     store,
     symbol,
@@ -107,19 +108,22 @@ TABLE_FORMS = {"dotprod": True, "generic": False}
 
 
 def table(op: Table, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
-    """out = op.table[x + 128], element by element; `x` and `y` have one shape."""
-    nest = Nest(reordered(y.shape, y), (reordered(strides(y), y), reordered(strides(x), y)))
-    entries = op.table.astype(np.int8)
-    looked_up = target.code("table", TABLE_FORMS) and nest.merged.sizes[-1] >= LANES
+    """out = op.table[x + 128], element by element; `x` and `y` have one shape. With a table for each index of an axis, those of one index that lie
+    next to each other are looked up together."""
+    steps = tuple(op.table.shape[-1] if axis == op.axis else 0 for axis in range(len(y.shape)))
+    nest = Nest(reordered(y.shape, y), (reordered(strides(y), y), reordered(strides(x), y), reordered(steps, y)))
+    entries = op.table.astype(np.int8).reshape(-1)
+    looked_up = target.code("table", TABLE_FORMS) and nest.merged.sizes[-1] >= LANES and nest.merged.strides[2][-1] == 0
 
     def body(source: Expr, t: Expr, out: Expr) -> None:
         def step(width: int, at: list[Expr], by: list[int], rows: list[Expr]) -> None:
             value = load(source, at[1], width, by[1])
-            found = look_up(value, rows) if rows and width == LANES else t[cast(value, "int32", width) + splat(128, width)]
+            found = look_up(value, rows) if rows and width == LANES else t[cast(value, "int32", width) + ramp(at[2] + 128, width, by[2])]
             store(out, at[0], found, width, by[0])
 
-        nest.emit(step, lambda _: [bind(load(t, 16 * i, 16)) for i in range(16)] if looked_up else [])
+        nest.emit(step, lambda at: [bind(load(t, at[2] + 16 * i, 16)) for i in range(16)] if looked_up else [])
 
-    name = symbol("table", physical_shape(y), nest.merged.strides[1])
+    along = () if op.axis is None else (nest.merged.sizes, nest.merged.strides[2])
+    name = symbol("table", physical_shape(y), nest.merged.strides[1], *along)
     params = [Param("x", physical_shape(x), "int8"), param("table", entries), Param("y", physical_shape(y), "int8")]
     return Kernel(name, function(name, params, body), (entries,), physical_shape(y), "int8", 0)

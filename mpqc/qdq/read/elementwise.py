@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from mpqc.numerics import integer
-from mpqc.qdq.read.builder import Builder, Codes, Target
+from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.qdq.read.linear import match_matmul
 from mpqc.qdq.read.probe import session
 from mpqc.qdq.read.quantizers import constant, is_standard
-from mpqc.quantize.functions import Lookup, Maker, function_of
+from mpqc.quantize.functions import Lookup, Maker, channel_axis, function_of
 from mpqc.values.program import Binary, Op, Table
 
 KINDS = {"Add": "add", "Sub": "sub", "Mul": "mul"}  # what the program calls them
@@ -81,6 +82,23 @@ def match_table(builder: Builder, name: str, target: Target) -> list[Op] | str:
     clamped = np.clip(table, target.low, target.high).astype(np.int8)
     label = "+".join(node.op_type for node in nodes)
     return [Table(nodes[-1].name, (x.name,), (target.name,), clamped, label)]
+
+
+def match_prelu(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
+    """PRelu with a slope for each index of one axis as a Table with as many tables; one slope is a function as any other (match_table)."""
+    x, slopes = builder.codes.get(node.input[0]), builder.source.real(node.input[1])
+    if x is None or slopes is None:
+        return UNQUANTIZED if x is None else "the slopes are computed by the network"
+    axis = channel_axis(slopes.shape, x.shape)
+    if axis is None:
+        return "PRelu with slopes along several axes has no integer kernel"
+    tables = [integer.table(partial(_sloped, slope=slope), x.qparams, target.qparams) for slope in slopes.reshape(-1).astype(np.float32)]
+    clamped = np.clip(np.stack(tables), target.low, target.high).astype(np.int8)
+    return [Table(node.name, (x.name,), (target.name,), clamped, "PRelu", axis)]
+
+
+def _sloped(values: np.ndarray, slope: np.float32) -> np.ndarray:
+    return np.where(values < 0, values * slope, values)
 
 
 def _function(builder: Builder, name: str) -> tuple[list[NodeProto], str] | str:

@@ -20,7 +20,7 @@ from mpqc.frontend.judge import judged
 from mpqc.numerics import integer
 from mpqc.passes.lib.base import attribute, node_reads
 from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, FloatNode, Target
-from mpqc.qdq.read.elementwise import match_binary, match_table
+from mpqc.qdq.read.elementwise import match_binary, match_prelu, match_table
 from mpqc.qdq.read.linear import match_conv, match_gemm, match_matmul
 from mpqc.qdq.read.moves import move, pad_move
 from mpqc.qdq.read.quantizers import Coding, coding, is_standard, weight
@@ -37,6 +37,7 @@ _BY_OP: Mapping[str, Matcher] = {
     "Gemm": match_gemm,
     "MatMul": match_matmul,
     "Concat": match_concat,
+    "PRelu": match_prelu,
     "Pad": match_pad,
     "Resize": match_linear,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from checking import ISAS, Expected, check, codes, expected, quantized
+from checking import ISAS, Expected, check, codes, expected, plain, quantized
 from harness import core
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,6 +95,18 @@ def test_table(isa: str) -> None:
         x = np.arange(-128, 128).astype(np.int8) if shape == (256,) else codes(rng, shape)
         kernel = table(Table("n", (), (), entries, "f"), t, t, core(isa))
         cases.append(expected(kernel, [(x, t)], (integer.lookup(x, entries), t)))
+    check(cases, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_tables_along_an_axis(isa: str) -> None:
+    """Channels last, where each code of a pixel has a table of its own, and channels first, where a plane shares one."""
+    rng, cases = np.random.default_rng(5), []
+    for shape, axis in [((1, 16, 9, 9), 1), ((1, 19, 5, 3), 1), ((2, 6, 31, 33), 1), ((2, 16), 1), ((1, 4, 20), 2)]:
+        entries, x = codes(rng, (shape[axis], 256)), codes(rng, shape)
+        for t in (quantized(shape), plain(shape, "int8")):
+            kernel = table(Table("n", (), (), entries, "f", axis), t, t, core(isa))
+            cases.append(expected(kernel, [(x, t)], (integer.lookup_along(x, entries, axis), t)))
     check(cases, isa)
 
 
