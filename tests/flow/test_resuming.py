@@ -13,6 +13,7 @@ from mpqc.flow.training_stage import TrainingInputs, training_strategy
 from mpqc.targets import FOLDER, load_target
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Proof
+from mpqc.values.preprocessing import Preprocessing
 from mpqc.values.request import Options
 from mpqc.workspace.digest import digest
 from tests.quant_models import images
@@ -72,7 +73,7 @@ CHANGES: dict[str, Callable[[TrainingInputs], TrainingInputs]] = {
     "recipe": lambda of: replace(of, recipe=replace(of.recipe, momentum=0.91)),
     "labels": lambda of: replace(of, samples=replace(of.samples, labels=of.samples.trained * 0)),
     "held out": lambda of: replace(of, samples=replace(of.samples, held_out=of.samples.held_out[1:])),
-    "normalisation": lambda of: replace(of, samples=replace(of.samples, batches=replace(of.samples.batches, preparation="(1.0, None, None)"))),
+    "normalisation": lambda of: replace(of, samples=replace(of.samples, batches=replace(of.samples.batches, preprocessing=Preprocessing(scale=0.5)))),
     "ranges": lambda of: replace(of, calibration=replace(of.calibration, method="minmax")),
 }
 
