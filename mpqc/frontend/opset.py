@@ -68,9 +68,8 @@ def _slopes_along_channels(model: onnx.ModelProto) -> None:
     typed = shape_inference.infer_shapes(model)
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*typed.graph.input, *typed.graph.value_info)}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        slope = stored.get(node.input[1]) if node.op_type == "PRelu" else None
-        rank = ranks.get(node.input[0], 0)
+    for node in (each for each in model.graph.node if each.op_type == "PRelu"):
+        slope, rank = stored.get(node.input[1]), ranks.get(node.input[0], 0)
         if slope is None or len(slope.dims) != 1 or rank < 3:
             continue
         name = f"{slope.name}.channels{rank}"
