@@ -50,6 +50,8 @@ SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
     "Unsqueeze": (1,),
 }
 """Op type -> inputs whose values decide the shape of a result"""
+COUNTING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
+"""Ops whose results are as many as they find"""
 GROW_LIMIT = 1 << 20
 """Elements above which a constant is only stored when it is no larger than what it is made from."""
 
@@ -163,6 +165,8 @@ class _Folder:
     def infer(self, node: onnx.NodeProto, *, strict: bool = True) -> None:
         """Types of the node's outputs; with `strict` they must be complete."""
         found = self.inferred(node)
+        if strict:
+            self.check_size_is_no_result(node)
         missing = [name for name in node.output if name and not is_fixed(found.get(name))]
         if missing and strict:
             self.check_shape_inputs(node)
@@ -171,6 +175,15 @@ class _Folder:
         for name, kind in found.items():
             if is_fixed(kind):
                 self.set_type(name, kind)
+
+    def check_size_is_no_result(self, node: onnx.NodeProto) -> None:
+        """Raises ModelError for a node that finds as many things as there are: trial runs say nothing of the next one."""
+        if node.domain not in STANDARD_DOMAINS or node.op_type not in COUNTING:
+            return
+        if node.op_type == "Compress" and node.input[1] in self.constants:
+            return
+        hint = "cut the model before this node, and do that part outside of the network"
+        raise ModelError("its shape depends on the data", where=f"{node.op_type} {node.name!r}", hint=hint)
 
     def check_shape_inputs(self, node: onnx.NodeProto) -> None:
         """Raises ModelError where the shape of a result is a value that is computed at run time."""

@@ -16,7 +16,7 @@ from mpqc.cli.listing import Commands, Grouped, later
 from mpqc.values.version import __version__
 
 if TYPE_CHECKING:
-    from mpqc.cli.requests import Calibrating, DemoFolder, Files, Folder, Json, LabelledFiles, Measuring, Quiet, Running, Showing, Sweeping
+    from mpqc.cli.requests import Calibrating, DemoFolder, Files, Fixed, Folder, Json, LabelledFiles, Measuring, Quiet, Running, Showing, Sweeping
     from mpqc.values.request import Forced, Options, Seeded, Shaped, Solving, Targeted
 
 app = typer.Typer(
@@ -80,6 +80,15 @@ def report(folder: Annotated[Path, typer.Argument(help="output folder of `mpqc c
     from mpqc.cli.commands import report_command
 
     report_command(folder, showing)
+
+
+@app.command(cls=Grouped, epilog="Example: mpqc check model.onnx --target cortex-a76")
+@later
+def check(model: Model, targeted: Targeted, fixed: Fixed, showing: Json) -> None:
+    """Says of every operator what becomes of it: integer (with its time at 8 bits), float, or refused and why. Takes seconds, needs no data."""
+    from mpqc.cli.commands import check_command
+
+    check_command(model, targeted, fixed, showing)
 
 
 @app.command(cls=Grouped, epilog="Example: mpqc lower model.qdq.onnx --target cortex-a76 -o out")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpqc.cli.files import existing
-from mpqc.cli.requests import Files, Folder, Json, LabelledFiles, Measuring, Running, Showing, Sweeping
-from mpqc.errors import DataError, GuardError
+from mpqc.cli.requests import Files, Fixed, Folder, Json, LabelledFiles, Measuring, Running, Showing, Sweeping
+from mpqc.errors import DataError, GuardError, LoweringError
 from mpqc.values.request import Forced, Options, Shaped, Solving, Targeted
 from mpqc.values.text import printable
 
@@ -117,6 +117,25 @@ def report_command(folder: Path, showing: Json) -> None:
         _print_json(report.to_dict())
         return
     print_report(report, _console())
+
+
+def check_command(model: Path, targeted: Targeted, fixed: Fixed, showing: Json) -> None:
+    """`mpqc check`. Raises LoweringError where a node is refused, after all are shown."""
+    from mpqc.flow.checking import REFUSED, check_network
+
+    checked = check_network(existing(model, "model"), targeted.target, shapes=fixed.shapes, values=fixed.values)
+    if showing.as_json:
+        _print_json(asdict(checked))
+    else:
+        for fate in checked.fates:
+            price = "" if fate.microseconds is None else f"{fate.microseconds:10.1f} us"
+            print(f"{fate.fate:<8}{price:>14}  {fate.op_type} {fate.node!r}" + (f": {fate.reason}" if fate.reason else ""))
+        for note in checked.notes:
+            print(f"note: {note}")
+    refused = [f"{fate.op_type} {fate.node!r}" for fate in checked.fates if fate.fate == REFUSED]
+    if refused:
+        hint = "cut the model there, or do that part outside of the network"
+        raise LoweringError(f"{len(refused)} of {len(checked.fates)} nodes cannot be in the program", where=", ".join(refused[:5]), hint=hint)
 
 
 def lower_command(model: Path, targeted: Targeted, folder: Folder, shaped: Shaped, forced: Forced, showing: Showing) -> None:

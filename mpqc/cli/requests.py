@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mpqc.errors import UsageError
 from mpqc.facts.resources import over_names
-from mpqc.values.notation import PATHS, WORDS
+from mpqc.values.notation import NUMBERS, PATHS, WORDS
 from mpqc.values.option import listed, option
 from mpqc.values.request import MEASURED, Forced, Options, Priced, Reading, Seeded, Shaped, Solving, Targeted
 
@@ -53,6 +53,13 @@ class Showing(Quiet, Json):
 
         with debug_on_stderr() if self.verbose else nullcontext():
             yield Progress(quiet=self.quiet)
+
+
+@dataclass(frozen=True)
+class Fixed(Shaped):
+    """What the file leaves open."""
+
+    values: Mapping[str, float] = option({}, "an input that becomes a constant (repeat for more)", "--value", notation=NUMBERS)
 
 
 @dataclass(frozen=True)

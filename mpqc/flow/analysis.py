@@ -60,14 +60,17 @@ class _Read:
 def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
     """Imports the network, finds its sites, calibrates and measures sensitivities (from checkpoints where they are).
 
-    Raises DataError before any of the slow phases where data or labels do not fit.
+    Raises, before any of the slow phases, LoweringError where a node cannot be in a program and DataError where data or labels do not fit.
     """
     from mpqc.data.batches import check_labels, notes_on_scale
     from mpqc.flow.float_check import warnings_on
+    from mpqc.flow.lowerable import check_lowerable
     from mpqc.quantize.winograd import with_forms
+    from mpqc.targets import load_target
 
     with job.progress.phase("import"):
         read = _read(material, options.reading, options.training)
+        check_lowerable(read.network, read.table, load_target(options.target))
     labels = material.labels if read.samples is None else None
     if labels is not None:
         check_labels(labels, read.batches)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from mpqc.errors import LoweringError
+from mpqc.workspace.log_file import LOG
 
 if TYPE_CHECKING:
     from tvm import IRModule
@@ -36,7 +39,12 @@ def _imported(op: Float) -> IRModule:
     model = onnx.load_model_from_string(op.model)
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input}
     dtypes = {value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name for value in model.graph.input}
-    return from_onnx(model, shapes, dtypes, keep_params_in_input=False, sanitize_input_names=False)
+    with redirect_stdout(StringIO()) as said:  # the frontend prints what it cannot convert
+        try:
+            return from_onnx(model, shapes, dtypes, keep_params_in_input=False, sanitize_input_names=False)
+        finally:
+            if said.getvalue():
+                LOG.debug("TVM's ONNX frontend: %s", said.getvalue())
 
 
 def _legalized(module: IRModule) -> IRModule:
