@@ -8,7 +8,8 @@ from qdq_nets import Net
 from mpqc.numerics import integer
 from mpqc.numerics.overflow import LIMIT, accumulator_peaks
 from mpqc.qdq.read.program import read_qdq
-from mpqc.values.program import Conv
+from mpqc.values.program import Conv, Gemm, Program, Tensor
+from mpqc.values.qtype import QParams, QType
 
 
 def test_the_worst_input_reaches_the_peak() -> None:
@@ -29,3 +30,21 @@ def test_peaks_of_winograd_forms_hold_the_factor() -> None:
     ((name, plain),) = accumulator_peaks(program).items()
     assert accumulator_peaks(program, {name: "tile"}) == {name: 4 * plain}
     assert accumulator_peaks(program, {name: "row"}) == {name: 2 * plain}
+
+
+def test_the_peak_is_the_largest_bias_plus_what_the_least_code_makes_of_the_weights() -> None:
+    q = QParams(QType(4), np.asarray(np.float32(1)), np.asarray(0, np.int32))
+    program = made(np.asarray([[3, -5], [1, 1]], np.int8), np.asarray([-100, 160], np.int32), q)
+    assert accumulator_peaks(program) == {"fc": max(100 + 8 * 8, 160 + 2 * 8)}
+    assert accumulator_peaks(made(np.asarray([[3, -5], [1, 1]], np.int8), np.asarray([-100, 10], np.int32), q)) == {"fc": 164}
+    assert accumulator_peaks(made(np.zeros((1, 2), np.int8), np.zeros(1, np.int32), q)) == {"fc": 0}
+    assert LIMIT == 2_147_483_648
+    assert np.iinfo(np.int32).min == -LIMIT
+
+
+def made(weight: np.ndarray, bias: np.ndarray, q: QParams) -> Program:
+    """A fully connected layer."""
+    scales = np.ones(len(weight), np.float32)
+    layer = Gemm("fc", ("x",), ("y",), weight, 8, bias, scales, -128, 127)
+    tensors = {name: Tensor(name, shape, "int8", q) for name, shape in (("x", (1, 2)), ("y", (1, len(weight))))}
+    return Program((layer,), tensors, ("x",), ("y",))

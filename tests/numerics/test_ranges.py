@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpqc.numerics.integer import dequantize, quantize
-from mpqc.numerics.ranges import Histogram, affine_qparams, mse_range, percentile_range, range_losses, weight_qparams
+from mpqc.numerics.ranges import BINS, TINY, Histogram, affine_qparams, largest_scales, mse_range, percentile_range, range_losses, weight_qparams
 from mpqc.values.qtype import QParams, QType
 
 
@@ -136,3 +136,123 @@ def test_floor_raises_only_small_scales() -> None:
     q = weight_qparams(weight, 0, 8, search=False, floor=np.asarray([1e-4, 1e-4], np.float32))
     assert q.scale[0] == np.float32(1e-4)
     assert q.scale[1] == pytest.approx(1 / 127)
+
+
+FOUND = [
+    # the seeded values of `sample`, bits -> the range of least error
+    ("one side", 2, (0.0, 3.3782768628473288)),
+    ("one side", 3, (0.0, 4.54815383744526)),
+    ("one side", 4, (0.0, 5.688337640727996)),
+    ("one side", 8, (0.0, 6.994209222793579)),
+    ("two sides", 2, (-0.2585821346096914, 3.8004777802361382)),
+    ("two sides", 3, (-1.105695139490763, 4.775469462076823)),
+    ("two sides", 4, (-1.1939664681267759, 6.229997869067722)),
+    ("two sides", 8, (-1.9770418068337472, 8.954005241394043)),
+    ("below zero", 3, (-4.54815383744526, 0.0)),
+    ("small", 4, (-0.23879330057673967, 1.2459995738135443)),
+    ("long to the right", 6, (-0.8148374012433298, 8.845824690541585)),
+    ("long to the left", 3, (-12.741033426920573, 0.6199378968227056)),
+]
+
+
+def sample(kind: str) -> np.ndarray:
+    if kind in ("two sides", "small"):
+        return (np.random.default_rng(3).gumbel(0.3, 1, 4000) * (0.2 if kind == "small" else 1)).astype(np.float32)
+    if kind.startswith("long"):
+        rng = np.random.default_rng(11)
+        parts = [np.concatenate([rng.normal(0, 0.3, 3000), sign * rng.exponential(2, 300)]) for sign in (1, -1)]
+        return parts["left" in kind].astype(np.float32)
+    return relu_values(3000) * (1 if kind == "one side" else -1)
+
+
+@pytest.mark.parametrize(("kind", "bits", "expected"), FOUND)
+def test_the_search_for_a_range_takes_its_steps(kind: str, bits: int, expected: tuple[float, float]) -> None:
+    assert mse_range(histogram(sample(kind), 512), bits) == pytest.approx(expected, rel=1e-9)
+
+
+SCALES = {
+    2: (0.25374338030815125, 0.16271844506263733, 0.545787513256073),
+    3: (0.164083331823349, 0.10703927278518677, 0.28175485134124756),
+    6: (0.020215589553117752, 0.01313888467848301, 0.03228587284684181),
+    7: (0.010206499136984348, 0.006464845035225153, 0.015858294442296028),
+    8: (0.00503748981282115, 0.003227339359000325, 0.007888320833444595),
+}
+"""Bits -> scales of least error of two rows of Laplace's distribution and an even one"""
+
+
+@pytest.mark.parametrize("bits", SCALES)
+def test_the_search_for_scales_takes_its_steps(bits: int) -> None:
+    weight = np.random.default_rng(5).laplace(0, 0.1, (3, 40)).astype(np.float32)
+    weight[2] = np.linspace(-1, 1, 40)
+    assert weight_qparams(weight, 0, bits, search=True).scale == pytest.approx(SCALES[bits], rel=1e-5)
+
+
+@pytest.mark.parametrize(("bits", "total"), [(3, 47.02749487757683), (6, 5.532188322395086), (7, 2.7385302260518074), (8, 1.3614028673619032)])
+def test_each_row_is_searched_by_itself(bits: int, total: float) -> None:
+    weight = np.random.default_rng(7).laplace(0, 1, (60, 12)).astype(np.float32)
+    assert weight_qparams(weight, 0, bits, search=True).scale.sum(dtype=np.float64) == pytest.approx(total, rel=1e-6)
+
+
+def test_of_scales_that_lose_as_little_the_largest_is_kept() -> None:
+    assert weight_qparams(np.full((1, 2), -1.0, np.float32), 0, 2, search=True).scale.tolist() == [1.0]
+
+
+def test_dead_rows_divide_by_nothing() -> None:
+    weight = np.zeros((2, 3), np.float32)
+    weight[1] = 1.0
+    with np.errstate(all="raise"):
+        assert weight_qparams(weight, 0, 4, search=True).scale[1] == pytest.approx(1 / 7)
+
+
+def test_scales_have_a_least_value() -> None:
+    assert TINY == 2.0**-60
+    assert affine_qparams(0.0, 1e-30, 8).scale == np.float32(2.0**-60)
+    assert weight_qparams(np.full((1, 2), 1e-30, np.float32), 0, 8, search=False).scale[0] == np.float32(2.0**-60)
+
+
+def test_ends_on_the_wrong_side_of_zero_become_zero() -> None:
+    above, below = affine_qparams(2.0, 6.0, 8), affine_qparams(-6.0, -2.0, 8)
+    assert (float(above.scale), int(above.zero_point)) == (pytest.approx(6 / 255), -128)
+    assert (float(below.scale), int(below.zero_point)) == (pytest.approx(6 / 255), 127)
+    few = Histogram(1.0, 2.0, np.ones(4)), Histogram(-2.0, -1.0, np.ones(4))
+    assert [mse_range(one, 16) for one in few] == [(0.0, 2.0), (-2.0, 0.0)]
+    assert [percentile_range(one, 100.0) for one in few] == [(0.0, 2.0), (-2.0, 0.0)]
+    assert [percentile_range(Histogram(one.low, one.high, np.zeros(0)), 99.0) for one in few] == [(0.0, 2.0), (-2.0, 0.0)]
+    assert few[0].centers.tolist() == [1.125, 1.375, 1.625, 1.875]
+
+
+def test_a_range_between_two_codes_gets_a_rounded_zero_point() -> None:
+    q = affine_qparams(-1.0, 2.0, 4)
+    assert (float(q.scale), int(q.zero_point)) == (pytest.approx(0.2), -3)
+    assert affine_qparams(-3.0, 1.0, 2).zero_point == 0
+
+
+@pytest.mark.parametrize(("bits", "whole"), [(10, False), (11, True)])
+def test_a_histogram_is_searched_up_to_ten_bits(bits: int, whole: bool) -> None:
+    spiked = np.zeros(2048)
+    spiked[0], spiked[-1] = 1e9, 1e-9
+    assert (mse_range(Histogram(0.0, 1.0, spiked), bits) == (0.0, 1.0)) == whole
+    assert BINS == 2048
+
+
+def test_percentiles_count_the_zeros_and_whole_bins() -> None:
+    seen = Histogram(-1.0, 1.0, np.asarray([10.0, 20.0, 20.0, 50.0]), zeros=100.0)
+    assert percentile_range(seen, 90.0) == (-0.5, 1.0)  # 20 of 200 values go on each side
+    assert percentile_range(seen, 96.0) == (-1.0, 1.0)
+    assert percentile_range(seen, 70.0) == (0.0, 0.5)
+    assert percentile_range(Histogram(-1.0, 1.0, np.zeros(4), zeros=9.0), 70.0) == (-1.0, 1.0)
+
+
+def test_dead_rows_have_the_median_scale_or_one() -> None:
+    weight = np.zeros((4, 2), np.float32)
+    weight[0], weight[1], weight[2] = 1.0, 2.0, 6.0
+    assert weight_qparams(weight, 0, 3, search=False).scale.tolist() == pytest.approx([1 / 3, 2 / 3, 2.0, 2 / 3])
+    assert largest_scales(weight, QType(3)).tolist() == pytest.approx([1 / 3, 2 / 3, 2.0, 0.0])
+    assert largest_scales(weight, QType(1)).tolist() == [1.0, 2.0, 6.0, 0.0]  # of one bit the largest code is 0
+
+
+def test_floors_below_the_least_scale_do_nothing() -> None:
+    weight = np.full((2, 2), 1e-30, np.float32)
+    scales = weight_qparams(weight, 0, 8, search=False, floor=np.asarray([1e-25, 1e-4], np.float32)).scale
+    assert scales.tolist() == [np.float32(2.0**-60), np.float32(1e-4)]
+    assert weight_qparams(weight, None, 8, search=False).scale.shape == ()
