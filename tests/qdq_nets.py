@@ -124,6 +124,7 @@ def session(model: onnx.ModelProto, *, fused: bool = True) -> ort.InferenceSessi
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options.enable_mem_reuse = False  # planned from shapes of ONNX's inference, which counts a window too many for some pools with ceil_mode
     if not fused:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

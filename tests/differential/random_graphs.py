@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
 from mpqc.qdq.read.program import read_qdq
 from mpqc.values.program import Float
@@ -83,20 +84,58 @@ class RandomGraph:
         return (str(self.net.op("GlobalAveragePool", x)), (*shape[:2], 1, 1)) if len(shape) == 4 else None
 
     def _resize(self, x: str, shape: Shape, scale: float) -> tuple[str, Shape] | None:
+        """Every form: both integer modes and cubic, sizes or factors, of named axes or all, keeping the aspect or not, with antialias, or a crop."""
         if len(shape) != 4:
             return None
-        out = (self._int(1, 13), self._int(1, 13))
-        mode, coordinate = ("linear", "nearest")[self._int(0, 1)], COORDINATES[self._int(0, 3 if self.net.opset < 19 else 4)]
-        rounding = {"nearest_mode": ROUNDINGS[self._int(0, 3)]} if mode == "nearest" else {}
-        if self._flip():
-            sizes = self.net.constant(np.array([*shape[:2], *out], np.int64))
-            return str(self.net.op("Resize", x, "", "", sizes, mode=mode, coordinate_transformation_mode=coordinate, **rounding)), (*shape[:2], *out)
-        factors = np.array([1, 1, *self.rng.choice([0.5, 1, 1.5, 2, 3, 4], 2)], np.float32)
-        out = tuple(int(np.floor(size * factor)) for size, factor in zip(shape[2:], factors[2:], strict=True))
-        if 0 in out:
+        attributes = self._resize_attributes()
+        named = self.net.opset >= 18 and self._flip()
+        first = 2 if named else 0 if attributes["mode"] == "nearest" and self._flip() and self._flip() else 2
+        if named:
+            attributes["axes"] = [2, 3]
+        parts = self._resize_parts(shape, first, named, attributes)
+        node = helper.make_node("Resize", [x, *parts], ["y"], **attributes)
+        out = self._inferred(node, x, shape)
+        if out is None or 0 in out or int(np.prod(out)) > 20000:
             return None
-        y = self.net.op("Resize", x, "", self.net.constant(factors), mode=mode, coordinate_transformation_mode=coordinate, **rounding)
-        return str(y), (*shape[:2], *out)
+        return str(self.net.op("Resize", x, *parts, **attributes)), out
+
+    def _resize_attributes(self) -> dict[str, object]:
+        mode = ("linear", "linear", "nearest", "nearest", "cubic")[self._int(0, 4)]
+        coordinate = COORDINATES[self._int(0, 3 if self.net.opset < 19 else 4)]
+        found: dict[str, object] = {"mode": mode, "coordinate_transformation_mode": coordinate}
+        if mode == "nearest":
+            found["nearest_mode"] = ROUNDINGS[self._int(0, 3)]
+        elif self._int(0, 7) == 0:
+            found |= {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": float(self.rng.normal())}
+        elif self.net.opset >= 18 and self._int(0, 3) == 0:
+            found["antialias"] = 1
+        if mode == "cubic" and self._flip():
+            found |= {"cubic_coeff_a": -0.5, "exclude_outside": self._int(0, 1)}
+        return found
+
+    def _resize_parts(self, shape: Shape, first: int, named: bool, attributes: dict[str, object]) -> list[str]:
+        """Names of roi, factors and sizes; those of the axes from `first` on change."""
+        axes = range(2 if named else 0, 4)
+        crop = attributes["coordinate_transformation_mode"] == "tf_crop_and_resize"
+        corners = np.array([*(0.2 if axis > 1 else 0 for axis in axes), *(0.7 if axis > 1 else 1 for axis in axes)], np.float32)
+        roi = self.net.constant(corners) if crop else ""
+        if self._flip():
+            sizes = [self._int(1, 13) if axis >= max(first, 2) else shape[axis] * (1 + (axis >= first)) for axis in axes]
+            if named and not crop and self._flip():
+                attributes["keep_aspect_ratio_policy"] = ("stretch", "not_larger", "not_smaller")[self._int(0, 2)]
+            return [roi, "", self.net.constant(np.array(sizes, np.int64))]
+        factors = [self.rng.choice([0.5, 1, 1.5, 2, 3, 4]) if axis >= max(first, 2) else 1 + (axis >= first) for axis in axes]
+        return [roi, self.net.constant(np.array(factors, np.float32))]
+
+    def _inferred(self, node: onnx.NodeProto, x: str, shape: Shape) -> Shape | None:
+        """Shape of the result by ONNX's inference; None where that has none."""
+        constants = [tensor for tensor in self.net.constants if tensor.name in node.input]
+        graph = helper.make_graph(
+            [node], "one", [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)], [onnx.ValueInfoProto(name="y")], constants
+        )
+        model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.net.opset)], ir_version=10))
+        kind = model.graph.output[0].type.tensor_type
+        return tuple(dim.dim_value for dim in kind.shape.dim) if kind.HasField("shape") else None
 
     def _binary(self, x: str, shape: Shape, scale: float) -> tuple[str, Shape]:
         kind = ("Add", "Sub", "Mul")[self._int(0, 2)]
@@ -194,5 +233,5 @@ def differences(seed: int) -> list[str]:
 
 
 def _may_be_float(op: Float) -> bool:
-    """Windows of padding alone have no mean."""
-    return "padding" in op.reason
+    """Windows of padding alone have no mean; cubic, antialiased and cropping Resize, and that of channels, have no integer kernel."""
+    return "padding" in op.reason or ("Resize" in op.op_types and "has no integer kernel" in op.reason)

@@ -101,3 +101,11 @@ def test_a_bug_of_ours_on_a_sound_network_stays_a_bug() -> None:
     broken.graph.node[0].input[1] = "nowhere"
     with pytest.raises(ModelError, match="not a valid network"), judged(broken):
         raise KeyError("theirs")
+
+
+def test_a_resize_of_channels_between_quantizers_stays_float_with_its_reason(tmp_path: Path) -> None:
+    net = Net()
+    factors = net.constant(np.array([1, 2, 1, 1], np.float32))
+    grown = net.op("Resize", net.qdq(net.input(1, 2, 3, 3), 0.1), "", factors, mode="nearest")
+    reasons = [op.reason for op in read_qdq(saved(net.model(net.qdq(grown, 0.2)), tmp_path)).ops if isinstance(op, Float)]
+    assert reasons == ["Resize of other axes than height and width has no integer kernel"]

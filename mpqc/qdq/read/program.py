@@ -219,6 +219,8 @@ def _behind_move(builder: Builder, core: NodeProto, result: str, codes: Codes, c
     x = core.input[0]
     if x in builder.source.constants or builder.source.elements[x] != TensorProto.FLOAT:
         return UNQUANTIZED
+    if x in builder.codes:  # it could not carry these codes, so it carries no others
+        return builder.reasons.get(core.name, UNQUANTIZED)
     before = builder.new_codes(f"{x}_codes", builder.source.shapes[x], clamped)
     ops = _fused(builder, x, before)
     if not ops and np.prod(before.shape) <= np.prod(codes.shape):
