@@ -35,6 +35,7 @@ from mpqc.passes.remove_no_ops import RemoveNoOps
 from mpqc.passes.remove_zero_channels import RemoveZeroChannels
 from mpqc.passes.to_float32 import DOUBLE, HALF, ToFloat32
 from mpqc.passes.training_modes import TrainingModes
+from mpqc.passes.write_out_operators import WriteOutOperators
 from mpqc.values.network import Network, TensorSpec
 
 Source = str | Path | onnx.ModelProto | torch.nn.Module | torch.export.ExportedProgram | torch.onnx.ONNXProgram
@@ -42,6 +43,7 @@ PASSES: tuple[OnnxPass, ...] = (
     FoldConstants(),
     ToFloat32(DOUBLE),
     TrainingModes(),
+    WriteOutOperators(),
     DecomposeRecurrent(),
     RemoveNoOps(),
     NormalizeActivations(),
