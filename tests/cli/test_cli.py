@@ -51,7 +51,7 @@ def test_json_alone_on_stdout(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
 
 def test_progress_goes_to_stderr(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
     done = mpqc("analyze", place.model, "--data", place.data, "-o", tmp_path / "out")
-    assert [line.split(":")[0] for line in done.err.splitlines()] == ["import", "calibrate", "sensitivities"]
+    assert [line.split(":")[0] for line in done.err.splitlines()] == ["import", "float network", "calibrate", "sensitivities"]
     assert "calibrate:" not in done.out
 
 
