@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mpqc.runtime.description import Description
     from mpqc.targets import Target
 
+CODED = ("Quant", "Integer", "NBits", "QAttention", "QLinear", "QGemm", "QMoE", "QOrdered")
+"""Parts of the names of operators that hold or make codes"""
 NO_CODE = "cost-only target: plan and QDQ file, no program"
 
 
@@ -98,8 +100,16 @@ def lower_file(
 
 
 def _need_quantized(program: Program, model: Path) -> None:
-    if not any(tensor.qparams for tensor in program.tensors.values()):
-        raise ModelError("nothing is quantized in it", where=str(model), why="it has no Q/DQ nodes", hint="mpqc compile chooses bits for it")
+    """Raises ModelError where nothing is quantized, or where all that is has no integer kernels, with the reasons."""
+    if any(tensor.qparams for tensor in program.tensors.values()):
+        return
+    hint = "mpqc compile chooses bits for the network as it was before"
+    regions = [op for op in program.ops if isinstance(op, Float)]
+    coded = sorted({kind for op in regions for kind in op.op_types if any(mark in kind for mark in CODED)})
+    if not coded:
+        raise ModelError("nothing is quantized in it", where=str(model), why="it has no Q/DQ nodes", hint=hint)
+    reasons = "; ".join(dict.fromkeys(op.reason for op in regions))
+    raise ModelError("nothing that is quantized in it has integer kernels", where=str(model), why=f"{', '.join(coded)}: {reasons}", hint=hint)
 
 
 def _summary(program: Program, artifacts: Artifacts, model: Path) -> dict[str, Any]:

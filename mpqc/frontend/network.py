@@ -15,6 +15,7 @@ from mpqc.errors import UsageError
 from mpqc.frontend.importer import import_graph, shape_and_dtype
 from mpqc.frontend.judge import judged
 from mpqc.frontend.opset import canonical_opset
+from mpqc.frontend.quantized_operators import as_qdq
 from mpqc.frontend.reader import check_source, read_onnx
 from mpqc.frontend.shapes import Shapes, Values, fix_inputs, fix_values, open_batches
 from mpqc.frontend.vocabulary import check_inputs, check_operators, check_types
@@ -110,7 +111,7 @@ def canonicalize(model: onnx.ModelProto, shapes: Shapes | None = None, values: V
     check_operators(model)
     fixed = fix_inputs(fix_values(model, values), shapes)
     check_inputs(fixed)
-    named = NameNodes().run(canonical_opset(fixed)).model
+    named = NameNodes().run(as_qdq(canonical_opset(fixed))).model
     single = ToFloat32(HALF).run(named)  # before tensors have types, and before ONNX Runtime folds, which lacks half precision
     result = run_passes(single.model, PASSES)
     verify(result.model, after="canonical form")

@@ -16,6 +16,8 @@ from onnx.reference import ReferenceEvaluator
 
 from mpqc.errors import ModelError
 from mpqc.facts.ops import RANDOM
+from mpqc.frontend.opset import canonical_opset
+from mpqc.frontend.quantized_operators import as_qdq, holds_codes
 from mpqc.frontend.reader import read_onnx
 from mpqc.frontend.vocabulary import check_operators
 from mpqc.passes.lib.base import CODE_RANGES, attribute, node_reads
@@ -124,6 +126,8 @@ def load_source(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | No
     if proto.functions:
         proto = inline_local_functions(proto)
     check_operators(proto)
+    if any(holds_codes(node) for node in proto.graph.node):
+        proto = as_qdq(canonical_opset(proto))
     _fix_inputs(proto.graph, shapes or {})
     _name_nodes(proto.graph)
     constants, elements = _initializers(proto.graph)
