@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--as-before", action="store_true", help="keep the cycles of every node as what later runs are compared with")
     parser.add_argument("--again", action="store_true", help="predict anew, with the compiles and prices of an earlier run")
+    parser.add_argument("--known", action="store_true", help="with --again: leave out what no earlier run has compiled and priced")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -145,6 +146,8 @@ def main() -> None:
     results = []
     for setting in given.settings:
         for name in given.networks or NETWORKS:
+            if given.known and not (FOLDER / f"{name}_{setting}" / "price.json").is_file():
+                continue
             results.append(measure(name, setting, provenance()["commit"], given.again))
             print(results[-1].entry(), file=sys.stderr, flush=True)
     if given.as_before:
