@@ -15,7 +15,7 @@ from math import ceil, prod
 from mpqc.cost.fit import Context, Fit, Run, Widths, fit_rows
 from mpqc.cost.forms import KINDS, cheapest, exact_kinds, has_forms
 from mpqc.cost.fusion import fused_additions
-from mpqc.cost.storage import packable
+from mpqc.cost.storage import bytes_beside, packable, panel_elements, panel_overhead
 from mpqc.cost.workload import Workload, conversion, workload
 from mpqc.errors import TargetError
 from mpqc.facts.features import PORTABLE, best_form
@@ -28,7 +28,7 @@ from mpqc.values.site import CHANNELS, OpNode, Site, SiteKind, SiteTable
 
 FLOAT_BITS = 32
 CHANNEL_BYTES = 8
-"""Bias (int32) and scale (float32) of one output channel."""
+"""Bias (int32) and scale (float32) of one output channel, where there is no code that needs more"""
 PACKING_CYCLES = 0.5
 """A value of a packed activation, loaded or stored: the most that benchmarks/activations_a76.py finds (0.2 to 0.5), so that a latency budget holds"""
 CHANNEL_TABLE_CYCLES = 3.0
@@ -58,7 +58,7 @@ class CostModel:
         """This model for one network: its weights (counted at their widest) push each other out of the caches, values that enter
         and leave the integer program are converted."""
         widest = max(self.target.choices.weights)
-        total = sum(self.weight_bytes(site, widest) for site in table.sites if site.kind is SiteKind.WEIGHT)
+        total = sum(self.code_bytes(site, widest) for site in table.sites if site.kind is SiteKind.WEIGHT)
         return CostModel(self.target, Context(float(total)), conversions(table), packable(table), self._fused(table), table.by_name)
 
     def _fused(self, table: SiteTable) -> frozenset[str]:
@@ -162,14 +162,31 @@ class CostModel:
         conversions = sum(self._cycles(work, (None, bits), bits) for work in self.boundary)
         return (self._row_cycles("run") + conversions) / self._cycles_a_microsecond
 
+    def code_bytes(self, site: Site, bits: int) -> int:
+        """Bytes of the weight's codes: `bits` rounded up to a container, packed, whole bytes."""
+        return self._packed_bytes(site.elements, bits)
+
     def weight_bytes(self, site: Site, bits: int) -> int:
-        """Bytes of the weight as stored: `bits` rounded up to a container, packed, whole bytes."""
-        return ceil(site.elements * _container(bits, self.target.containers.weights) / 8)
+        """Bytes of the weight as stored: its codes, in the panels of the kernels where the target has code."""
+        return self._packed_bytes(panel_elements(site) if self._has_code else site.elements, bits)
 
     def overhead_bytes(self, site: Site) -> int:
         """Bytes of scale and bias that go with a weight, whatever its width."""
+        if self._has_code:
+            return panel_overhead(site)
         channels = 1 if site.axis is None else site.shape[site.axis]
         return channels * CHANNEL_BYTES
+
+    def beside_bytes(self, table: SiteTable) -> int:
+        """Bytes of constants that go with no weight: tables and the like, where the target has code."""
+        return bytes_beside(table, (work.kind for work in self.boundary)) if self._has_code else 0
+
+    def _packed_bytes(self, elements: int, bits: int) -> int:
+        return ceil(elements * _container(bits, self.target.containers.weights) / 8)
+
+    @property
+    def _has_code(self) -> bool:
+        return self.target.lowering == "code"
 
     def activation_bytes(self, site: Site, bits: int) -> int:
         """Bytes of the activation as stored: `bits` rounded up to a container, packed, whole bytes.

@@ -1,8 +1,12 @@
-"""Which activation sites of at most 4 bits will be stored two codes a byte: what a plan may count on before there is a program.
+"""How kernels will store weights and activations: what a plan may count on before there is a program. The built program is what counts in the end
+(mpqc.flow.verification); the nearer the count here is to it, the fewer plans are built.
 
-What lowering/storage.py does for a target that has packed activations (its file says so), from shapes and op types alone: the innermost
-extent is even, and every node that writes or reads the site has kernels for it (`WHOLE`, `stores_pairs`: the same for both). Shapes are
-those of the ONNX file; where the innermost extent is says layout.py.
+Weights lie in panels of PANEL output channels, each row of a window padded to whole quads, with an accumulator's start, the bits of its rounding
+and a multiplier a channel (lowering/kernels/conv.py and depthwise_constants.py).
+
+Activation sites of at most 4 bits are stored two codes a byte where a target has packed activations (its file says so), as lowering/storage.py
+does, from shapes and op types alone: the innermost extent is even, and every node that writes or reads the site has kernels for it (`WHOLE`,
+`stores_pairs`: the same for both). Shapes are those of the ONNX file; where the innermost extent is says layout.py.
 """
 
 from __future__ import annotations
@@ -16,14 +20,61 @@ from mpqc.cost.layout import lying_channels_last
 from mpqc.cost.workload import kind_of
 from mpqc.facts.kernels import stores_pairs
 from mpqc.facts.kinds import OpKind
-from mpqc.facts.ops import is_view
-from mpqc.values.site import OpNode, SiteKind, SiteTable
+from mpqc.facts.ops import facts, is_view
+from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
+
+PANEL = 8
+"""Output channels that a kernel computes together"""
+QUAD = 4
+"""Products that an instruction adds up"""
+CHANNEL_BYTES = 12
+"""Start and rounding (int32) and multiplier (float32) of an output channel"""
+DEPTHWISE_CHANNEL_BYTES = 14
+"""The same of a depthwise one, and whether its sums are fused"""
+
+KERNEL_BYTES = 32
+"""Zero points, limits and the like of a kernel that multiplies"""
+BESIDE = {OpKind.TABLE: 256, OpKind.AVERAGE_POOL: 23, OpKind.MAX_POOL: 1, OpKind.BINARY: 72, OpKind.QUANTIZE: 13, OpKind.DEQUANTIZE: 8}
+"""Bytes that kernels without weights hold"""
 
 WHOLE = frozenset({OpKind.MOVE, OpKind.SHUFFLE, OpKind.RESIZE, OpKind.NEAREST, OpKind.MATMUL})
 """Kernels that read and write single codes: what lies around them is one a byte"""
 _SPATIAL = frozenset({OpKind.CONV, OpKind.DEPTHWISE, OpKind.MAX_POOL, OpKind.AVERAGE_POOL, OpKind.RESIZE, OpKind.NEAREST})
 _ROWS = frozenset({OpKind.GEMM, OpKind.MATMUL})
 _AXIS_BY_AXIS = _SPATIAL | {OpKind.BINARY, OpKind.TABLE, OpKind.CONCAT, OpKind.PAD}
+
+
+def panel_elements(site: Site) -> int:
+    """Values that the weight has in its panels, padding included."""
+    channels, others = _channels(site), [size for axis, size in enumerate(site.shape) if axis != (site.axis or 0)]
+    if _is_depthwise(site):
+        return _up(channels, PANEL) * prod(others)
+    rows, row = (prod(others[1:-1]), others[0] * others[-1]) if len(others) > 1 else (1, prod(others))
+    return _up(channels, PANEL) * rows * _up(row, QUAD)
+
+
+def panel_overhead(site: Site) -> int:
+    """Bytes beside the weight's codes, whatever its width."""
+    return _up(_channels(site), PANEL) * (DEPTHWISE_CHANNEL_BYTES if _is_depthwise(site) else CHANNEL_BYTES) + KERNEL_BYTES
+
+
+def bytes_beside(table: SiteTable, boundary: Iterable[OpKind]) -> int:
+    """Bytes of the constants of all kernels without weights: tables, rounding of pools and additions, the ends of the integer program."""
+    kinds = (kind_of(node) for node in table.nodes if node.weight is None and (node.is_table or facts(node.op_type).kinds))
+    return sum(BESIDE.get(kind, 0) for kind in (*kinds, *boundary) if kind is not None)
+
+
+def _is_depthwise(site: Site) -> bool:
+    """Or a convolution of a single channel, whose panels are about as large."""
+    return len(site.shape) > 2 and site.shape[1] == 1
+
+
+def _channels(site: Site) -> int:
+    return site.shape[site.axis or 0] if site.shape else 1
+
+
+def _up(size: int, step: int) -> int:
+    return -(-size // step) * step
 
 
 def packable(table: SiteTable) -> frozenset[str]:

@@ -19,9 +19,9 @@ BIAS_BYTES = 4
 class Pricer(Protocol):
     """What the allocator asks of a cost model. Bits are those of `Site` choices; a float tensor counts 32.
 
-    Optional: `overhead_bytes(site)` (scale and bias of a weight), `has_kernel(node, weight_bits, input_bits)`,
-    `nanojoules(node, weight_bits, input_bits)`, `require(resource)` (raises where the target does not know it), `form(node, weight_bits,
-    input_bits)` (name of the special form that a convolution gets; empty for none).
+    Optional: `overhead_bytes(site)` (scale and bias of a weight), `beside_bytes(table)` (constants of kernels without weights),
+    `has_kernel(node, weight_bits, input_bits)`, `nanojoules(node, weight_bits, input_bits)`, `require(resource)` (raises where the target does
+    not know it), `form(node, weight_bits, input_bits)` (name of the special form that a convolution gets; empty for none).
     """
 
     def choices(self, site: Site) -> tuple[int, ...]:
@@ -105,10 +105,11 @@ def activation_bytes(model: Pricer, site: Site, bits: int) -> float:
 
 
 def bias_bytes(model: Pricer, table: SiteTable) -> float:
-    """Bytes of scales and biases, whatever the bits."""
+    """Bytes of scales, biases and the constants of kernels without weights, whatever the bits."""
     overhead = getattr(model, "overhead_bytes", None)
     if overhead is not None:
-        return float(sum(overhead(site) for site in table.sites if site.kind is SiteKind.WEIGHT))
+        beside = getattr(model, "beside_bytes", lambda table: 0)
+        return float(sum(overhead(site) for site in table.sites if site.kind is SiteKind.WEIGHT) + beside(table))
     return float(sum(node.bias_elements * BIAS_BYTES for node in table.nodes))
 
 

@@ -29,30 +29,41 @@ CODED = ("Quant", "Integer", "NBits", "QAttention", "QLinear", "QGemm", "QMoE", 
 NO_CODE = "cost-only target: plan and QDQ file, no program"
 
 
-def write_artifacts(program: Program, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:
-    """Writes model.so, and bundle/ for an AArch64 target; nothing for a cost-only one.
+def lowered_program(program: Program, target: Target) -> Lowered | None:
+    """`program` as kernels and a memory plan for `target`, no code yet; None for a cost-only target. Raises the errors of `mpqc.lowering.lower`."""
+    if target.lowering == "cost-only":
+        return None
+    from mpqc.lowering import lower
+
+    return lower(program, target)
+
+
+def remove_program(workspace: Workspace) -> None:
+    """Removes model.so and bundle/ of an earlier plan."""
+    workspace.remove("bundle")
+    workspace.remove("model.so")
+
+
+def write_artifacts(program: Program, lowered: Lowered | None, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:
+    """Writes model.so, and bundle/ for an AArch64 target; nothing where `lowered`, what `lowered_program` made of `program`, is None.
 
     The bundle's inputs are the first sample of `batches`, its expected outputs those of the interpreter.
     """
-    workspace.remove("bundle")
-    if target.lowering == "cost-only":
-        workspace.remove("model.so")
+    if lowered is None:
         return Artifacts(target.name, note=NO_CODE)
-    from mpqc.lowering import build, lower
+    from mpqc.lowering import build
+    from mpqc.runtime.description import Description
 
-    lowered = lower(program, target)
     with workspace.replacing("model.so") as partial:
         build(lowered, partial)
     if target.llvm is not None and target.llvm.mtriple.startswith("aarch64"):
         _write_bundle(program, lowered, workspace, batches)
-    from mpqc.runtime.description import Description
-
     size = workspace.path("model.so").stat().st_size
     memory = asdict(Description.parse(lowered.description).memory)
     return Artifacts(target.name, size, lowered.constant_bytes, memory, "; ".join(target.notes), lowered.forms)
 
 
-def write_nothing(program: Program, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:
+def write_nothing(program: Program, lowered: Lowered | None, target: Target, workspace: Workspace, *, batches: Batches | None = None) -> Artifacts:
     """What write_artifacts is for all processes but the first."""
     return Artifacts(target.name, note="the first process writes the program")
 
@@ -92,7 +103,8 @@ def lower_file(
             program = read_qdq(model, shapes=shapes)
             _need_quantized(program, model)
         with progress.phase("lower"):
-            artifacts = write_artifacts(program, chip, workspace)
+            remove_program(workspace)
+            artifacts = write_artifacts(program, lowered_program(program, chip), chip, workspace)
         workspace.write_bytes("model.qdq.onnx", model.read_bytes())
         summary = _summary(program, artifacts, model)
         workspace.write_text("lowered.json", to_json(summary))

@@ -1,4 +1,4 @@
-"""From a plan to its program and files: export, read back, lower, write; and its price."""
+"""From a plan to its program and files: export, read back, lower, count, build; and its price."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpqc.flow.export import Exporting, export_program
-from mpqc.flow.verification import Solve, Verifier, verified
+from mpqc.flow.verification import Solve, Spent, Verifier, verified
 from mpqc.values.artifacts import Artifacts
-from mpqc.values.budget import Budget
+from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, same_bits
 from mpqc.workspace.folder import Workspace
 from mpqc.workspace.job import Job
@@ -19,12 +19,25 @@ from mpqc.workspace.job import Job
 if TYPE_CHECKING:
     import onnx
 
+    from mpqc.lowering.lowered import Lowered
     from mpqc.targets import Target
     from mpqc.values.program import Program
 
 
 BATCH_CHECKED = 3
 """Samples that a file with an open batch is run on, together and one by one"""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is made of a plan before any code is: all that its program will store and allocate is known."""
+
+    plan: Plan
+    model: onnx.ModelProto
+    """QDQ ONNX"""
+    program: Program
+    lowered: Lowered | None
+    """None for a target without code"""
 
 
 @dataclass(frozen=True)
@@ -39,29 +52,55 @@ class Built:
 
 @dataclass
 class Builder:
-    """Builds plans of one network into a workspace; `built` is what it built last."""
+    """Builds plans of one network into a workspace; it keeps what it made last."""
 
     exporting: Exporting
     target: Target
     job: Job
-    built: Built | None = None
+    _draft: Draft | None = None
+    _built: Built | None = None
 
-    def build(self, plan: Plan) -> Built:
-        """Writes plan.json, model.qdq.onnx, model.so and bundle/ of `plan`."""
-        from mpqc.flow.artifacts import write_artifacts, write_nothing
-        from mpqc.workspace.launch import launched
+    def measure(self, plan: Plan, verifier: Verifier | None) -> Spent:
+        """Drafts `plan` and counts what its program takes; with a verifier builds it, and prices it too."""
+        draft = self._drafted(plan)
+        spent = {Resource.SIZE: self._stored_bytes(draft)} if draft.lowered is None else _counted(draft.lowered)
+        if verifier is None:
+            return spent
+        self.built()
+        with self.job.progress.phase("price"):
+            return {**spent, Resource.LATENCY: verifier.microseconds(self.job.workspace.path("bundle"))}
+
+    def built(self) -> Built:
+        """What was made of the plan measured last, after writing its model.so and bundle/."""
+        assert self._draft is not None
+        if self._built is None:
+            self._built = self._write(self._draft)
+        return self._built
+
+    def _drafted(self, plan: Plan) -> Draft:
+        """Writes plan.json and model.qdq.onnx of `plan`; the program of another plan goes."""
+        from mpqc.flow.artifacts import lowered_program, remove_program
 
         workspace, progress = self.job.workspace, self.job.progress
+        remove_program(workspace)
         workspace.write_text("plan.json", plan.to_json())
         with progress.phase("export"):
             model, program = export_program(self.exporting, plan)
             model = self._with_source_batch(model)
         workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
         with progress.phase("lower"):
-            write = write_artifacts if launched().leads else write_nothing
-            artifacts = write(program, self.target, workspace, batches=self.exporting.batches)
-        self.built = Built(model, program, artifacts)
-        return self.built
+            lowered = lowered_program(program, self.target)
+        self._draft, self._built = Draft(plan, model, program, lowered), None
+        return self._draft
+
+    def _write(self, draft: Draft) -> Built:
+        from mpqc.flow.artifacts import write_artifacts, write_nothing
+        from mpqc.workspace.launch import launched
+
+        write = write_artifacts if launched().leads else write_nothing
+        with self.job.progress.phase("build"):
+            artifacts = write(draft.program, draft.lowered, self.target, self.job.workspace, batches=self.exporting.batches)
+        return Built(draft.model, draft.program, artifacts)
 
     def _with_source_batch(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """`model` with the batch dimension as the source has it; where it holds to a batch of 1, a warning says why."""
@@ -72,37 +111,53 @@ class Builder:
             self.job.progress.warn(f"model.qdq.onnx keeps a batch of 1, which the source leaves open: {freed.reason}")
         return freed.model
 
-    def price(self, plan: Plan, verifier: Verifier) -> float:
-        """Builds `plan` and prices its bundle: modelled microseconds."""
-        self.build(plan)
-        with self.job.progress.phase("price"):
-            return verifier.microseconds(self.job.workspace.path("bundle"))
+    def _stored_bytes(self, draft: Draft) -> int:
+        """What the file stores, weights in the containers of the target: for targets whose program the file is."""
+        from mpqc.cost.model import CostModel
+        from mpqc.qdq.write.stored import stored_bytes
 
-    def price_aside(self, plan: Plan, verifier: Verifier) -> float:
-        """The same, with the weights of the file, in a folder that does not stay."""
-        with tempfile.TemporaryDirectory(prefix="mpqc-price-") as folder:
+        cost, table = CostModel(self.target), self.exporting.table
+
+        def packed(name: str) -> int | None:
+            site, bits = table.by_name.get(name), draft.plan.bits(name)
+            return None if site is None or bits is None else cost.weight_bytes(site, bits)
+
+        return stored_bytes(draft.model, packed)
+
+    def measure_aside(self, plan: Plan, verifier: Verifier | None) -> Spent:
+        """What `measure` says of `plan` with the weights of the file, in a folder that does not stay."""
+        with tempfile.TemporaryDirectory(prefix="mpqc-aside-") as folder:
             aside = Job(Workspace(Path(folder)), self.job.progress)
-            return Builder(replace(self.exporting, trained=None), self.target, aside).price(plan, verifier)
+            return Builder(replace(self.exporting, trained=None), self.target, aside).measure(plan, verifier)
+
+
+def _counted(lowered: Lowered) -> Spent:
+    return {
+        Resource.SIZE: lowered.constant_bytes,
+        Resource.PEAK_MEMORY: lowered.arena.nbytes,
+        Resource.LARGEST_ACTIVATION: lowered.largest_bytes,
+    }
 
 
 @dataclass(frozen=True)
-class Prices:
-    """What pricing found; empty without it."""
+class Held:
+    """The plan whose program holds the budgets, and its price where it was priced."""
 
-    plan: Plan | None = None
-    """The plan whose program holds the budgets when priced"""
+    plan: Plan
     modelled_us: float | None = None
     int8_modelled_us: float | None = None
 
 
-def priced(plan: Plan, int8: Plan | None, budgets: tuple[Budget, ...], builder: Builder, verifier: Verifier, solve: Solve | None) -> Prices:
-    """Builds `plan`, or one that holds the latency budget when priced, and prices it and the plan with everything at 8 bits, where there is one.
+def built_inside(
+    plan: Plan, int8: Plan | None, budgets: tuple[Budget, ...], builder: Builder, verifier: Verifier | None, solve: Solve | None
+) -> Held:
+    """Drafts `plan`, or one whose program holds the budgets, as the last that `builder` measured.
 
-    `solve` finds the best plan inside other budgets; None where the plan cannot be another. Raises BudgetInfeasibleError.
+    With a verifier also prices it and, where there is one, the plan with 8 bits everywhere. `solve` finds the best plan inside other budgets;
+    None where the plan cannot be another. Raises BudgetInfeasibleError.
     """
-    chosen = verified(plan, budgets, lambda plan: builder.price(plan, verifier), solve)
-    builder.job.workspace.write_text("plan.json", chosen.plan.to_json())
-    if int8 is None:
-        return Prices(chosen.plan, chosen.modelled_us)
+    chosen = verified(plan, budgets, lambda plan: builder.measure(plan, verifier), solve)
+    if int8 is None or verifier is None:
+        return Held(chosen.plan, chosen.modelled_us)
     same = same_bits(int8, chosen.plan)
-    return Prices(chosen.plan, chosen.modelled_us, chosen.modelled_us if same else builder.price_aside(int8, verifier))
+    return Held(chosen.plan, chosen.modelled_us, chosen.modelled_us if same else builder.measure_aside(int8, verifier)[Resource.LATENCY])

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpqc.flow.analysis import Material, analyze_network
-from mpqc.flow.building import Builder, Prices, priced
+from mpqc.flow.building import Builder, Held, built_inside
 from mpqc.flow.export import Exporting
 from mpqc.flow.plan_choice import choose_plan, cost_model_of
 from mpqc.flow.plan_guard import guarded_plan
 from mpqc.flow.results import Analysis, Compiled
 from mpqc.flow.saved import way_out_kept
-from mpqc.flow.verification import Verifier, guard, open_verifier
+from mpqc.flow.verification import BuiltPlan, Solve, Verifier, counted_again, first_plan, guard, open_verifier, verified
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan
 from mpqc.values.request import Options
@@ -62,19 +63,23 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     verifier = open_verifier(options.pricer, cost_model.target) if options.price and launched().leads else None
     analysis = analyze_network(material, options, job)
     cost_model = cost_model.for_network(analysis.table)
+    builder = Builder(_exporting(analysis, options.opset, None), cost_model.target, job)
+    choose = partial(_chosen, analysis, options, cost_model, options.budgets)
     with job.progress.phase("allocate"), way_out_kept(job.workspace):
-        plan = _chosen(analysis, options, cost_model, options.budgets)
-    trained = None if options.training is None else _trained(analysis, plan, options, cost_model.target, job)
-    plan = plan if trained is None else trained.plan
-    builder = Builder(_exporting(analysis, options.opset, trained), cost_model.target, job)
-    prices = Prices() if verifier is None else _priced(plan, analysis, options, cost_model, builder, verifier)
-    plan = prices.plan or plan
-    if trained is None:
-        plan, builder = _repaired(plan, analysis, options, builder)
-    built = builder.built or builder.build(plan)
+        plan = first_plan(choose, options.budgets, lambda plan: builder.measure_aside(plan, None))
+    trained = None
+    if options.training is not None:
+        start = _start(plan, analysis, options, cost_model, builder)
+        trained = _trained(analysis, start, options, cost_model.target, job)
+        plan, builder = trained.plan, Builder(_exporting(analysis, options.opset, trained), cost_model.target, job)
+    with way_out_kept(job.workspace):
+        held = _held(plan, analysis, options, cost_model, builder, verifier)
+        plan, builder = (held.plan, builder) if trained else _repaired(held.plan, analysis, options, builder)
+    built = builder.built()
+    job.workspace.write_text("plan.json", plan.to_json())
     warn_of_unpriced(built.program, options.budgets, job.progress)
     with job.progress.phase("report"):
-        measured = _measured(analysis, built.program, material.labels, cost_model, trained, prices)
+        measured = _measured(analysis, built.program, material.labels, cost_model, trained, held)
         report = build_report(analysis.table, plan, built.program, cost_model, _circumstances(analysis, options, built, job), measured)
     write_report(report, job.workspace)
     compiled = Compiled(analysis, plan, built.model, built.program, report, job.workspace.root)
@@ -91,7 +96,14 @@ def analyze(source: Any, options: Options, data: Any = None, *, output: Path, pr
         return analyze_network(material, options, Job(workspace, progress or Progress(quiet=True)))
 
 
-def _trained(analysis: Analysis, plan: Plan, options: Options, target: Target, job: Job) -> Trained:
+def _start(plan: Plan, analysis: Analysis, options: Options, cost_model: CostModel, builder: Builder) -> BuiltPlan:
+    """The plan that training starts from, and the budgets inside which it may change bits: what programs have beside their plans is taken off."""
+    solve = _solving(analysis, options, cost_model)
+    with way_out_kept(builder.job.workspace):
+        return verified(plan, options.budgets, lambda plan: builder.measure(plan, None), solve)
+
+
+def _trained(analysis: Analysis, start: BuiltPlan, options: Options, target: Target, job: Job) -> Trained:
     from mpqc.flow.training_stage import TrainingInputs, train_from, training_strategy
 
     assert options.training is not None
@@ -102,9 +114,9 @@ def _trained(analysis: Analysis, plan: Plan, options: Options, target: Target, j
         calibration=analysis.calibration,
         sensitivities=analysis.sensitivities,
         target=target,
-        budgets=options.budgets,
+        budgets=start.bounds,
         fixed=options.fixed,
-        plan=plan,
+        plan=start.plan,
         original=analysis.original,
         strategy=training_strategy(options.strategy),
         recipe=options.training,
@@ -128,24 +140,32 @@ def _exporting(analysis: Analysis, opset: int | None, trained: Trained | None) -
 
 
 def _repaired(plan: Plan, analysis: Analysis, options: Options, builder: Builder) -> tuple[Plan, Builder]:
-    """The plan with what repairs did in its notes, and a builder that builds it with them."""
+    """The plan with what repairs did in its notes, and the builder that counted what its program takes with them."""
     from mpqc.flow.post_training import RepairInputs, repair
 
     inputs = RepairInputs(analysis.network, analysis.table, analysis.calibration, analysis.batches, plan, options.repairing)
     with builder.job.progress.phase("repair"):
         made = repair(inputs, builder.job)
+    if made.is_idle(analysis.calibration):
+        return plan, builder
     exporting = replace(builder.exporting, calibration=made.calibration, trained=made.parameters, biases=made.biases)
-    return replace(plan, notes=(*plan.notes, *made.notes)), Builder(exporting, builder.target, builder.job)
+    better = Builder(exporting, builder.target, builder.job)
+    return counted_again(replace(plan, notes=(*plan.notes, *made.notes)), options.budgets, lambda plan: better.measure(plan, None)), better
 
 
-def _priced(plan: Plan, analysis: Analysis, options: Options, cost_model: CostModel, builder: Builder, verifier: Verifier) -> Prices:
+def _held(plan: Plan, analysis: Analysis, options: Options, cost_model: CostModel, builder: Builder, verifier: Verifier | None) -> Held:
     from mpqc.allocator.baseline import int8_plan
 
-    def solve(budgets: tuple[Budget, ...]) -> Plan:
-        return _chosen(analysis, options, cost_model, budgets)
+    trained = builder.exporting.trained is not None
+    solve = None if trained else _solving(analysis, options, cost_model)  # trained weights belong to their plan
+    return built_inside(plan, int8_plan(analysis.table, cost_model), options.budgets, builder, verifier, solve)
 
-    free = analysis.sensitivities is not None and builder.exporting.trained is None  # trained weights belong to their plan
-    return priced(plan, int8_plan(analysis.table, cost_model), options.budgets, builder, verifier, solve if free else None)
+
+def _solving(analysis: Analysis, options: Options, cost_model: CostModel) -> Solve | None:
+    """Finds the best plan inside other budgets; None where the plan is the user's own."""
+    if analysis.sensitivities is None:
+        return None
+    return lambda budgets: _chosen(analysis, options, cost_model, budgets)
 
 
 def warn_of_unpriced(program: Program, budgets: Iterable[Budget], progress: Progress) -> None:
@@ -158,7 +178,7 @@ def warn_of_unpriced(program: Program, budgets: Iterable[Budget], progress: Prog
 
 
 def _measured(
-    analysis: Analysis, program: Program, labels: np.ndarray | None, cost_model: CostModel, trained: Trained | None, prices: Prices
+    analysis: Analysis, program: Program, labels: np.ndarray | None, cost_model: CostModel, trained: Trained | None, held: Held
 ) -> Measured:
     from mpqc.allocator.baseline import int8_latency
     from mpqc.allocator.fastest import fastest_latency
@@ -168,7 +188,7 @@ def _measured(
     quality, accuracy = compare(analysis.reference, program, analysis.batches, analysis.samples, labels)
     summary = None if trained is None else trained.summary
     int8, fastest = int8_latency(analysis.table, cost_model), fastest_latency(analysis.table, cost_model)
-    return Measured(quality, accuracy, summary, int8, fastest, prices.modelled_us, prices.int8_modelled_us)
+    return Measured(quality, accuracy, summary, int8, fastest, held.modelled_us, held.int8_modelled_us)
 
 
 def _circumstances(analysis: Analysis, options: Options, built: Built, job: Job) -> Circumstances:

@@ -55,6 +55,10 @@ class Repaired:
     """Of a reconstruction"""
     notes: tuple[str, ...] = ()
 
+    def is_idle(self, calibration: Calibration) -> bool:
+        """Whether nothing is other than it was with `calibration`."""
+        return self.calibration is calibration and not self.biases and self.parameters is None and not self.notes
+
 
 def repair(inputs: RepairInputs, job: Job) -> Repaired:
     """The repairs of `inputs.plan` that were asked for and that help; a reconstruction that was stopped goes on. Without data, none."""

@@ -52,14 +52,15 @@ class Lowered:
     floats: tuple[Kept, ...]
     description: str
     """JSON: inputs, outputs (name, file, shape, dtype), the kernel calls in order, and where in memory all of it lies"""
+    constant_bytes: int
+    """Bytes of all weights, tables and other constants that the module holds, those of float stretches included; equal ones are held once"""
     forms: Mapping[str, FormName] = field(default_factory=dict)
     """Convolutions that are not computed directly, by name of the op"""
 
     @property
-    def constant_bytes(self) -> int:
-        """Bytes of all weights, tables and other constants of the integer kernels, as stored."""
-        unique = {id(values): values.nbytes for step in self.steps if isinstance(step, Call) for values in step.kernel.constants}
-        return sum(unique.values())
+    def largest_bytes(self) -> int:
+        """Bytes of the largest tensor that a kernel writes, scratch apart."""
+        return max((slot.nbytes for call in self.calls for slot in call.outputs), default=0)
 
     @property
     def conversions(self) -> tuple[Call, ...]:

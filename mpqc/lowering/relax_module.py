@@ -37,7 +37,8 @@ def lower_program(program: Program, target: Target) -> Lowered:
     arena = plan_arena(launches, outputs)
     description = describe(program, launches, outputs, arena, storage, target)
     floats = tuple(Kept(op.name, op.op_types, op.reason) for op in program.ops if isinstance(op, Float))
-    return Lowered(_module(emitter, description), target, steps, layout, storage, launches, arena, floats, description, forms)
+    stored = sum(values.nbytes for values in emitter.constants)
+    return Lowered(_module(emitter, description), target, steps, layout, storage, launches, arena, floats, description, stored, forms)
 
 
 def kernel_target(target: Target) -> KernelTarget:

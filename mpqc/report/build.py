@@ -166,4 +166,4 @@ def count_sizes(table: SiteTable, plan: Plan, cost_model: CostModel, files: Mapp
 
 def _stored(site: Site, plan: Plan, cost_model: CostModel) -> int:
     bits = plan.bits(site.name)
-    return FLOAT_BYTES * site.elements if bits is None else cost_model.weight_bytes(site, bits)
+    return FLOAT_BYTES * site.elements if bits is None else cost_model.code_bytes(site, bits)

@@ -76,13 +76,18 @@ def _reach(report: Report) -> list[str]:
 
 
 def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
-    lines = [f"{RESOURCES[use.resource].label}: {format_amount(use.resource, use.used)}{_limit(use, proof)}" for use in uses]
+    lines = [_use_line(use, proof) for use in uses]
     if proof.status not in ("optimal", "feasible"):
         return [*lines, f"plan: {proof.status}"]
     return [
         *lines,
         f"plan: {proof.status}, objective {proof.objective:.6g}, bound {proof.bound:.6g}, gap {100 * proof.gap:.2f} %, {proof.seconds:.2f} s",
     ]
+
+
+def _use_line(use: Use, proof: Proof) -> str:
+    built = "" if use.built is None or use.unpriced else f", {format_amount(use.resource, use.built)} in the built program"
+    return f"{RESOURCES[use.resource].label}: {format_amount(use.resource, use.used)}{_limit(use, proof)}{built}"
 
 
 def totals(report: Report) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mpqc.facts.prices import bias_bytes
 from mpqc.values.budget import Resource
 from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
 
@@ -85,8 +86,7 @@ class RealCost:
 
 def real_cost(session: Session, names: Sequence[str]) -> RealCost:
     """The costs of a session's network over the groups `names`."""
-    weights = [site for site in session.table.sites if site.kind is SiteKind.WEIGHT]
-    return RealCost(session.table, names, float(sum(session.cost_model.overhead_bytes(site) for site in weights)))
+    return RealCost(session.table, names, bias_bytes(session.cost_model, session.table))
 
 
 def near(session: Session, learned: Mapping[str, float]) -> dict[str, dict[int, float]]:

@@ -13,7 +13,7 @@ class Artifacts:
     target: str
     module_bytes: int = 0
     constant_bytes: int = 0
-    """Weights, tables and other constants inside the module, as stored"""
+    """Weights, biases, tables and all other constants inside the module, float stretches' included, as stored"""
     memory: Mapping[str, int] = field(default_factory=dict)
     """What the module needs while it runs, see runtime.description.Memory; empty for a cost-only target"""
     note: str = ""

@@ -46,7 +46,7 @@ class Proof(Record):
     modelled_us: float | None = None
     """Modelled time of the built program, by a pricing tool; None: not priced"""
     rounds: int = 0
-    """Plans that were built and priced until one was inside the latency budget"""
+    """Plans that were built and priced, or counted, until one was inside the budgets; 0 where the first was and nothing was priced"""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Use(Record):
     """Names of the nodes that `used` leaves out, as they run in float, which nothing prices"""
     error_percent: int = 0
     """By which `used` may be off, where the target's prices were not compared with the chip; 0: they were"""
+    built: float | None = None
+    """What the built program takes, where it was counted in it: constants as stored, memory as allocated, time as priced"""
 
 
 @dataclass(frozen=True)

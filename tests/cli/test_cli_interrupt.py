@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mpqc.cli.errors import INTERRUPTED, guarded
-from tests.cli_runs import Mpqc, Place, listing
+from tests.cli_runs import BUDGET, Mpqc, Place, listing
 
 STOPPING = """
 import os, signal, sys
@@ -48,7 +48,7 @@ def assert_interrupted(code: int, out: str, err: str) -> None:
 def test_an_interrupted_compile_leaves_whole_files_and_goes_on(place: Place, mpqc: Mpqc, tmp_path: Path, phase: str) -> None:
     module, function = PHASES[phase]
     script = STOPPING.format(module=module, function=function)
-    arguments = [str(argument) for argument in (*place.compiling, "--budget-size", "1.2kB", "-o", tmp_path / "out")]
+    arguments = [str(argument) for argument in (*place.compiling, "--budget-size", BUDGET, "-o", tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert_interrupted(done.returncode, done.stdout, done.stderr)
     found = listing(tmp_path / "out")
@@ -70,7 +70,7 @@ def test_ctrl_c_in_any_phase(place: Place, mpqc: Mpqc, tmp_path: Path, monkeypat
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(f"mpqc.{module}.{function}", stop)
-    done = mpqc(*place.compiling, "--budget-size", "1.2kB", "-o", tmp_path / "out")
+    done = mpqc(*place.compiling, "--budget-size", BUDGET, "-o", tmp_path / "out")
     assert_interrupted(done.code, done.out, done.err)
     assert "interrupted" in (tmp_path / "out" / "log.txt").read_text()
 

@@ -17,7 +17,7 @@ import pytest
 import mpqc
 from mpqc.errors import BudgetInfeasibleError, UsageError
 from mpqc.facts.amounts import format_budget
-from tests.cli_runs import Place, samples, small_model
+from tests.cli_runs import BUDGET, PLANNED, Place, samples, small_model
 
 HEAVY = ["torch", "onnx", "onnxruntime", "onnx_graphsurgeon", "tvm", "ortools", "scipy", "sklearn", "matplotlib", "networkx", "pydantic", "PIL"]
 SECONDS = 0.25
@@ -90,10 +90,11 @@ def test_a_budget_without_a_unit_is_refused_where_it_is_written(make: object) ->
 
 
 def test_compiling_from_python_is_the_same_compile(place: Place) -> None:
-    compiled = mpqc.compile(onnx.load(place.model), target="cortex-a76", budgets=[mpqc.Size("1.2kB")], data=samples(), allow_slower=True)
+    compiled = mpqc.compile(onnx.load(place.model), target="cortex-a76", budgets=[mpqc.Size(BUDGET)], data=samples(), allow_slower=True)
     saved = mpqc.read_plan(place.out / "plan.json")
     assert {choice.site: choice.bits for choice in compiled.plan.choices} == {choice.site: choice.bits for choice in saved.choices}
-    assert compiled.report.sizes.plan_bytes <= 1.2 * 1024
+    size = next(use for use in compiled.report.uses if use.resource == "size")
+    assert size.used <= PLANNED < (size.built or 0.0) <= (size.limit or 0.0) == 2000.0
     x = samples(3, seed=1)
     by_name = compiled.run({"x": x})["y"]
     assert by_name.shape == (3, 10)
@@ -144,7 +145,7 @@ def test_the_steps_one_by_one(tmp_path: Path) -> None:
     calibration = mpqc.calibrate(network, table, batches)
     sensitivities = mpqc.measure(network, table, calibration, batches, method="roundoff")
     costs = mpqc.CostModel(mpqc.load_target("cortex-a76")).for_network(table)
-    plan = mpqc.allocate(table, sensitivities, costs, mpqc.Size("1.2kB").budgets)
+    plan = mpqc.allocate(table, sensitivities, costs, mpqc.Size(f"{PLANNED}B").budgets)
     program = mpqc.read_qdq(mpqc.export_qdq(network, table, plan, calibration))
     module = mpqc.build(mpqc.lower(program, mpqc.load_target("host")), tmp_path / "model.so")
     x = samples(1, seed=2)

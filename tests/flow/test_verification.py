@@ -14,7 +14,7 @@ import pytest
 from mpqc.errors import BudgetInfeasibleError, GuardError
 from mpqc.flow.pipeline import compile_network
 from mpqc.flow.results import Compiled
-from mpqc.flow.verification import ROUNDS, guard, verified
+from mpqc.flow.verification import ROUNDS, Spent, first_plan, guard, verified
 from mpqc.report.file import read_report
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, Proof, Use, read_plan
@@ -132,9 +132,9 @@ def plan_of(used: float, limit: float) -> Plan:
     return Plan("cortex-a76", (), Proof("optimal"), (Use(Resource.LATENCY, used, limit), Use(Resource.SIZE, 5.0, 6.0)))
 
 
-def program(factor: float, constant: float = 0.0) -> Callable[[Plan], float]:
-    """Prices of programs that take `factor` times what is predicted, and `constant` more."""
-    return lambda plan: factor * plan.uses[0].used + constant
+def program(factor: float, constant: float = 0.0) -> Callable[[Plan], Spent]:
+    """Programs that take `factor` times what is predicted, and `constant` more."""
+    return lambda plan: {Resource.LATENCY: factor * plan.uses[0].used + constant}
 
 
 BUDGETS = (Budget(Resource.LATENCY, 100.0), Budget(Resource.SIZE, 6.0))
@@ -144,7 +144,7 @@ BUDGETS = (Budget(Resource.LATENCY, 100.0), Budget(Resource.SIZE, 6.0))
 def test_a_program_over_its_budget_is_solved_for_again(factor: float, constant: float) -> None:
     solver = Solver(10.0)
     found = verified(plan_of(100.0, 100.0), BUDGETS, program(factor, constant), solver)
-    assert found.modelled_us == program(factor, constant)(found.plan) <= 100.0
+    assert found.modelled_us == program(factor, constant)(found.plan)[Resource.LATENCY] <= 100.0
     assert found.plan.proof.modelled_us == found.modelled_us
     assert 1 < found.plan.proof.rounds == len(solver.asked) + 1 <= ROUNDS
     assert found.plan.uses[0].limit == 100.0
@@ -158,7 +158,7 @@ def test_a_budget_that_no_priced_program_holds_is_refused() -> None:
         verified(plan_of(100.0, 100.0), BUDGETS, program(1.5), solver)
     assert refused.value.least == {"latency": 150.0}
     with pytest.raises(BudgetInfeasibleError, match="130 us"):
-        verified(plan_of(100.0, 100.0), BUDGETS, lambda plan: 130.0, Solver(0.0))
+        verified(plan_of(100.0, 100.0), BUDGETS, lambda plan: {Resource.LATENCY: 130.0}, Solver(0.0))
 
 
 def test_a_plan_given_by_hand_is_not_changed() -> None:
@@ -170,6 +170,109 @@ def test_a_plan_given_by_hand_is_not_changed() -> None:
 def test_a_program_without_a_latency_budget_is_priced_all_the_same() -> None:
     found = verified(plan_of(90.0, 100.0), BUDGETS[1:], program(2.0), None)
     assert found.plan.proof.modelled_us == found.modelled_us == 180.0
+
+
+SIZES = (Budget(Resource.SIZE, 100.0), Budget(Resource.BOPS, 1e6))
+
+
+def sized(used: float) -> Plan:
+    return Plan("cortex-a76", (), Proof("optimal"), (Use(Resource.SIZE, used, 100.0), Use(Resource.BOPS, 5.0, 1e6), Use(Resource.PEAK_MEMORY, 7.0)))
+
+
+def stored(beside: Callable[[float], float]) -> Callable[[Plan], Spent]:
+    """Programs that store `beside` more bytes than their plan counts."""
+    return lambda plan: {Resource.SIZE: plan.uses[0].used + beside(plan.uses[0].used), Resource.PEAK_MEMORY: 9.0}
+
+
+def inside(step: float) -> Callable[[tuple[Budget, ...]], Plan]:
+    """Plans that are as large as they may be, in whole steps."""
+
+    def solve(budgets: tuple[Budget, ...]) -> Plan:
+        limit = next(budget.limit for budget in budgets if budget.resource is Resource.SIZE)
+        assert Budget(Resource.BOPS, 1e6) in budgets
+        if limit < step:
+            raise BudgetInfeasibleError("too little", plan=replace(sized(step), target="least"))
+        return sized(limit // step * step)
+
+    return solve
+
+
+@pytest.mark.parametrize(("beside", "step"), [(lambda used: 12.0, 1.0), (lambda used: 12.0, 30.0), (lambda used: 0.3 * used, 1.0)])
+def test_a_program_that_stores_more_than_its_budget_is_solved_for_again(beside: Callable[[float], float], step: float) -> None:
+    found = verified(sized(100.0), SIZES, stored(beside), inside(step))
+    size, bops, peak = found.plan.uses
+    assert size.built == found.spent[Resource.SIZE] <= size.limit == 100.0
+    assert (bops.built, peak.built, peak.limit) == (None, 9.0, None)
+    assert found.plan.proof.rounds > 1
+    assert found.plan.proof.modelled_us is None
+    assert "built programs were over the budget of size, 100 B (" in found.plan.notes[-1]
+    assert {budget.resource: budget.limit for budget in found.bounds}[Resource.SIZE] < 100.0
+
+
+def test_a_program_inside_its_budgets_is_built_once_and_both_numbers_are_kept() -> None:
+    found = verified(sized(80.0), SIZES, stored(lambda used: 20.0), inside(1.0))
+    assert (found.plan.uses[0].used, found.plan.uses[0].built) == (80.0, 100.0)
+    assert (found.plan.proof.rounds, found.plan.notes, found.bounds) == (0, (), SIZES)
+
+
+def test_where_no_plan_counts_as_little_the_least_one_is_built_all_the_same() -> None:
+    """What its program has besides may be less than what that of the first had."""
+    found = verified(sized(90.0), SIZES, stored(lambda used: 60.0 if used > 50 else 1.0), inside(48.0))
+    assert (found.plan.target, found.spent[Resource.SIZE]) == ("least", 49.0)
+
+
+def test_a_size_that_no_program_has_is_refused_with_both_numbers() -> None:
+    message = r"--budget-size.*inside 100 B: the built ones take 160 B \(planned 100 B\), 130 B \(planned 70 B\) \(raise the budget to 130 B\)"
+    with pytest.raises(BudgetInfeasibleError, match=message) as refused:
+        verified(sized(100.0), SIZES, stored(lambda used: 60.0), inside(70.0))
+    assert refused.value.least == {"size": 130.0}
+    assert isinstance(refused.value.plan, Plan)
+    assert (refused.value.plan.target, refused.value.plan.uses[0].built) == ("least", 130.0)
+
+
+def impossible(plan: Plan) -> Callable[[], Plan]:
+    def choose() -> Plan:
+        raise BudgetInfeasibleError("cannot meet size <= 100 B", hint="raise it", least={"size": plan.uses[0].used}, plan=plan)
+
+    return choose
+
+
+def test_a_refusal_says_what_the_program_of_the_least_plan_takes() -> None:
+    with pytest.raises(BudgetInfeasibleError, match=r"raise it; its program takes 130 B of size") as refused:
+        first_plan(impossible(sized(110.0)), SIZES, stored(lambda used: 20.0))
+    assert refused.value.least == {"size": 130.0}
+    with pytest.raises(BudgetInfeasibleError, match=r"\(raise it\)"):
+        first_plan(impossible(sized(110.0)), SIZES, stored(lambda used: -9.0))
+
+
+def test_a_program_that_stores_less_than_its_plan_counts_is_no_refusal() -> None:
+    assert first_plan(impossible(sized(110.0)), SIZES, stored(lambda used: -10.0)) == sized(110.0)
+    slow = (*SIZES[:1], Budget(Resource.BOPS, 4.0))
+    with pytest.raises(BudgetInfeasibleError, match="raise it"):
+        first_plan(impossible(sized(110.0)), slow, stored(lambda used: -10.0))
+
+
+@pytest.mark.parametrize("target", ["cortex-a76", "abstract"])
+def test_a_size_holds_for_what_is_written(mpqc: Mpqc, place: Place, tmp_path: Path, target: str) -> None:
+    done = mpqc(*place.compiling, "--target", target, "--budget-size", BUDGET, "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    size = next(use for use in json.loads(done.out)["uses"] if use["resource"] == "size")
+    assert size["built"] <= size["limit"] == 2000.0
+    assert size["used"] <= 2000.0
+    text = mpqc("report", tmp_path / "out").out
+    assert f"size: {size['used'] / 1024:.4g} kB of 1.953 kB, {size['built'] / 1024:.4g} kB in the built program" in text
+    assert "in the built program" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_size_that_the_program_of_a_given_plan_exceeds_leaves_the_plan_and_no_program(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+    size = next(use for use in json.loads((place.out / "report.json").read_text())["uses"] if use["resource"] == "size")
+    limit = size["built"] - 1
+    assert size["used"] < limit
+    line = mpqc(*place.compiling, "--plan", place.out / "plan.json", "--budget-size", f"{limit:.0f}B", "-o", tmp_path / "out").complaint(3)
+    assert f"inside {limit:.0f} B: the built ones take {limit + 1:.0f} B (planned {size['used']:.0f} B)" in line
+    assert not (tmp_path / "out" / "model.so").exists()
+    least = read_plan(tmp_path / "out" / "plan.least.json")
+    assert [choice.bits for choice in least.choices] == [choice.bits for choice in read_plan(place.out / "plan.json").choices]
 
 
 @pytest.fixture

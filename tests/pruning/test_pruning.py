@@ -252,9 +252,9 @@ def test_where_pruning_cannot_help_nothing_goes_and_the_report_says_so(tmp_path:
 
 
 def test_a_size_below_two_bits_is_met_by_a_program_that_runs(tmp_path: Path) -> None:
-    done = compiled(tmp_path / "a", (Budget(Resource.SIZE, 950.0),), target="cortex-a76", allow_slower=True)
+    done = compiled(tmp_path / "a", (Budget(Resource.SIZE, 1700.0),), target="cortex-a76", allow_slower=True)
     assert done.analysis.original is not None
-    assert {use.resource: use.used for use in done.plan.uses}["size"] <= 950
+    assert {use.resource: use.used for use in done.plan.uses}["size"] <= 1700
     assert (done.output / "model.so").stat().st_size > 0
     assert done.run(images(1)[:1])["y"].shape == (1, 4)
 
