@@ -59,7 +59,7 @@ def _content(path: Path) -> bytes:
     if path.name != "plan.json":
         return path.read_bytes()
     plan = json.loads(path.read_text(encoding="utf-8"))
-    plan["proof"].pop("seconds")
+    plan["proof"].pop("seconds", None)  # older ones have it
     return json.dumps(plan).encode()
 
 

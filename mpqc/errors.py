@@ -1,7 +1,7 @@
 """What can go wrong, said once: every error names what failed, where, why and what to do next.
 
 Only these classes reach the user; the CLI prints `str(error)` on one line and exits with `exit_code`
-(0 ok, 1 failure, 2 usage, 3 budget infeasible, 4 guard failed, 130 interrupted).
+(0 ok, 1 failure, 2 usage, 3 budget infeasible, 4 guard failed, 130 interrupted, 143 terminated).
 """
 
 from __future__ import annotations

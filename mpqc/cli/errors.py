@@ -21,6 +21,9 @@ from mpqc.values.text import one_line
 from mpqc.workspace.launch import launched
 
 INTERRUPTED = 130
+TERMINATED = 143
+ENDINGS = {signal.SIGINT: ("interrupted", INTERRUPTED), signal.SIGTERM: ("terminated", TERMINATED)}
+"""What a signal that asks for the end is called, and the exit code: 128 and its number"""
 LOG = logging.getLogger("mpqc")
 LOG.addHandler(logging.NullHandler())  # without one, logging would print errors to stderr itself
 
@@ -33,18 +36,18 @@ def guarded(command: Callable[[], Any]) -> int:
             code = command()
             sys.stdout.flush()  # here, where a full disk or a reader that left can still be told
         except KeyboardInterrupt:
-            return _interrupted()
+            return _interrupted(interrupts)
         except Exception as error:
             # Code that runs under a C++ library may see Ctrl-C as an error of that library
-            return _interrupted() if interrupts else _failed(error)
+            return _interrupted(interrupts) if interrupts else _failed(error)
     if interrupts:  # typer turns KeyboardInterrupt into a silent exit code
-        return _interrupted()
+        return _interrupted(interrupts)
     return code if isinstance(code, int) else 0
 
 
 @contextmanager
 def _noted(interrupts: list[int]) -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, as always, and leaves a mark in `interrupts`."""
+    """Ctrl-C raises KeyboardInterrupt, as always, SIGTERM does too, and both leave their number in `interrupts`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -53,11 +56,12 @@ def _noted(interrupts: list[int]) -> Iterator[None]:
         interrupts.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in ENDINGS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -72,8 +76,9 @@ def _warnings_logged() -> Iterator[None]:
         yield
 
 
-def _interrupted() -> int:
-    return _complain("interrupted: finished phases are kept in the output folder, run the same command to go on", INTERRUPTED)
+def _interrupted(interrupts: list[int]) -> int:
+    word, code = ENDINGS[signal.Signals(interrupts[0])] if interrupts else ENDINGS[signal.SIGINT]
+    return _complain(f"{word}: finished phases are kept in the output folder, run the same command to go on", code)
 
 
 def _failed(error: Exception) -> int:

@@ -14,6 +14,7 @@ from mpqc.values.artifacts import Artifacts
 from mpqc.values.program import Float, Program
 from mpqc.workspace.digest import File
 from mpqc.workspace.folder import Workspace, open_workspace, to_json
+from mpqc.workspace.lock import locked
 from mpqc.workspace.log_file import logged
 from mpqc.workspace.phase import Phase
 from mpqc.workspace.progress import Progress
@@ -98,7 +99,7 @@ def lower_file(
     if chip.lowering == "cost-only":
         raise UsageError("cannot be lowered to", where=target, why=NO_CODE)
     workspace = open_workspace(output, force=force)
-    with logged(workspace.root, f"lower {model}", {"target": target, "shapes": dict(shapes)}):
+    with locked(workspace), logged(workspace.root, f"lower {model}", {"target": target, "shapes": dict(shapes)}):
         with progress.phase("read"):
             program = read_qdq(model, shapes=shapes)
             _need_quantized(program, model)

@@ -126,7 +126,7 @@ class Builder:
 
     def measure_aside(self, plan: Plan, verifier: Verifier | None) -> Spent:
         """What `measure` says of `plan` with the weights of the file, in a folder that does not stay."""
-        with tempfile.TemporaryDirectory(prefix="mpqc-aside-") as folder:
+        with tempfile.TemporaryDirectory(dir=self.job.workspace.root, prefix=".mpqc-aside-") as folder:
             aside = Job(Workspace(Path(folder)), self.job.progress)
             return Builder(replace(self.exporting, trained=None), self.target, aside).measure(plan, verifier)
 

@@ -28,6 +28,7 @@ from mpqc.values.request import Options
 from mpqc.workspace.folder import open_workspace
 from mpqc.workspace.job import Job
 from mpqc.workspace.launch import launched, private_folder
+from mpqc.workspace.lock import locked
 from mpqc.workspace.log_file import logged
 from mpqc.workspace.progress import Progress
 
@@ -52,7 +53,7 @@ def compile_network(
     group, cost_model, material = launched(), cost_model_of(options.choosing), Material(source, data, labels)
     progress = (progress or Progress(quiet=True)) if group.leads else Progress(quiet=True, mute=True)
     workspace = open_workspace(output if group.leads else private_folder(), force=options.force)
-    with logged(workspace.root, f"compile {material.name}", options.facts()):
+    with locked(workspace), logged(workspace.root, f"compile {material.name}", options.facts()):
         return _compiled(material, options, cost_model, Job(workspace, progress))
 
 
@@ -92,7 +93,7 @@ def analyze(source: Any, options: Options, data: Any = None, *, output: Path, pr
     """`analyze_network` into the folder `output`, with its log.txt."""
     cost_model_of(options.choosing)  # an unknown target ends the run before anything is written
     workspace, material = open_workspace(output, force=options.force), Material(source, data)
-    with logged(workspace.root, f"analyze {material.name}", options.facts()):
+    with locked(workspace), logged(workspace.root, f"analyze {material.name}", options.facts()):
         return analyze_network(material, options, Job(workspace, progress or Progress(quiet=True)))
 
 
@@ -204,5 +205,4 @@ def _circumstances(analysis: Analysis, options: Options, built: Built, job: Job)
         artifacts=built.artifacts,
         fed=describe_input(analysis.batches),
         notes=(*analysis.network.notes, *analysis.calibration.notes),
-        seconds=dict(job.progress.seconds),
     )

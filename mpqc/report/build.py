@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpqc.facts.amounts import format_budget
@@ -38,8 +38,6 @@ class Circumstances:
     fed: Fed | None = None
     notes: tuple[str, ...] = ()
     """Of network and calibration"""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Phase -> time that it took"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,6 @@ def build_report(table: SiteTable, plan: Plan, program: Program, cost_model: Cos
         int8_modelled_us=measured.int8_modelled_us,
         accumulators=tuple(AccumulatorRow(name, peak, LIMIT) for name, peak in accumulator_peaks(program, artifacts.forms).items()),
         versions=versions(),
-        seconds=circumstances.seconds,
         notes=(*circumstances.notes, *plan.notes, *([artifacts.note] if artifacts.note else []), *_missed_forms(table, plan, cost_model, artifacts)),
     )
 

@@ -63,8 +63,10 @@ def _training_figure(training: TrainingSummary | None) -> str:
 
 
 def _svg(figure: Figure) -> str:
+    from matplotlib import rc_context
+
     buffer = io.StringIO()
-    with warnings.catch_warnings():
+    with rc_context({"svg.hashsalt": "mpqc"}), warnings.catch_warnings():  # ids are digests of what they name, not random
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names may have any characters; an unknown one is a box
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

@@ -129,9 +129,12 @@ class Report(Record):
     fed: Fed | None = None
     """None in reports that nothing was run for"""
     versions: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
-        """The content of report.json."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        """The content of report.json: the same for the same compile, so without times, which log.txt has."""
+        facts = asdict(self)
+        del facts["proof"]["seconds"]
+        for name in ("seconds", "allocation_seconds") if facts["training"] else ():
+            del facts["training"][name]
+        return {"schema_version": SCHEMA_VERSION, **facts}

@@ -81,7 +81,7 @@ def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
         return [*lines, f"plan: {proof.status}"]
     return [
         *lines,
-        f"plan: {proof.status}, objective {proof.objective:.6g}, bound {proof.bound:.6g}, gap {100 * proof.gap:.2f} %, {proof.seconds:.2f} s",
+        f"plan: {proof.status}, objective {proof.objective:.6g}, bound {proof.bound:.6g}, gap {100 * proof.gap:.2f} %",
     ]
 
 
@@ -133,7 +133,7 @@ def training_lines(training: TrainingSummary | None) -> list[str]:
     if training is None or not training.curve or not training.evaluations:
         return []
     teacher = "labels and float network" if training.labelled else "float network"
-    pace = f"{training.steps:,} steps of {training.batch} samples in {training.seconds:.0f} s ({training.arithmetic}, {training.processes} processes)"
+    pace = f"{training.steps:,} steps of {training.batch} samples ({training.arithmetic}, {training.processes} processes)"
     first, last = training.evaluations[0], next(item for item in reversed(training.evaluations) if item.step <= training.best_step)
     accuracy = "" if last.accuracy is None else f", accuracy {last.accuracy:.2f} %"
     learned = f"loss {training.curve[0][1]:.4g} to {training.curve[-1][1]:.4g}, on {training.held_out:,} held-out samples {first.loss:.4g} to"

@@ -27,6 +27,7 @@ from mpqc.training.quantizers import TrainedState
 from mpqc.training.strategy import Finished
 from mpqc.values.qtype import QParams, QType
 from mpqc.values.site import SiteKind
+from mpqc.workspace.log_file import LOG
 
 if TYPE_CHECKING:
     from mpqc.training.session import Session
@@ -131,7 +132,8 @@ class Auto(LsqStrategy):
         changes = ", ".join(map(str, self.changes)) or "none"
         what = "sites changed at the start and at each re-allocation"
         rates = () if self.added is None else (f"learning rates at {self.rate:.2f} of the recipe's: quantization added {self.added:.3g} nats",)
-        return Finished(self.current, notes=(f"{what}: {changes}; {self.watch.seconds:.2f} s in all", *rates), seconds=self.watch.seconds)
+        LOG.info("choosing bits took %.2f s in all", self.watch.seconds)
+        return Finished(self.current, notes=(f"{what}: {changes}", *rates), seconds=self.watch.seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """Plan, averages, history."""

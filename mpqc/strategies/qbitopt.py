@@ -16,6 +16,7 @@ from mpqc.strategies.fit import MovingFit
 from mpqc.training.strategy import Finished
 from mpqc.values.plan import Plan
 from mpqc.values.sensitivities import Sensitivities
+from mpqc.workspace.log_file import LOG
 
 if TYPE_CHECKING:
     from mpqc.training.session import Session
@@ -64,8 +65,8 @@ class QBitOpt(LsqStrategy):
     def finish(self) -> Finished:
         """The last plan, and what re-allocation took."""
         changes = ", ".join(map(str, self.changes)) or "none"
-        seconds = f"{self.watch.seconds:.2f} s, of which {self.solver.seconds:.2f} s in the solver"
-        notes = (f"{len(self.changes)} re-allocations (sites changed: {changes}) took {seconds}",)
+        LOG.info("re-allocations took %.2f s, of which %.2f s in the solver", self.watch.seconds, self.solver.seconds)
+        notes = (f"{len(self.changes)} re-allocations (sites changed: {changes})",)
         return Finished(self.current, notes=notes, seconds=self.watch.seconds)
 
     def state_dict(self) -> dict[str, Any]:

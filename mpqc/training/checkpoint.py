@@ -20,7 +20,7 @@ VERSION = 1
 def write_checkpoint(workspace: Workspace, path: Path, state: Mapping[str, Any]) -> None:
     """Writes `state` to `path`, whole or not at all. Raises MpqcError (disk full, no permission)."""
     buffer = io.BytesIO()
-    torch.save({"version": VERSION, **state}, buffer)
+    torch.save({"version": VERSION, "threads": torch.get_num_threads(), **state}, buffer)
     workspace.write_bytes(str(path.relative_to(workspace.root)), buffer.getvalue())
 
 
@@ -37,3 +37,13 @@ def read_checkpoint(path: Path, group: Group, device: torch.device) -> dict[str,
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise MpqcError("cannot read the checkpoint of the training", where=str(path), why=why, hint="delete it to train from the start") from error
     return dict(state)
+
+
+def check_threads(state: Mapping[str, Any], path: Path) -> None:
+    """Refuses to go on from `state` with another number of threads. Raises MpqcError: sums of floats end in other last bits, and so would the bits
+    that are chosen."""
+    before, now = state.get("threads", torch.get_num_threads()), torch.get_num_threads()
+    if before != now:
+        what = f"the training was begun with {before} threads and this run has {now}, which adds up in another order"
+        hint = f"set OMP_NUM_THREADS={before} to go on to the same result, or delete the file to train from the start"
+        raise MpqcError(what, where=str(path), hint=hint)

@@ -182,7 +182,7 @@ class Loop:
                 if self._evaluates():
                     self.evaluate()
                     progress.say(self._line())
-                saver.after_step(interrupted=interrupts.pending)
+                saver.after_step(interrupted=interrupts.pending is not None)
                 interrupts.check()
         if not self.position.frozen:
             self.freeze()

@@ -13,7 +13,7 @@ import torch
 from mpqc.errors import ModelError
 from mpqc.sensitivity.task import Task, find_task
 from mpqc.training.batch_free import batch_size
-from mpqc.training.checkpoint import read_checkpoint
+from mpqc.training.checkpoint import check_threads, read_checkpoint
 from mpqc.training.faults import refuse_untrainable
 from mpqc.training.folding import TrainedParameters, fold, overflowing
 from mpqc.training.loop import Equipment, Loop
@@ -115,6 +115,8 @@ def train(start: Start, strategy: Strategy, recipe: Recipe, samples: Samples, ke
         loop = prepare_loop(start, strategy, recipe, samples, machine, resumes=saved is not None)
         if saved is not None:
             loop.load_state_dict(saved)
+            if not loop.finished() and machine.device.type == "cpu":
+                check_threads(saved, keeping.path)
             progress.say(f"training goes on after step {loop.position.step} of {loop.position.steps}")
         elif recipe.seconds is not None:
             loop.position.steps = affordable_steps(loop, recipe.seconds)

@@ -89,7 +89,6 @@ class TrainingSummary(Record):
 
     strategy: str
     steps: int
-    seconds: float
     batch: int
     samples: int
     held_out: int
@@ -105,5 +104,7 @@ class TrainingSummary(Record):
     raw_bits: Mapping[str, int | None] = field(default_factory=dict)
     """Site -> bits that the method chose itself, before they were brought inside the budgets; empty for methods without bits of their own"""
     notes: tuple[str, ...] = ()
-    allocation_seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
+    """That the phase took; not in report.json, as `allocation_seconds`"""
+    allocation_seconds: float = field(default=0.0, compare=False)
     """Part of `seconds` that was spent on choosing bits"""

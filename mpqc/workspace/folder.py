@@ -53,11 +53,11 @@ class Workspace:
             raise MpqcError("cannot write", where=str(final), why=error.strerror or str(error), hint="what was written before is kept") from error
         finally:
             with suppress(OSError):  # the failure to write is the one to tell
-                _remove(partial)
+                remove_path(partial)
 
     def remove(self, name: str) -> None:
         """Removes the file or folder `name`, if there is one: what an earlier run wrote and this one does not."""
-        _remove(self.path(name))
+        remove_path(self.path(name))
 
 
 def open_workspace(root: Path, *, force: bool = False) -> Workspace:
@@ -68,7 +68,7 @@ def open_workspace(root: Path, *, force: bool = False) -> Workspace:
         raise UsageError("holds files that mpqc did not write", where=str(root), hint="choose another --output-dir, or add --force")
     try:
         (root / MARKER).mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=root / MARKER):
+        with tempfile.NamedTemporaryFile(dir=root / MARKER, prefix=".mpqc-probe-"):
             pass
     except OSError as error:
         raise MpqcError("cannot write to the output folder", where=str(root), why=error.strerror or str(error)) from error
@@ -97,7 +97,8 @@ def _replace(partial: Path, final: Path) -> None:
     os.replace(partial, final)
 
 
-def _remove(partial: Path) -> None:
+def remove_path(partial: Path) -> None:
+    """Removes a file or folder, if there is one."""
     if partial.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
     else:

@@ -53,7 +53,7 @@ def logged(folder: Path, what: str, facts: Mapping[str, object]) -> Iterator[Non
             LOG.error("failed: %s", error)
             raise
         except KeyboardInterrupt:
-            LOG.error("interrupted")
+            LOG.error("interrupted or terminated")
             raise
         except Exception as error:
             LOG.exception("internal error")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mpqc.cli.errors import INTERRUPTED, guarded
+from mpqc.cli.errors import ENDINGS, INTERRUPTED, TERMINATED, guarded
 from tests.cli_runs import BUDGET, Mpqc, Place, listing
 
 STOPPING = """
@@ -55,7 +55,7 @@ def test_an_interrupted_compile_leaves_whole_files_and_goes_on(place: Place, mpq
     assert any(path.startswith(".mpqc/calibration-") for path in found)
     assert not any("partial" in path or "link" in path for path in found)
     assert "model.so" not in found
-    kept = {path: (tmp_path / "out" / path).stat().st_mtime_ns for path in found if path.startswith(".mpqc/")}
+    kept = {path: (tmp_path / "out" / path).stat().st_mtime_ns for path in found if path.startswith(".mpqc/") and path != ".mpqc/lock"}
     assert mpqc(*arguments).code == 0
     assert {path: (tmp_path / "out" / path).stat().st_mtime_ns for path in kept} == kept
     for name in ("model.qdq.onnx", "model.so"):
@@ -89,6 +89,23 @@ def test_a_signal_from_outside_stops_the_compile(place: Place, tmp_path: Path) -
     code = INTERRUPTED if process.returncode == -signal.SIGINT else process.returncode
     assert_interrupted(code, out, err)
     assert not any("partial" in path for path in listing(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("phase", ["calibrate", "allocate"])
+def test_a_request_to_end_is_answered_like_ctrl_c(place: Place, mpqc: Mpqc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    module, function = PHASES[phase]
+    monkeypatch.setattr(f"mpqc.{module}.{function}", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    done = mpqc(*place.compiling, "--budget-size", BUDGET, "-o", tmp_path / "out")
+    assert (done.code, done.out) == (TERMINATED, "")
+    assert done.err.startswith("mpqc: terminated: finished phases are kept")
+    assert len(done.err.splitlines()) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_codes_are_those_of_a_shell() -> None:
+    assert ENDINGS[signal.SIGTERM] == ("terminated", 128 + signal.SIGTERM)
+    assert ENDINGS[signal.SIGINT] == ("interrupted", 128 + signal.SIGINT)
 
 
 def test_ctrl_c_stops_the_solver_at_once() -> None:

@@ -21,7 +21,7 @@ from mpqc.numerics.interpreter import Interpreter
 from mpqc.qdq.read.program import read_qdq
 from mpqc.qdq.write.export import export_qdq
 from mpqc.strategies import make_strategy
-from mpqc.training.checkpoint import read_checkpoint
+from mpqc.training.checkpoint import read_checkpoint, write_checkpoint
 from mpqc.training.folding import fold, overflowing
 from mpqc.training.optimizer import make_optimizer
 from mpqc.training.phase import Keeping, Trained, affordable_steps, finish_loop, train
@@ -278,6 +278,20 @@ def test_the_whole_phase_twice_gives_the_same_and_is_not_trained_again(tmp_path:
     assert first.summary.curve == second.summary.curve
     for name, values in first.parameters.weights.items():
         np.testing.assert_array_equal(values, second.parameters.weights[name])
+
+
+def test_another_number_of_threads_is_refused_until_the_phase_is_over(tmp_path: Path) -> None:
+    """Sums of floats end in other last bits: what goes on would be neither the one result nor the other."""
+    threads, recipe = torch.get_num_threads(), replace(RECIPE, steps=6)
+    keeping = Keeping(Job(open_workspace(tmp_path), Progress(quiet=True)), tmp_path / ".mpqc" / "training.pt")
+    state = prepared(recipe).state_dict()
+    write_checkpoint(keeping.job.workspace, keeping.path, {**state, "threads": threads + 1})
+    with pytest.raises(MpqcError, match=rf"begun with {threads + 1} threads and this run has {threads}.*OMP_NUM_THREADS={threads + 1}"):
+        train(facts(), make_strategy("fixed"), recipe, data(), keeping, Group())
+    write_checkpoint(keeping.job.workspace, keeping.path, state)
+    done = train(facts(), make_strategy("fixed"), recipe, data(), keeping, Group())
+    write_checkpoint(keeping.job.workspace, keeping.path, {**saved(keeping.path), "threads": threads + 1})
+    assert train(facts(), make_strategy("fixed"), recipe, data(), keeping, Group()).summary.curve == done.summary.curve
 
 
 def test_biases_outside_int32_are_told(tmp_path: Path) -> None:

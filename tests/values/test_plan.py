@@ -115,7 +115,9 @@ def test_uses_are_found_by_resource_and_keep_their_text() -> None:
     assert PLAN.used(Resource.SIZE) == 12.0
     assert PLAN.use(Resource.SIZE) == Use(Resource.SIZE, 12.0, 16.0)
     assert PLAN.used(Resource.LATENCY) is None
-    assert json.loads(PLAN.to_json())["uses"] == [{"resource": "size", "used": 12.0, "limit": 16.0, "unpriced": [], "error_percent": 0}]
+    assert json.loads(PLAN.to_json())["uses"] == [
+        {"resource": "size", "used": 12.0, "limit": 16.0, "unpriced": [], "error_percent": 0, "built": None}
+    ]
 
 
 @pytest.mark.parametrize(
