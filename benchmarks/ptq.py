@@ -7,6 +7,7 @@ python benchmarks/ptq.py resnet20        # those whose name has it
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from cifar10_data import load_raw, normalised, training_images
 from imagenet import CALIBRATION, Reader, load_images, percent
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from provenance import WORK, shared, write_results
+from provenance import RESULTS, WORK, provenance, shared, write_results
 
 from mpqc.facts.amounts import parse_average_bits
 from mpqc.flow.pipeline import compile_network
@@ -131,22 +132,38 @@ def scores(path: Path, images: np.ndarray) -> np.ndarray:
     return np.concatenate([session.run(None, {key.name: images[at : at + size]})[0] for at in range(0, len(images), size)]).reshape(len(images), -1)
 
 
+def measured(row: Row) -> dict[str, object]:
+    """The row of the table, with the commit that it was measured at."""
+    subject = resnet20() if row.network == "resnet20" else mobilenet()
+    start = time.process_time()
+    path = written(row, subject)
+    seconds = time.process_time() - start
+    found = round(subject.accuracy(scores(path, subject.images)), 2)
+    facts = provenance()
+    named = {"network": row.network, "bits": row.bits, "by": row.by}
+    return {**named, "top-1 %": found, "images": len(subject.images), "CPU seconds": round(seconds), "commit": facts["commit"], "date": facts["date"]}
+
+
+def named(row: dict[str, object]) -> tuple[object, ...]:
+    """What tells it from the others."""
+    return row["network"], row["bits"], row["by"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("only", nargs="?", default="", help="part of a row's network, bits and tool")
-    wanted, table = parser.parse_args().only, []
+    wanted, kept = parser.parse_args().only, RESULTS / "ptq.json"
+    table = {named(row): row for row in json.loads(kept.read_text(encoding="utf-8"))["rows"]} if kept.is_file() else {}
     for row in rows():
-        if wanted not in f"{row.network} {row.bits} {row.by}":
-            continue
-        subject = resnet20() if row.network == "resnet20" else mobilenet()
-        start = time.process_time()
-        path = written(row, subject)
-        seconds = time.process_time() - start
-        found = round(subject.accuracy(scores(path, subject.images)), 2)
-        table.append(
-            {"network": row.network, "bits": row.bits, "by": row.by, "top-1 %": found, "images": len(subject.images), "CPU seconds": round(seconds)}
-        )
-        print(table[-1], flush=True)
+        if wanted in f"{row.network} {row.bits} {row.by}":
+            found = measured(row)
+            table[named(found)] = found
+            print(found, flush=True)
+            write([table[place] for place in ((row.network, row.bits, row.by) for row in rows()) if place in table])
+
+
+def write(table: list[dict[str, object]]) -> None:
+    """The results so far; rows that were not measured again are those of an earlier run, with its commit."""
     notes = [
         "Accuracy of the written file in ONNX Runtime. Weight and activation bits, averages over weights and over activations. No labels.",
         f"ResNet-20: {IMAGES} training images calibrate. MobileNetV2: {CALIBRATION} images calibrate, the other 700 are scored.",
