@@ -57,7 +57,7 @@ def write_artifacts(program: Program, lowered: Lowered | None, target: Target, w
 
     with workspace.replacing("model.so") as partial:
         build(lowered, partial)
-    if target.llvm is not None and target.llvm.mtriple.startswith("aarch64"):
+    if target.machine == "aarch64":
         _write_bundle(program, lowered, workspace, batches)
     size = workspace.path("model.so").stat().st_size
     memory = asdict(Description.parse(lowered.description).memory)

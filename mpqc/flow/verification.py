@@ -77,7 +77,7 @@ def open_verifier(tool: Path | None, target: Target) -> Verifier:
     """A verifier for `target`. Raises UsageError where the target runs no bundle that can be priced, ToolMissingError without a tool."""
     from mpqc.timing.pricer import find_pricer
 
-    if target.llvm is None or not target.llvm.mtriple.startswith("aarch64") or target.clock_hz is None:
+    if target.machine != "aarch64" or target.clock_hz is None:
         raise UsageError("cannot be priced", where=target.name, why="there is no AArch64 bundle or no clock_hz", hint="leave --price out")
     pricer = find_pricer(tool)
     pricer.require(target)

@@ -34,8 +34,8 @@ def write_bundle(
     where the network has no float regions, within 1e-4 otherwise.
     Raises RunError where the module is for another machine or a file cannot be written, ToolMissingError without libraries or zig.
     """
-    machine = str(lowered.target.llvm_target.get("mtriple", ""))
-    if not machine.startswith("aarch64"):
+    machine = lowered.target.machine
+    if machine != "aarch64":
         raise RunError("a bundle is for an AArch64 target", where=lowered.target.name, why=f"this module is for {machine}")
     description = Description.parse(lowered.description)
     if inputs:
