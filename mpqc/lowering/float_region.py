@@ -10,6 +10,7 @@ from mpqc.errors import LoweringError
 from mpqc.workspace.log_file import LOG
 
 if TYPE_CHECKING:
+    import onnx
     from tvm import IRModule
 
     from mpqc.values.program import Float
@@ -37,6 +38,7 @@ def _imported(op: Float) -> IRModule:
     from tvm.relax.frontend.onnx import from_onnx
 
     model = onnx.load_model_from_string(op.model)
+    _check_crops(op, model)
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input}
     dtypes = {value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name for value in model.graph.input}
     with redirect_stdout(StringIO()) as said:  # the frontend prints what it cannot convert
@@ -45,6 +47,14 @@ def _imported(op: Float) -> IRModule:
         finally:
             if said.getvalue():
                 LOG.debug("TVM's ONNX frontend: %s", said.getvalue())
+
+
+def _check_crops(op: Float, model: onnx.ModelProto) -> None:
+    """TVM's frontend reads a Resize that crops first as one that does not."""
+    for node in model.graph.node:
+        if node.op_type == "Resize" and any(item.s == b"tf_crop_and_resize" for item in node.attribute):
+            hint = "resize with linear or nearest and without antialiasing, or crop before"
+            raise LoweringError("a Resize that crops first and is cubic, smoothed or of a computed roi has no loops", where=op.name, hint=hint)
 
 
 def _legalized(module: IRModule) -> IRModule:

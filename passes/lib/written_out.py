@@ -7,15 +7,15 @@ added in another order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from mpqc.passes.lib.base import attribute
+from mpqc.passes.lib.cropped_resize import cropped_resize
+from mpqc.passes.lib.writer import Writer
 
 MOST_COMPARISONS = 1 << 26
 """Of a TopK, which compares every element with every other along its axis"""
@@ -23,56 +23,6 @@ MOST_CONSTANTS = 1 << 22
 """Elements of a matrix or an index that a rule may store"""
 EXACT = 1 << 24
 """Integers up to here are exact in float32"""
-
-
-@dataclass
-class Writer:
-    """The nodes that replace one, and what is known of its inputs."""
-
-    node: NodeProto
-    shapes: Mapping[str, Sequence[int]]
-    constants: Mapping[str, np.ndarray]
-    nodes: list[NodeProto] = field(default_factory=list)
-    stored: list[TensorProto] = field(default_factory=list)
-
-    def input(self, place: int) -> str:
-        """The name of an input, empty where it is absent."""
-        return self.node.input[place] if place < len(self.node.input) else ""
-
-    def shape(self, place: int = 0) -> list[int]:
-        """The shape of an input."""
-        return list(self.shapes[self.node.input[place]])
-
-    def known(self, place: int) -> np.ndarray | None:
-        """The value of a constant input."""
-        return self.constants.get(self.input(place))
-
-    def store(self, value: Any, role: str) -> str:
-        """A new constant."""
-        name = f"{self.node.name}/{role}{len(self.stored)}"
-        self.stored.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name))
-        return name
-
-    def add(self, op_type: str, *inputs: str, to: str = "", **options: Any) -> str:
-        """A new node; the name of its output, `to` or a new one."""
-        name = f"{self.node.name}/{op_type}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, inputs, [to or name], name, **options))
-        return to or name
-
-    def cut(self, x: str, axis: int, end: int) -> str:
-        """x[:end] along an axis."""
-        ends = [self.store(np.array([value]), "slice") for value in (0, end, axis)]
-        return self.add("Slice", x, *ends)
-
-    def behind(self, x: str, rank: int, axis: int, count: int) -> str:
-        """x with `count` zeros in front of it along an axis."""
-        pads = np.zeros(2 * rank, np.int64)
-        pads[axis] = count
-        return self.add("Pad", x, self.store(pads, "pads"))
-
-    def reshape(self, x: str, shape: Sequence[int], to: str = "") -> str:
-        """x in another shape."""
-        return self.add("Reshape", x, self.store(np.array(shape, np.int64), "shape"), to=to)
 
 
 def cumulative_sum(writer: Writer) -> bool:
@@ -181,6 +131,30 @@ def short_time_fourier(writer: Writer) -> bool:
     return True
 
 
+def compress(writer: Writer) -> bool:
+    """What a constant condition keeps is a Gather."""
+    condition, axis = writer.known(1), attribute(writer.node, "axis", None)
+    if condition is None:
+        return False
+    kept = writer.store(np.flatnonzero(condition), "kept")
+    x = writer.node.input[0] if axis is not None else writer.reshape(writer.node.input[0], [-1])
+    writer.add("Gather", x, kept, to=writer.node.output[0], axis=0 if axis is None else axis)
+    return True
+
+
+def centre_crop_pad(writer: Writer) -> bool:
+    """CenterCropPad as a Slice and a Pad of known sizes."""
+    node, shape = writer.node, writer.shape()
+    sizes = list(writer.shapes[node.output[0]])
+    first = [(old - new) // 2 if old > new else 0 for old, new in zip(shape, sizes, strict=True)]
+    ends = [begin + min(old, new) for begin, old, new in zip(first, shape, sizes, strict=True)]
+    x = writer.add("Slice", node.input[0], writer.store(np.array(first), "begin"), writer.store(np.array(ends), "end"))
+    begins = [max(new - old, 0) // 2 for old, new in zip(shape, sizes, strict=True)]
+    rest = [max(new - old, 0) - begin for begin, old, new in zip(begins, shape, sizes, strict=True)]
+    writer.add("Pad", x, writer.store(np.array([*begins, *rest], np.int64), "pads"), to=node.output[0])
+    return True
+
+
 def reverse_sequence(writer: Writer) -> bool:
     """Every position reads where its value comes from."""
     node, shape, lengths = writer.node, writer.shape(), writer.known(1)
@@ -223,9 +197,12 @@ def conv_integer(writer: Writer) -> bool:
 
 
 RULES: Mapping[str, Callable[[Writer], bool]] = {
+    "CenterCropPad": centre_crop_pad,
+    "Compress": compress,
     "ConvInteger": conv_integer,
     "CumSum": cumulative_sum,
     "DFT": fourier,
+    "Resize": cropped_resize,
     "ReverseSequence": reverse_sequence,
     "STFT": short_time_fourier,
     "TopK": top_k,

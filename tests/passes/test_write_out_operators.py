@@ -15,6 +15,7 @@ WHOLE = np.random.default_rng(0).integers(0, 4, (3, 5, 7))
 CODES = np.random.default_rng(1).integers(0, 256, (1, 20, 6, 6)).astype(np.uint8)
 WEIGHTS = np.random.default_rng(2).integers(0, 256, (4, 20, 3, 3)).astype(np.uint8)
 WINDOW = np.hanning(8).astype(np.float32)
+ROI, CROP = np.float32([0, 0, 0.1, 0.1, 1, 1, 0.8, 1.2]), {"coordinate_transformation_mode": "tf_crop_and_resize"}
 CASES: list[tuple[str, list[np.ndarray], dict[int, Any], dict[str, Any]]] = [
     ("CumSum", [noise(3, 6)], {1: np.array(1)}, {}),
     ("CumSum", [noise(5, 3)], {1: np.array([-2])}, {"exclusive": 1, "reverse": 1}),
@@ -29,6 +30,19 @@ CASES: list[tuple[str, list[np.ndarray], dict[int, Any], dict[str, Any]]] = [
     ("DFT", [noise(2, 9, 2)], {1: np.array(6), 2: np.array(1)}, {"inverse": 1}),
     ("STFT", [noise(2, 30, 1)], {1: np.array(4), 2: WINDOW, 3: np.array(8)}, {}),
     ("STFT", [noise(1, 30, 1)], {1: np.array(5), 2: WINDOW}, {"onesided": 0}),
+    ("Compress", [noise(3, 4)], {1: np.array([True, False, True])}, {"axis": 1}),
+    ("Compress", [noise(3, 4)], {1: np.array([True, False, True])}, {}),
+    ("CenterCropPad", [noise(5, 4, 3)], {1: np.array([2, 7, 3])}, {}),
+    ("CenterCropPad", [noise(4, 5)], {1: np.array([8])}, {"axes": [-1]}),
+    ("Resize", [noise(1, 2, 6, 7)], {1: ROI, 2: None, 3: np.array([1, 2, 9, 4])}, {**CROP, "mode": "linear", "extrapolation_value": 2.0}),
+    ("Resize", [noise(1, 2, 6, 7)], {1: ROI, 2: None, 3: np.array([1, 2, 9, 4])}, {**CROP, "mode": "nearest", "extrapolation_value": 2.0}),
+    ("Resize", [noise(1, 2, 6, 7)], {1: np.float32([0.1, 0, 0.9, 1]), 2: np.float32([2, 1])}, {**CROP, "mode": "linear", "axes": [2, 3]}),
+    (
+        "Resize",
+        [noise(1, 1, 6, 5)],
+        {1: np.float32([0, 0, 0.2, 0.3, 1, 1, 0.9, 0.8]), 2: None, 3: np.array([1, 1, 1, 3])},
+        {**CROP, "mode": "linear"},
+    ),
     ("ReverseSequence", [noise(4, 3, 2)], {1: np.array([4, 1, 2])}, {"time_axis": 0, "batch_axis": 1}),
     ("ReverseSequence", [noise(3, 4)], {1: np.array([4, 3, 2])}, {"time_axis": 1, "batch_axis": 0}),
     ("ConvInteger", [CODES], {1: WEIGHTS, 2: np.uint8(117)}, {"pads": [1, 1, 1, 1]}),
