@@ -41,7 +41,9 @@ def _form(op: Conv, program: Program, model: CostModel, codes: Codes) -> FormNam
     zero = program.tensors[op.inputs[0]].zero_point
     codes = min(codes[0], zero), max(codes[1], zero)
     exact = [kind for kind, form in KINDS.items() if _has_forms(op) and not refusal(op, codes, form)]
-    shape = _shape(op, program) if exact else Shape()
+    if not exact:
+        return None
+    shape = _shape(op, program)
     prices = {kind: model.kernel_cycles(kind, shape, op.weight_bits) for kind in (OpKind.CONV, *exact)}
     known = {kind: cycles for kind, cycles in prices.items() if cycles is not None}
     return KINDS.get(cheapest(known)) if OpKind.CONV in known else None
