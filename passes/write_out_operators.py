@@ -1,4 +1,5 @@
-"""Operators that TVM has no loops for, or reads as something else, become nodes of operators that it has: see RULES of lib/written_out.py."""
+"""Operators that TVM has no loops for, or reads as something else, become nodes of operators that it has: see lib/written_out.py, and
+ONNX Runtime's fused ones: lib/runtime_operators.py."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from onnx import numpy_helper
 
 from mpqc.passes.fold_constants import FoldConstants
 from mpqc.passes.lib.base import PassResult
+from mpqc.passes.lib.runtime_operators import RUNTIME_RULES
 from mpqc.passes.lib.written_out import RULES, model_with, written_out
 
 
@@ -23,7 +25,7 @@ class WriteOutOperators:
     def run(self, model: onnx.ModelProto) -> PassResult:
         """Needs fixed shapes in value_info; new tensors get theirs."""
         graph = model.graph
-        if not any(node.op_type in RULES for node in graph.node):
+        if not any(node.op_type in RULES.keys() | RUNTIME_RULES.keys() for node in graph.node):
             return PassResult(model, False)
         shapes = {
             value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in (*graph.input, *graph.value_info, *graph.output)

@@ -13,8 +13,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
+from mpqc.facts.ops import STANDARD_DOMAINS
 from mpqc.passes.lib.base import attribute
 from mpqc.passes.lib.cropped_resize import cropped_resize
+from mpqc.passes.lib.runtime_operators import DOMAIN, RUNTIME_RULES
 from mpqc.passes.lib.writer import Writer
 
 MOST_COMPARISONS = 1 << 26
@@ -211,8 +213,9 @@ RULES: Mapping[str, Callable[[Writer], bool]] = {
 
 def written_out(node: NodeProto, shapes: Mapping[str, Sequence[int]], constants: Mapping[str, np.ndarray]) -> Writer | None:
     """The nodes that say what `node` says, None where there is no rule or it cannot say it."""
-    rule = RULES.get(node.op_type)
-    if rule is None or node.domain not in ("", "ai.onnx"):
+    rules = RUNTIME_RULES if node.domain == DOMAIN else RULES if node.domain in STANDARD_DOMAINS else {}
+    rule = rules.get(node.op_type)
+    if rule is None:
         return None
     writer = Writer(node, shapes, constants)
     return writer if rule(writer) else None
