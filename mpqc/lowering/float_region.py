@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import redirect_stdout
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from mpqc.errors import LoweringError
@@ -41,12 +44,25 @@ def _imported(op: Float) -> IRModule:
     _check_crops(op, model)
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input}
     dtypes = {value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name for value in model.graph.input}
-    with redirect_stdout(StringIO()) as said:  # the frontend prints what it cannot convert
+    with _said_to_log():
+        return from_onnx(model, shapes, dtypes, keep_params_in_input=False, sanitize_input_names=False)
+
+
+@contextmanager
+def _said_to_log() -> Iterator[None]:
+    """The frontend prints what it cannot convert, and its C++ code warns past Python's streams where it fails: both are for the log."""
+    with redirect_stdout(StringIO()) as said, TemporaryFile() as warned:
+        kept = os.dup(2)
+        os.dup2(warned.fileno(), 2)
         try:
-            return from_onnx(model, shapes, dtypes, keep_params_in_input=False, sanitize_input_names=False)
+            yield
         finally:
-            if said.getvalue():
-                LOG.debug("TVM's ONNX frontend: %s", said.getvalue())
+            os.dup2(kept, 2)
+            os.close(kept)
+            warned.seek(0)
+            for text in (said.getvalue(), warned.read().decode("utf-8", "backslashreplace")):
+                if text:
+                    LOG.debug("TVM's ONNX frontend: %s", text)
 
 
 def _check_crops(op: Float, model: onnx.ModelProto) -> None:

@@ -25,6 +25,8 @@ class RandomGraph:
         self.rng = np.random.default_rng(seed)
         self.net = Net(seed, opset=int(self.rng.choice([13, 17, 19, 21])), activation=int(self.rng.choice([INT8, UINT8])))
         self.values: list[tuple[str, Shape, float]] = []
+        self.ends: list[tuple[str, Shape, float]] = []
+        """Values that no op takes: ONNX's inference is wrong about their shapes, and ONNX Runtime then refuses ops that join them with others"""
         shape = (self._int(1, 2), self._int(1, 9), self._int(1, 11), self._int(1, 11))
         self._put(self.net.input(*shape), shape, 1.0)
 
@@ -34,10 +36,10 @@ class RandomGraph:
     def _flip(self) -> bool:
         return bool(self.rng.integers(2))
 
-    def _put(self, x: str, shape: Shape, spread: float) -> None:
+    def _put(self, x: str, shape: Shape, spread: float, end: bool = False) -> None:
         """Quantizes `x`, whose values are about `spread` wide, on a grid that is often much finer or coarser than they need."""
         scale = float(np.float32(spread * self.rng.uniform(0.3, 3) / 40))
-        self.values.append((self.net.qdq(x, scale, self._int(-128, 127) if self._flip() else self._int(-5, 5)), shape, scale))
+        (self.ends if end else self.values).append((self.net.qdq(x, scale, self._int(-128, 127) if self._flip() else self._int(-5, 5)), shape, scale))
 
     def grow(self) -> None:
         """One more op on one of the values, with its Q and DQ; now and then nothing, where the op does not fit the shape."""
@@ -50,9 +52,10 @@ class RandomGraph:
         if made is None:
             return
         name, out = made
+        end = self._inferred(self.net.nodes[-1], x, shape) != out if self.net.nodes[-1].op_type in ("MaxPool", "AveragePool") else False
         if self._flip() and self._flip():
             name = self.net.op("Relu", name)
-        self._put(name, out, 1.0)
+        self._put(name, out, 1.0, end)
 
     def _windows(self, shape: Shape) -> dict[str, list[int]] | None:
         kernel = [self._int(1, 4) for _ in range(2)]
@@ -93,7 +96,7 @@ class RandomGraph:
         if named:
             attributes["axes"] = [2, 3]
         parts = self._resize_parts(shape, first, named, attributes)
-        node = helper.make_node("Resize", [x, *parts], ["y"], **attributes)
+        node = helper.make_node("Resize", [x, *parts], ["resized"], **attributes)
         out = self._inferred(node, x, shape)
         if out is None or 0 in out or int(np.prod(out)) > 20000:
             return None
@@ -131,7 +134,7 @@ class RandomGraph:
         """Shape of the result by ONNX's inference; None where that has none."""
         constants = [tensor for tensor in self.net.constants if tensor.name in node.input]
         graph = helper.make_graph(
-            [node], "one", [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)], [onnx.ValueInfoProto(name="y")], constants
+            [node], "one", [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)], [onnx.ValueInfoProto(name=node.output[0])], constants
         )
         model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.net.opset)], ir_version=10))
         kind = model.graph.output[0].type.tensor_type
@@ -193,9 +196,13 @@ class RandomGraph:
         return str(self.net.op("MatMul", x, w)), (shape[0], out)
 
     def model(self) -> onnx.ModelProto:
-        """The network whose outputs are the values that nothing reads."""
+        """The network whose outputs are the values that nothing reads, with their shapes: ONNX's inference loses those behind some pools."""
         read = {name for node in self.net.nodes for name in node.input}
-        return self.net.model(*(name for name, _, _ in self.values if name not in read))
+        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape, _ in (*self.values, *self.ends) if name not in read]
+        graph = helper.make_graph(self.net.nodes, "net", self.net.inputs, outputs, self.net.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.net.opset)], ir_version=10)
+        onnx.checker.check_model(model)
+        return model
 
 
 def _fits(shape: Shape, other: Shape, axis: int) -> bool:
