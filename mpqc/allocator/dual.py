@@ -35,6 +35,10 @@ class Dual:
     """The bound is above any objective: no choice fits."""
 
 
+ENOUGH = "max_number_of_iterations: 10000 max_deterministic_time: 1.0"
+"""What the linear program over the cuts may take: near limits that differ by one float it can go round in circles. Both counts are the same anywhere."""
+
+
 class Ascent:
     """Kelley's cutting planes with the next prices taken between the best ones and the model's maximum (Wentges smoothing)."""
 
@@ -106,6 +110,7 @@ class Ascent:
     def _model(self, ceiling: float) -> tuple[float, np.ndarray]:
         """The maximum of the cutting-plane model and the prices there."""
         solver = pywraplp.Solver.CreateSolver("GLOP")
+        solver.SetSolverSpecificParametersAsString(ENOUGH)
         top = solver.NumVar(-solver.infinity(), solver.infinity(), "top")
         prices = {row: solver.NumVar(0.0, 1e3 * ceiling, str(row)) for row in self.active}
         for loss, over in zip(self.losses, self.overs, strict=True):
