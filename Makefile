@@ -13,7 +13,7 @@ apt_install = $(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
 BESIDE := $(abspath ../shared/tools/a76/a76time)
 export MPQC_PRICER ?= $(wildcard $(BESIDE))
 
-.PHONY: setup demo test lint wheel emulator pricer fuzz faults nightly bench bench-accuracy cost-rows clean
+.PHONY: setup demo test lint wheel emulator pricer sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
 
@@ -42,7 +42,7 @@ demo: setup
 	$(BIN)/mpqc demo
 
 # Files in the order they are collected: by number of tests, the slowest files (few tests) came last and one core waited.
-test: setup lint
+test: setup sanitizers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
@@ -54,12 +54,24 @@ lint: $(READY)
 	@twice=$$(find tests -name 'test_*.py' -exec basename {} \; | sort | uniq -d); \
 	  test -z "$$twice" || { echo "pytest cannot collect two files of one name: $$twice"; exit 1; }
 
+# The runner's tests build it for this machine with g++ and its sanitizers
+sanitizers:
+	@if command -v g++ >/dev/null; then exit 0; fi; \
+	$(call apt_install,g++) || echo "mpqc: no g++, so the runner cannot be tested with sanitizers: apt-get install g++"
+
 # Broken files for an hour, one in twenty read by a whole command; N=10000 for so many, SEED=7 to begin there (else the day decides). Prints the seeds.
 MINUTES ?= 60
 N ?= 1000000
 SEED ?= $(shell date +%y%m%d)0000000
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(N) --seed $(SEED) --minutes $(MINUTES) --deep 0.05 --keep build/fuzz
+
+# Counts of benchmarks/results/faults.md; about half an hour
+faults: setup sanitizers
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py allocations --count 10000
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py files --count 10000
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py graphs --count 1000
+	$(BIN)/python benchmarks/faults.py table
 
 # What is too slow for every change
 nightly: setup

@@ -36,7 +36,7 @@ class Dual:
 
 
 ENOUGH = "max_number_of_iterations: 10000 max_deterministic_time: 1.0"
-"""What the linear program over the cuts may take: near limits that differ by one float it can go round in circles. Both counts are the same anywhere."""
+"""What the linear program over the cuts may take: near limits that differ by one float it can go round in circles. The same on any machine."""
 
 
 class Ascent:
