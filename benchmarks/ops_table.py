@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 
 from onnx import defs
 from provenance import REPO
 
-from mpqc.facts.ops import ROWS, OpFacts, Role
+from mpqc.facts.ops import RANDOM, ROWS, OpFacts, Role
 from mpqc.frontend.ops import OPS as IMPORTED
+from mpqc.frontend.quantized_operators import RULES as CODED
+from mpqc.passes.fold_constants import CONTROL, COUNTING
+from mpqc.passes.lib.runtime_operators import RUNTIME_RULES
+from mpqc.passes.lib.written_out import RULES
 
 FILE = REPO / "docs" / "ops.md"
 HEAD = """# ONNX operators
@@ -24,9 +29,17 @@ What a node must be like besides (rank, constant operands, modes) is in `mpqc/qu
 | operator | imported by | role | integer kernel | trained through |
 |---|---|---|---|---|
 """
+WRITTEN = """
+Written out by passes with operators above (also CumSum, Resize with tf_crop_and_resize and TopK, which TVM has no loops for): {written}.
+If, Loop and Scan become both branches or their iterations. Q operators (QLinearConv, ...) become Q/DQ around the plain operator:
+{coded}.
+Of ONNX Runtime's own (com.microsoft), written as what they were made from: {fused}.
+
+Refused by name at import: random draws ({random}), results as many as are found ({counting}), sequences, maps, optionals and text.
+"""
 REST = """
 QuantizeLinear and DequantizeLinear are what an exported file says bits with, and what `mpqc lower` reads. ONNX Runtime runs all other operators
-while calibrating; in the program they are float operators of TVM, where it has them. Training stops at them:
+while calibrating; in the program they are float operators of TVM, where it has them (`mpqc check` tries each). Training stops at them:
 
 """
 QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
@@ -35,9 +48,21 @@ QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 def document() -> str:
     """The whole file."""
     lines = [_line(row) for row in sorted(ROWS, key=lambda row: row.name)]
-    known = {row.name for row in ROWS} | QUANTIZERS
+    named = {row.name for row in ROWS}
+    known = named | QUANTIZERS | CONTROL.keys() | RULES.keys() | RANDOM | COUNTING | {op for _, op in CODED}
     others = {schema.name for schema in defs.get_all_schemas() if schema.domain == "" and not schema.deprecated} - known
-    return HEAD + "\n".join(lines) + "\n" + REST + ", ".join(sorted(others)) + "\n"
+    written = WRITTEN.format(
+        written=_listed(RULES.keys() - named),
+        coded=_listed({op for _, op in CODED}),
+        fused=_listed(RUNTIME_RULES),
+        random=_listed(RANDOM),
+        counting=_listed(COUNTING),
+    )
+    return HEAD + "\n".join(lines) + "\n" + written + REST + _listed(others) + "\n"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _line(row: OpFacts) -> str:
