@@ -19,7 +19,7 @@ def test_a_second_run_is_told_who_runs_and_the_first_one_is_not_disturbed(tmp_pa
     workspace = open_workspace(tmp_path / "out")
     with locked(workspace):
         with (
-            pytest.raises(UsageError, match=rf"another run of mpqc writes here \(process {os.getpid()}\) \(wait for it") as refused,
+            pytest.raises(UsageError, match=r"another run of mpqc writes here \(wait for it") as refused,
             locked(workspace),
         ):
             pass
@@ -56,7 +56,7 @@ with locked(workspace), workspace.replacing("model.so") as partial:
     workspace = open_workspace(tmp_path / "out")
     workspace.write_text("plan.json", "kept")
     with locked(workspace):
-        assert listing(tmp_path / "out") == {".mpqc", ".mpqc/lock", "plan.json"}
+        assert listing(tmp_path / "out") == {".mpqc", "plan.json"}
 
 
 def test_what_another_living_process_writes_is_left_alone(tmp_path: Path) -> None:
