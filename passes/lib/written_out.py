@@ -53,7 +53,7 @@ def top_k(writer: Writer) -> bool:
     node, shape, count = writer.node, writer.shape(), writer.known(1)
     axis = int(attribute(node, "axis", -1)) % len(shape)
     size = shape[axis]
-    if count is None or prod(shape) * size > MOST_COMPARISONS or size > EXACT:
+    if count is None or prod(shape) * size > MOST_COMPARISONS or size * size > MOST_CONSTANTS:
         return False
     rest = [1] * (len(shape) - axis - 1)
     here, there = (writer.add("Unsqueeze", node.input[0], writer.store(np.array([place]), "axis")) for place in (axis + 1, axis))
