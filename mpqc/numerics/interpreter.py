@@ -122,7 +122,7 @@ def _open_session(op: Float) -> Any:
     # the lightest rewriting already moves Q/DQ with 16-bit codes and changes results; a region must mean what it says
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_DISABLE_ALL if "QuantizeLinear" in op.op_types else levels.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it raises is told in our words
     try:
         return onnxruntime.InferenceSession(op.model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base class

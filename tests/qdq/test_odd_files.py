@@ -109,3 +109,13 @@ def test_a_resize_of_channels_between_quantizers_stays_float_with_its_reason(tmp
     grown = net.op("Resize", net.qdq(net.input(1, 2, 3, 3), 0.1), "", factors, mode="nearest")
     reasons = [op.reason for op in read_qdq(saved(net.model(net.qdq(grown, 0.2)), tmp_path)).ops if isinstance(op, Float)]
     assert reasons == ["Resize of other axes than height and width has no integer kernel"]
+
+
+def test_what_onnx_runtime_refuses_is_told_by_nobody_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    net = Net()
+    sizes = net.constant(np.array([1, 2, 6, 6], np.int64))
+    grown = net.op("Resize", net.qdq(net.input(1, 2, 3, 3), 0.1), "", "", sizes, mode="nearest", nearest_mode="upwards")
+    path = saved(net.model(net.qdq(grown, 0.1)), tmp_path)
+    with pytest.raises(ModelError, match="upwards"):
+        read_qdq(path)
+    assert capfd.readouterr().err == ""
