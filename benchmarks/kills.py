@@ -49,7 +49,7 @@ LOADED = (
     "mpqc.lowering.binary", "mpqc.runtime", "mpqc.allocator", "mpqc.frontend", "mpqc.training.phase", "mpqc.strategies", "mpqc.strategies.auto",
     "mpqc.qdq.write.export", "mpqc.sensitivity.measure", "mpqc.sensitivity.fisher", "mpqc.quantize.calibration", "mpqc.report.html",
 )  # fmt: skip
-LONGEST = 120.0
+LONGEST = 900.0
 """Seconds that a run may take before it counts as hung"""
 PLAIN = Options(budgets=(Budget(Resource.SIZE, 1900.0),), allow_slower=True, samples=32)
 RECIPE = Recipe(steps=40, batch=16, evaluations=4, checkpoint_seconds=0.02)

@@ -188,9 +188,23 @@ def test_where_latencies_come_from() -> None:
 
 
 def test_bytes_beside_a_weight() -> None:
-    assert CostModel(A76).overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7), axis=1)) == 7 * 8
-    assert CostModel(A76).overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7))) == 8
-    assert CostModel(A76).weight_bytes(Site("w", SiteKind.WEIGHT, (3, 3)), 2) == 3  # 18 bits are 2.25 bytes
+    """Without code, a bias and a scale a channel; with code, 12 bytes for each of eight channels that a kernel computes together, and 32."""
+    abstract = CostModel(load_target("abstract"))
+    assert abstract.overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7), axis=1)) == 7 * 8
+    assert abstract.overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7))) == 8
+    assert abstract.weight_bytes(Site("w", SiteKind.WEIGHT, (3, 3)), 2) == 3  # 18 bits are 2.25 bytes
+    assert CostModel(A76).code_bytes(Site("w", SiteKind.WEIGHT, (3, 3)), 2) == 3
+    assert CostModel(A76).overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7), axis=1)) == 8 * 12 + 32
+    assert CostModel(A76).overhead_bytes(Site("w", SiteKind.WEIGHT, (9, 7), axis=0)) == 16 * 12 + 32
+
+
+def test_a_weight_lies_in_panels_of_eight_channels_and_rows_of_whole_quads() -> None:
+    model = CostModel(A76)
+    assert model.weight_bytes(Site("w", SiteKind.WEIGHT, (3, 3), axis=0), 2) == 8 * 4 * 2 // 8
+    assert model.weight_bytes(Site("w", SiteKind.WEIGHT, (10, 7), axis=1), 8) == 8 * 12
+    assert model.weight_bytes(Site("w", SiteKind.WEIGHT, (16, 3, 3, 3), axis=0), 4) == 16 * 3 * 12 // 2
+    assert model.weight_bytes(Site("w", SiteKind.WEIGHT, (9, 1, 3, 3), axis=0), 8) == 16 * 9
+    assert model.overhead_bytes(Site("w", SiteKind.WEIGHT, (9, 1, 3, 3), axis=0)) == 16 * 14 + 32
 
 
 def test_float_operands_count_32_bits() -> None:
