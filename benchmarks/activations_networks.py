@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from networks import write_onnx
+from networks import NETWORKS, PIXELS, write_onnx
 from price import price
-from provenance import WORK, shared, write_results
+from provenance import SMOKE, WORK, few, shared, write_results
 
 from mpqc.flow.pipeline import compile_network
 from mpqc.values.request import Options
@@ -31,10 +31,13 @@ def milliseconds(name: str, model: Path, size: int, bits: tuple[int, int]) -> fl
 
 
 def main() -> None:
-    networks = (("resnet20_cifar10", shared("onnx_derived/resnet20_cifar10.onnx"), 32), ("mobilenet_v1", write_onnx("mobilenet_v1", FOLDER), 224))
+    large = few(NETWORKS)[0]
+    networks = [(large, write_onnx(large, FOLDER), PIXELS)]
+    if not SMOKE:
+        networks.insert(0, ("resnet20_cifar10", shared("onnx_derived/resnet20_cifar10.onnx"), 32))
     rows: list[dict[str, object]] = []
     for name, model, size in networks:
-        times = {bits: milliseconds(name, model, size, bits) for bits in BITS}
+        times = {bits: milliseconds(name, model, size, bits) for bits in few(BITS)}
         rows += [{"network": name, "qtypes": f"w{w}a{a}", "modelled ms": ms, "of w8a8 %": 100 * ms / times[8, 8]} for (w, a), ms in times.items()]
         print(rows[-3:])
     write_results("activations_networks", "Whole networks with activations stored two a byte", rows, [])

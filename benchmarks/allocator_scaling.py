@@ -10,22 +10,18 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
+from provenance import RESULTS, SMOKE, provenance
 
 from mpqc.allocator import Cost, Group, Problem, Table, solve
 
 BITS = np.array([2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 16.0])
-RESULTS = Path(__file__).parent / "results"
 TIGHTNESS = 0.35
 """Each limit is this share of the way from the least use to that of all 8 bits."""
-MACHINE = "2-core x86-64"
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def measure(sites: int, seed: int, *, edges: bool, seconds: float) -> Run:
     """One solve of a random problem."""
     problem = random_problem(sites, seed, edges=edges)
     start = time.perf_counter()
-    solution = solve(problem, seconds=seconds, seed=seed, workers=2)
+    solution = solve(problem, seconds=seconds, seed=seed)
     taken = time.perf_counter() - start
     assert problem.admits(solution.at)
     run = Run(sites, edges, seed, seconds, taken, solution.status, solution.gap, solution.objective, solution.bound)
@@ -126,16 +122,9 @@ def summary(runs: list[Run]) -> list[dict[str, object]]:
     return rows
 
 
-def write(runs: list[Run], command: str) -> None:
+def write(runs: list[Run]) -> None:
     """benchmarks/results/allocator.json and .md."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    head = {
-        "command": command,
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
-        "machine": MACHINE,
-        "load": f"{os.getloadavg()[2]:.1f} (of all that ran on it)",
-    }
+    head = {**provenance(), "load": f"{os.getloadavg()[2]:.1f} (of all that ran on it)"}
     rows = summary(runs)
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({**head, "summary": rows, "runs": [asdict(run) for run in runs]}, indent=1)
@@ -163,17 +152,16 @@ def markdown(head: dict[str, str], rows: list[dict[str, object]]) -> str:
 def main() -> None:
     """Runs the sizes and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="one small size, nothing written")
     parser.add_argument("--sites", type=int, nargs="+", default=[300, 1000, 3000])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
-    if options.smoke:
+    if SMOKE:
         measure(40, 0, edges=True, seconds=2.0)
         return
     cases = [(sites, edges) for sites in options.sites for edges in (False, True)]
     runs = [measure(sites, seed, edges=edges, seconds=options.seconds) for sites, edges in cases for seed in range(options.seeds)]
-    write(runs, " ".join(["python", "benchmarks/allocator_scaling.py", *sys.argv[1:]]))
+    write(runs)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 from accuracy import budgets_of, model_of
 from accuracy_table import BY_NAME, CONSTRAINTS
 from cifar10_data import load_raw, normalised
-from provenance import write_results
+from provenance import SMOKE, few, write_results
 
 from mpqc.allocator import allocate
 from mpqc.cost.model import CostModel
@@ -37,8 +37,8 @@ from mpqc.values.plan import Plan
 from mpqc.values.recipe import Recipe
 from mpqc.values.site import SiteKind
 
-IMAGES = 12_800
-BATCHES = 16
+IMAGES = 256 if SMOKE else 12_800
+BATCHES = 1 if SMOKE else 16
 WIDTHS = tuple(range(1, 9))
 PLANS = ("training noise", "directional, before training", "the same with pairs")
 
@@ -86,7 +86,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, object]] = []
-    for row in (constraint.name for constraint in CONSTRAINTS if "resnet20" in constraint.networks):
+    for row in few(constraint.name for constraint in CONSTRAINTS if "resnet20" in constraint.networks):
         rows.append({"constraint": row, **{name: round(value, 4) for name, value in losses(row)}})
         print(rows[-1], flush=True)
     notes = [

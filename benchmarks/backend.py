@@ -26,7 +26,7 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnx import checker, defs, numpy_helper
-from provenance import write_results
+from provenance import SMOKE, write_results
 
 from mpqc.errors import MpqcError
 from mpqc.frontend import load_network
@@ -301,6 +301,9 @@ def main() -> None:
     """Write the table, or a log of details."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if SMOKE:
+        print(Counter(outcome.status for outcome in measure("test_relu")))
+        return
     if sys.argv[1:]:
         outcomes = measure(sys.argv[2] if len(sys.argv) > 2 else "", sys.argv[1])
         print(Counter(outcome.status for outcome in outcomes))

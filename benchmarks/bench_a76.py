@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from networks import NETWORKS, write_onnx
+from networks import NETWORKS, PIXELS, write_onnx
 from price import OTHER, price
-from provenance import RESULTS, WORK, provenance
+from provenance import PASSED_ON, RESULTS, SMOKE, WORK, few, provenance
 
 PEAK = 32.0
 """int8 MAC a cycle of two SDOT"""
@@ -98,7 +98,7 @@ def compile_one(name: str, setting: str) -> None:
     from mpqc.workspace.progress import Progress
 
     model, bits = write_onnx(name, FOLDER), SETTINGS[setting]
-    data = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
+    data = np.random.default_rng(0).standard_normal((8, 3, PIXELS, PIXELS)).astype(np.float32)
     options = Options(strategy="uniform", uniform_bits=bits, samples=8, allow_slower=True)
     compile_network(model, options, data, output=FOLDER / f"{name}_{setting}", progress=Progress(quiet=True))
 
@@ -120,7 +120,7 @@ def measure(name: str, setting: str, commit: str, again: bool) -> Result:
     folder = FOLDER / f"{name}_{setting}"
     kept = folder / "price.json"
     if not again or not kept.is_file():
-        subprocess.run([sys.executable, __file__, name, "--settings", setting, "--one"], check=True)
+        subprocess.run([sys.executable, __file__, name, "--settings", setting, "--one", *PASSED_ON], check=True)
         kept.write_text(json.dumps({"commit": commit, **asdict(price(folder / "bundle"))}), encoding="utf-8")
     found = json.loads(kept.read_text(encoding="utf-8"))
     layers = tuple(
@@ -144,12 +144,15 @@ def main() -> None:
         compile_one(given.networks[0], given.settings[0])
         return
     results = []
-    for setting in given.settings:
+    for setting in few(given.settings):
         for name in given.networks or NETWORKS:
             if given.known and not (FOLDER / f"{name}_{setting}" / "price.json").is_file():
                 continue
             results.append(measure(name, setting, provenance()["commit"], given.again))
             print(results[-1].entry(), file=sys.stderr, flush=True)
+    if SMOKE:
+        print("\n".join(_layer_table(results[0], {})))
+        return
     if given.as_before:
         keep_before(results)
         return

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from provenance import write_results
+from provenance import PASSED_ON, SMOKE, few, shared, write_results
 
 from mpqc.cli.threads import BOUND, SPINS
 
@@ -58,7 +58,7 @@ def measure() -> None:
         with torch.no_grad():
             loop.equipment.teacher(one)
 
-    print(json.dumps({"step": seconds(loop.step, 3), "forward": seconds(forward, 30)}))
+    print(json.dumps({"step": seconds(loop.step, 1 if SMOKE else 3), "forward": seconds(forward, 1 if SMOKE else 30)}))
 
 
 def _spin() -> None:
@@ -82,7 +82,7 @@ def other_processes(count: int) -> Iterator[None]:
 def measured(way: str, busy: int) -> dict[str, float]:
     """The times of a new process that waits in this way, beside `busy` others."""
     free = {name: value for name, value in os.environ.items() if name not in (SPINS, "OMP_WAIT_POLICY", "OMP_NUM_THREADS")}
-    command = [sys.executable, __file__, "--measure"]
+    command = [sys.executable, __file__, "--measure", *PASSED_ON]
     with other_processes(busy):
         done = subprocess.run(command, env=free | WAYS[way], capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -105,12 +105,13 @@ def main() -> None:
     if arguments.measure:
         measure()
         return
+    shared("onnx_derived/resnet20_cifar10.onnx")
     found: dict[str, list[dict[str, dict[str, float]]]] = {way: [] for way in WAYS}
-    for _ in range(arguments.rounds):
-        for way, rounds in found.items():
+    for _ in few(range(arguments.rounds)):
+        for way, rounds in few(found.items()):
             rounds.append({"free": measured(way, 0), "busy": measured(way, 1)})
     notes = [f"Medians of {arguments.rounds} rounds, {os.cpu_count()} threads; `busy` is beside one process that keeps a core."]
-    write_results("busy_threads", "How PyTorch's threads wait, on a free and on a busy machine", [row(*each) for each in found.items()], notes)
+    write_results("busy_threads", "How PyTorch's threads wait, on a free and on a busy machine", [row(*each) for each in few(found.items())], notes)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import argparse
 import importlib.util
 
 import numpy as np
-from provenance import WORK, shared, write_results
+from provenance import SMOKE, WORK, few, shared, write_results
 
 from mpqc.facts.amounts import parse_average_bits
 from mpqc.flow.pipeline import compile_network
@@ -24,7 +24,7 @@ from mpqc.workspace.progress import Progress
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
-CALIBRATION = 512
+CALIBRATION = 8 if SMOKE else 512
 PLANS: dict[str, Options] = {
     "w8a8": Options(strategy="uniform", samples=CALIBRATION),
     "w4a8 uniform": Options(strategy="uniform", uniform_bits=(4, 8), samples=CALIBRATION, allow_slower=True),
@@ -88,10 +88,11 @@ def main() -> None:
     parser.add_argument("--plans", nargs="*", default=list(PLANS), choices=list(PLANS))
     arguments = parser.parse_args()
     calibration, test, labels = load_cifar()
+    test, labels, arguments.emulate = test[: 16 if SMOKE else None], labels[: 16 if SMOKE else None], 1 if SMOKE else arguments.emulate
     model = shared("onnx_derived/resnet20_cifar10.onnx")
     rows = []
     floats: float | None = None
-    for name in arguments.plans:
+    for name in few(arguments.plans):
         folder = WORK / "cifar10" / name.replace(" ", "_")
         compiled = compile_network(model, PLANS[name], calibration, output=folder, progress=Progress())
         floats = percent(float_logits(compiled, test), labels) if floats is None else floats

@@ -16,8 +16,8 @@ import sys
 import time
 
 import numpy as np
-from networks import NETWORKS, write_onnx
-from provenance import WORK, write_results
+from networks import NETWORKS, PIXELS, write_onnx
+from provenance import PASSED_ON, WORK, write_results
 
 WANTED_MS = {"mobilenet_v1": 20.0, "resnet18": 50.0}
 FOLDER = WORK / "224"
@@ -30,7 +30,7 @@ def compile_one(name: str) -> dict[str, object]:
     from mpqc.workspace.progress import Progress
 
     model = write_onnx(name, FOLDER)
-    data = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
+    data = np.random.default_rng(0).standard_normal((8, 3, PIXELS, PIXELS)).astype(np.float32)
     start = time.monotonic()
     compiled = compile_network(model, Options(strategy="uniform", samples=8), data, output=FOLDER / name, progress=Progress())
     seconds = time.monotonic() - start
@@ -46,7 +46,7 @@ def compile_one(name: str) -> dict[str, object]:
 
 def in_own_process(name: str) -> dict[str, object]:
     """`compile_one` in a fresh process, so that its memory is its own."""
-    done = subprocess.run([sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, __file__, "--one", name, *PASSED_ON], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

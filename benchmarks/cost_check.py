@@ -17,7 +17,7 @@ from statistics import mean
 
 from bench_a76 import predicted_us
 from cost_pricing import pricer
-from provenance import RESULTS, WORK, shared, write_results
+from provenance import RESULTS, SMOKE, WORK, shared, write_results
 
 from mpqc.flow.pipeline import compile_network
 from mpqc.targets import load_target
@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="*", default=[8], choices=[2, 4, 8])
     parser.add_argument("--again", action="store_true", help="predict anew, with the compiles and prices of an earlier run")
     arguments = parser.parse_args()
+    arguments.networks = ["mnist_cntk"] if SMOKE else arguments.networks
     rows = [] if arguments.networks else large()
     for name in arguments.networks or NETWORKS:
         for bits in arguments.bits:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
-from provenance import REPO
+from provenance import REPO, absent
 
 from mpqc.errors import MpqcError
 from mpqc.timing.pricer import VARIABLE, Pricer, find_pricer
@@ -18,4 +17,4 @@ def pricer() -> Pricer:
     try:
         return find_pricer(None if os.environ.get(VARIABLE) or not beside.is_file() else beside)
     except MpqcError as error:
-        sys.exit(str(error))
+        absent(str(error))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from cost_pricing import pricer
 from kernels_a76 import CLOCK, LLVM_TARGET, PEAK
-from provenance import write_results
+from provenance import few, write_results
 
 from mpqc.lowering.kernels.depthwise import depthwise
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
@@ -116,10 +116,10 @@ NETWORKS = {"MobileNetV1": MOBILENET_V1, "MobileNetV2": MOBILENET_V2, "5x5": FIV
 def main(names: list[str]) -> None:
     """Prices the networks and writes the table."""
     rows, notes = [], [PORTS]
-    for network, layers in NETWORKS.items():
+    for network, layers in few(NETWORKS.items()):
         if names and network not in names:
             continue
-        found = list(price(network, layers))
+        found = list(price(network, tuple(few(layers))))
         rows += found
         if network.startswith("MobileNet"):
             notes.append(_total(network, found))

@@ -18,7 +18,7 @@ from imagenet import Reader, load_images
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-from provenance import WORK, shared, write_results
+from provenance import SMOKE, WORK, few, shared, write_results
 from zoo import photograph
 
 from mpqc.data.batches import open_data
@@ -30,7 +30,7 @@ from mpqc.values.plan import uniform_plan
 
 SURE = 0.3
 """Score from which a cell counts"""
-OTHERS = 24
+OTHERS = 1 if SMOKE else 24
 """Calibration images beside the views of the one that is looked at"""
 Outputs = Mapping[str, np.ndarray]
 
@@ -174,11 +174,11 @@ def figures(detector: Detector, wanted: Outputs, model: bytes, sample: np.ndarra
 
 def main() -> None:
     rows: list[dict[str, object]] = []
-    for name, detector in _detectors().items():
+    for name, detector in few(_detectors().items()):
         model = detector.join(onnx.load(shared(f"onnx/{detector.file}.onnx")))
         samples = pictures(detector)
         wanted = outputs(model.SerializeToString(), samples[0])
-        for tool, make in (("mpqc", mpqc_file), ("ONNX Runtime", peer_file)):
+        for tool, make in few((("mpqc", mpqc_file), ("ONNX Runtime", peer_file))):
             rows.append({"network": name, "by": tool, **figures(detector, wanted, make(model, samples), samples[0])})
             print(rows[-1], flush=True)
     notes = [

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tvm
 from kernels_a76 import LLVM_TARGET, Layer, convolution, describe, make
-from provenance import write_results
+from provenance import absent, few, write_results
 
 from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.depthwise import depthwise
@@ -63,8 +62,8 @@ def main() -> None:
     """Disassembles all kernels and writes the table."""
     tool = next(filter(None, map(shutil.which, DISASSEMBLERS)), None)
     if tool is None:
-        sys.exit(f"no disassembler for AArch64: install one of {', '.join(DISASSEMBLERS)}")
-    rows = [statistics(name, kernel, tool) for name, kernel in kernels()]
+        absent(f"no disassembler for AArch64: install one of {', '.join(DISASSEMBLERS)}")
+    rows = [statistics(name, kernel, tool) for name, kernel in few(kernels())]
     spilling = [str(row["layer"]) for row in rows if row["spills"]]
     notes = [f"Disassembled by {Path(tool).name}.", f"Loops that spill: {'; '.join(spilling) or 'none'}."]
     write_results("disassembly", "Hot loops of the kernels, as compiled for Cortex-A76", rows, notes)

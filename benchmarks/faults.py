@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from provenance import REPO, RESULTS, WORK, provenance
+from provenance import REPO, RESULTS, SMOKE, WORK, provenance
 
-PIECES = RESULTS / "faults.json"
+PIECES = (WORK if SMOKE else RESULTS) / "faults.json"
 TABLE = RESULTS / "faults.md"
 KILLS = RESULTS / "kills.json"
 SHOWN = 20
@@ -122,7 +122,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="first of the numbers")
     parser.add_argument("--deep", type=float, default=0.05, help="share of the files that whole commands read")
-    given = parser.parse_args()
+    given = parser.parse_args(["allocations", "--count", "3"] if SMOKE else None)
     if given.what == "table":
         return int(table() > 0)
     sys.path.insert(0, str(REPO))  # the checks are the tests' own

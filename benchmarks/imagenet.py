@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from PIL import Image
-from provenance import WORK, shared, write_results
+from provenance import SMOKE, WORK, few, shared, write_results
 
 from mpqc.facts.amounts import parse_average_bits, parse_budget
 from mpqc.flow.pipeline import compile_network
@@ -47,8 +47,8 @@ def load_images() -> tuple[np.ndarray, np.ndarray]:
         assert text is not None
         lines = [line.replace(",", " ").split() for line in text.read().decode().splitlines() if line.strip()]
         folder = listing.removesuffix("labels.txt")
-        images = [_image(archive, members, folder, name) for name, _ in lines]
-    return np.stack(images), np.array([int(label) for _, label in lines])
+        images = [_image(archive, members, folder, name) for name, _ in few(lines, 2)]
+    return np.stack(images), np.array([int(label) for _, label in few(lines, 2)])
 
 
 def _image(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], folder: str, name: str) -> np.ndarray:
@@ -132,16 +132,17 @@ def main() -> None:
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     images, labels = load_images()
+    images, labels, plans = images[: 2 if SMOKE else None], labels[: 2 if SMOKE else None], arguments.plans
     calibration = images[np.random.default_rng(0).permutation(len(images))[:CALIBRATION]]
     model = str(shared("onnx_derived/mobilenet_v2_1.0_224_from_qat.onnx"))
     floats = percent(scores := session_scores(model, images), labels)
     blank: dict[str, object] = {"emulated": 0, "int8 logits that differ": "", "largest difference after Softmax": "", "weight bytes": ""}
     rows = [{**row("float, ONNX Runtime", scores, labels, floats), **blank}]
-    for per_channel in (False, True):
+    for per_channel in few((False, True)):
         path = quantize_with_onnxruntime(model, calibration, per_channel)
         name = f"ONNX Runtime quantize_static, per {'channel' if per_channel else 'tensor'}"
         rows.append({**row(name, session_scores(path, images), labels, floats), **blank})
-    for name in arguments.plans:
+    for name in few(plans, 0):
         folder = WORK / "imagenet" / name.replace(" ", "_")
         compiled = compile_network(model, PLANS[name], calibration, output=folder, progress=Progress())
         rows.append(mpqc_row(f"mpqc {name}", compiled, images, labels, floats, arguments.emulate))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from cost_pricing import pricer
-from provenance import write_results
+from provenance import few, write_results
 
 from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.gemm import gemm
@@ -101,10 +101,10 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="kernels_a76.json of an earlier commit")
     given = parser.parse_args()
     rows, notes = [], []
-    for network, layers in NETWORKS.items():
+    for network, layers in few(NETWORKS.items()):
         if given.names and not any(name.lower() in network.lower() for name in given.names):
             continue
-        found = list(price(network, layers))
+        found = list(price(network, tuple(few(layers))))
         rows += found
         if layers is not NARROW:
             notes.append(_total(network, found))

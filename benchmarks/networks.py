@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from provenance import SMOKE
 from torch import nn
+
+PIXELS = 32 if SMOKE else 224
 
 MOBILENET_V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1))
 """Output channels and stride of each separable block (Howard et al. 2017, table 1)."""
@@ -53,6 +56,11 @@ def resnet50() -> nn.Module:
     return _resnet(Bottleneck, (3, 4, 6, 3))
 
 
+def tiny() -> nn.Module:
+    """Two convolutions and a head, for smoke runs."""
+    return nn.Sequential(conv(3, 16, 3, 2, activation=nn.ReLU()), conv(16, 16, 3, 1, 16, nn.ReLU()), *_head(16))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mobilenet_v1": mobilenet_v1,
     "mobilenet_v2": mobilenet_v2,
@@ -60,6 +68,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet50": resnet50,
     "unet": lambda: UNet(),
 }
+if SMOKE:
+    NETWORKS = {"tiny": tiny}
 
 
 class InvertedResidual(nn.Module):
@@ -134,7 +144,7 @@ def write_onnx(name: str, folder: Path, seed: int = 0) -> Path:
     _calibrate_statistics(network)
     path = folder / f"{name}.onnx"
     folder.mkdir(parents=True, exist_ok=True)
-    example = (torch.randn(1, 3, 224, 224),)
+    example = (torch.randn(1, 3, PIXELS, PIXELS),)
     torch.onnx.export(network.eval(), example, path, input_names=["input"], output_names=["logits"], dynamo=True, external_data=False, verbose=False)
     return path
 
@@ -146,7 +156,7 @@ def _calibrate_statistics(network: nn.Module) -> None:
             module.momentum = 1.0
     network.train()
     with torch.no_grad():
-        network(torch.randn(2, 3, 224, 224))
+        network(torch.randn(2, 3, PIXELS, PIXELS))
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:

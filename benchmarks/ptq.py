@@ -20,7 +20,7 @@ from cifar10_data import load_raw, normalised, training_images
 from imagenet import CALIBRATION, Reader, load_images, percent
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from provenance import RESULTS, WORK, provenance, shared, write_results
+from provenance import RESULTS, SMOKE, WORK, few, provenance, shared, write_results
 
 from mpqc.facts.amounts import parse_average_bits
 from mpqc.flow.pipeline import compile_network
@@ -28,7 +28,7 @@ from mpqc.values.request import Options
 from mpqc.workspace.progress import Progress
 
 RESNET, MOBILENET = "onnx_derived/resnet20_cifar10.onnx", "onnx_derived/mobilenet_v2_1.0_224_from_qat.onnx"
-IMAGES = 512
+IMAGES = 8 if SMOKE else 512
 """CIFAR-10 training images that calibrate"""
 BATCH = 50
 
@@ -47,7 +47,9 @@ class Subject:
 def resnet20() -> Subject:
     """CIFAR-10: all test images."""
     raw = load_raw()
-    return Subject(RESNET, training_images(IMAGES), normalised(raw.test), lambda scores: 100 * float(np.mean(scores.argmax(1) == raw.test_labels)))
+    count = BATCH if SMOKE else len(raw.test)
+    images, labels = normalised(raw.test[:count]), raw.test_labels[:count]
+    return Subject(RESNET, training_images(IMAGES), images, lambda scores: 100 * float(np.mean(scores.argmax(1) == labels)))
 
 
 @cache
@@ -153,8 +155,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("only", nargs="?", default="", help="part of a row's network, bits and tool")
     wanted, kept = parser.parse_args().only, RESULTS / "ptq.json"
-    table = {named(row): row for row in json.loads(kept.read_text(encoding="utf-8"))["rows"]} if kept.is_file() else {}
-    for row in rows():
+    table = {named(row): row for row in json.loads(kept.read_text(encoding="utf-8"))["rows"]} if kept.is_file() and not SMOKE else {}
+    for row in few(rows(), 2):
         if wanted in f"{row.network} {row.bits} {row.by}":
             found = measured(row)
             table[named(found)] = found

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from cost_pricing import pricer
 from kernels_a76 import LLVM_TARGET, PEAK, Layer, convolution
-from provenance import write_results
+from provenance import few, write_results
 
 from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.elementwise import binary
@@ -34,7 +34,7 @@ ADD = Binary("add", ("y", "r"), ("z",), "add", 0.6, 0.8, -128, 127)
 
 def main() -> None:
     """Prices every form and writes the table."""
-    tool, cases = pricer(), list(kernels())
+    tool, cases = pricer(), few(kernels())
     with tempfile.TemporaryDirectory() as folder:
         program = write_program([kernel for _, kernel in cases], LLVM_TARGET, Path(folder))
         rows = [_row(name, kernel, tool.kernel(program, index)) for index, (name, kernel) in enumerate(cases)]

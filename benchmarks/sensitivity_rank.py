@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from cifar10_data import training_images
-from provenance import shared, write_results
+from provenance import SMOKE, few, shared, write_results
 from scipy.stats import spearmanr
 
 from mpqc.allocator.pairs import pair_loss
@@ -121,17 +121,19 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=120)
     parser.add_argument("--images", type=int, default=256, help="images that the loss change is measured on")
     given = parser.parse_args()
+    if SMOKE:
+        given.plans, given.images = 4, BATCH
     images = training_images(256 + 64 + given.images)
     network = load_network(shared("onnx_derived/resnet20_cifar10.onnx"), shapes={"input": (BATCH, 3, 32, 32)})
     table = find_sites(network)
-    calibration = calibrate(network, table, open_data(images[:256], network.inputs, limit=256))
-    scored = open_data(images[256:320], network.inputs, limit=64)
+    calibration = calibrate(network, table, open_data(images[:256], network.inputs, limit=BATCH if SMOKE else 256))
+    scored = open_data(images[256:320], network.inputs, limit=BATCH if SMOKE else 64)
     measured = Measured(network, table, calibration, open_data(images[320:], network.inputs, limit=given.images))
     plans = list(random_plans(table, given.plans, seed=0))
     losses = [measured.loss(bits) for bits in plans]
     usual = [index for index, loss in enumerate(losses) if loss < np.median(losses)]
     rows: list[dict[str, object]] = []
-    for name, score, seconds in scores(network, table, calibration, scored):
+    for name, score, seconds in few(scores(network, table, calibration, scored)):
         found = [score(bits) for bits in plans]
         better = spearmanr([found[index] for index in usual], [losses[index] for index in usual]).statistic
         row = {"sensitivity": name, "rank correlation": round(float(spearmanr(found, losses).statistic), 4)}

@@ -21,7 +21,7 @@ import onnx
 import torch
 from cifar10_data import HELD_OUT, load_raw, normalised
 from onnx import numpy_helper
-from provenance import WORK, shared, write_results
+from provenance import SMOKE, WORK, shared, write_results
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -250,6 +250,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="batches an epoch, to try the script out")
     given = parser.parse_args()
+    if SMOKE:
+        given.width, given.epochs, given.scratch, given.steps = 0.25, 1, True, 1
     raw = load_raw()
     order = np.random.default_rng(0).permutation(len(raw.train))
     held, kept = order[:HELD_OUT], order[HELD_OUT:]

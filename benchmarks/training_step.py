@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from provenance import WORK, shared, write_results
+from provenance import SMOKE, WORK, few, shared, write_results
 from torch import Tensor
 
 from mpqc.cost.model import CostModel
@@ -35,7 +35,7 @@ from mpqc.training.samples import Samples, collect
 from mpqc.values.plan import uniform_plan
 from mpqc.values.recipe import Recipe
 
-RECIPE = Recipe(steps=10_000, batch=128, held_out=0.0)
+RECIPE = Recipe(steps=10_000, batch=8 if SMOKE else 128, held_out=0.0)
 STRATEGIES = {"LSQ w4a8 (fixed, qbitopt, auto)": "fixed", "dq": "dq", "fracbits": "fracbits"}
 
 
@@ -127,7 +127,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = [
-        row for name, model in models().items() for autocast in (True, False) for row in rows_of(name, model, arguments.rounds, autocast=autocast)
+        row
+        for name, model in few(models().items())
+        for autocast in few((True, False))
+        for row in rows_of(name, model, 1 if SMOKE else arguments.rounds, autocast=autocast)
     ]
     notes = [f"CPU time of one thread, batches of {RECIPE.batch}, fastest of {arguments.rounds} rounds. Quantized steps contain the teacher."]
     write_results("training_step", "A training step, float and quantized", rows, notes)
