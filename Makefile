@@ -13,7 +13,7 @@ apt_install = $(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
 BESIDE := $(abspath ../shared/tools/a76/a76time)
 export MPQC_PRICER ?= $(wildcard $(BESIDE))
 
-.PHONY: setup demo test lint wheel emulator pricer sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
+.PHONY: setup demo test lint mutate smoke wheel emulator pricer sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
 
@@ -77,7 +77,16 @@ faults: setup sanitizers
 nightly: setup
 	$(BIN)/mpqc demo --force
 	$(MAKE) bench-accuracy BENCH=--quick
+	$(MAKE) mutate
 	$(MAKE) fuzz
+
+# Whether the tests notice changed operators, conditions and numbers: a sample of each module, some minutes; MUTATE=--all tries every change.
+mutate: $(READY)
+	$(BIN)/python benchmarks/mutate.py $(MUTATE)
+
+# A tiny run of every benchmark script, two minutes
+smoke: setup pricer
+	$(BIN)/python benchmarks/smoke.py
 
 # The wheel must hold every module: build it, unpack it elsewhere and import all of it from an empty folder.
 wheel: $(READY)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import pytest
 
 from mpqc.cost.fit import Context
-from mpqc.cost.model import CostModel, conversions, requantizations
+from mpqc.cost.model import CHANNEL_TABLE_CYCLES, CostModel, conversions, requantizations
 from mpqc.errors import TargetError
 from mpqc.targets import CostRow, OpKind, Shape, Target, load_target
 from mpqc.targets.schema import Analytic, Throughput
 from mpqc.values.budget import Resource
-from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.values.site import CHANNELS, OpNode, Site, SiteKind, SiteTable
 
 PEAK, WEIGHT_BYTES, ACTIVATION_BYTES = 100.0, 2.0, 8.0
 """Work, bytes of weights and bytes of activations that the made-up chip does in a cycle"""
@@ -244,3 +244,20 @@ def test_what_a_target_can_bound() -> None:
     assert not CostModel(A76).can_bound(Resource.ENERGY)
     with pytest.raises(TargetError, match=r"9 bits fit in no container .*widest is 8 bits"):
         CostModel(A76).weight_bytes(Site("w", SiteKind.WEIGHT, (3, 3)), 9)
+
+
+def test_a_table_a_channel_costs_more_where_rows_say_nothing_of_it() -> None:
+    shape = (1, 4, 6, 6)
+    one, each = (OpNode("t", "PRelu", ("x",), "y", None, shape, shape, is_table=True, mode=mode) for mode in ("", CHANNELS))
+    model = CostModel(A76)
+    assert model.microseconds(each, None, (8,), 8) - model.microseconds(one, None, (8,), 8) == pytest.approx(CHANNEL_TABLE_CYCLES * 144 / 2400)
+    assert CostModel(chip()).microseconds(each, None, (8,), 8) == CostModel(chip()).microseconds(one, None, (8,), 8)
+
+
+def test_what_multiplies_nothing_has_no_bit_operations() -> None:
+    assert CostModel(A76).bit_operations(ADD, None, (8, 8)) == 0
+
+
+def test_without_a_clock_a_cycle_is_a_second() -> None:
+    target = chip().model_copy(update={"clock_hz": None})
+    assert CostModel(target).microseconds(DENSE, 8, (8,), 8) == pytest.approx(480e6)

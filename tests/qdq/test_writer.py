@@ -165,7 +165,21 @@ def test_names_that_are_taken_get_a_number() -> None:
     assert found[0] == "DequantizeLinear w_q_3, w_scale, w_zero_point > w_dq"
 
 
+def test_the_first_number_is_two() -> None:
+    model = network()
+    model.graph.node[2].name = "w_q"
+    table = SiteTable(TABLE.sites, (TABLE.nodes[0], replace(TABLE.nodes[1], name="w_q")))
+    found = lines(write_quantizers(model, table, {"x": q(8), "w": q(8, [0.01, 0.02])}, 21))
+    assert found[0] == "DequantizeLinear w_q_2, w_scale, w_zero_point > w_dq"
+
+
 # ---- clamps
+
+
+@pytest.mark.parametrize(("scale", "zero", "stays"), [(1e-4, -128, False), (1e-4, -127, True), (1e4, -128, False)])
+def test_a_relu_begins_at_zero_whatever_the_step(scale: float, zero: int, stays: bool) -> None:
+    chosen = {"x": q(8), "r": q(8, scale, zero), "w": q(8, [0.01, 0.02])}
+    assert (RELU[1] in lines(write_quantizers(network(), TABLE, chosen, 21))) == stays
 
 
 @pytest.mark.parametrize(
