@@ -22,6 +22,8 @@ FOLDER = Path(__file__).resolve().parent
 LEFT_OUT = {
     "accuracy": "trains: `make bench-accuracy BENCH=--quick`, ten minutes",
     "recipe": "trains through accuracy.py",
+    "auto_start": "prepares the training of accuracy.py, minutes",
+    "busy_threads": "needs a machine that does nothing else",
     "deployed": "needs a folder that accuracy.py made",
     "price": "needs a bundle; bench_a76.py prices one with it",
     "same_bytes": "compares two checkouts",
