@@ -9,12 +9,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mpqc/qdq/write/writer.py": ("tests/qdq/test_writer.py",),
     "mpqc/qdq/write/biases.py": ("tests/qdq/test_writer.py",),
     "mpqc/numerics/ranges.py": ("tests/numerics/test_ranges.py",),
-    "mpqc/numerics/integer.py": ("tests/numerics/test_numerics.py", "tests/numerics/test_integer.py"),
     "mpqc/numerics/overflow.py": ("tests/numerics/test_program_bounds.py",),
     "mpqc/numerics/winograd.py": ("tests/numerics/test_winograd_forms.py",),
-    "mpqc/allocator/terms.py": ("tests/allocator/test_problem.py", "tests/allocator/test_tables.py", "tests/allocator/test_build.py"),
-    "mpqc/allocator/problem.py": ("tests/allocator/test_problem.py", "tests/allocator/test_solver.py", "tests/allocator/test_build.py"),
-    "mpqc/allocator/pricing.py": ("tests/allocator/test_tables.py", "tests/allocator/test_build.py", "tests/allocator/test_problem.py"),
 }
 """Module -> those of its tests that pin numbers: quick ones, so that every change can be tried"""
 EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
