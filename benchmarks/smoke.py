@@ -27,6 +27,7 @@ LEFT_OUT = {
     "deployed": "needs a folder that accuracy.py made",
     "price": "needs a bundle; bench_a76.py prices one with it",
     "same_bytes": "compares two checkouts",
+    "kills": "kills whole compiles again and again: `make faults` adds up its pieces",
     "accuracy_readme": "`make lint` runs it",
     "ops_table": "`make lint` runs it",
     "smoke": "this one",
