@@ -12,6 +12,7 @@ from pathlib import Path
 from mpqc.errors import MpqcError
 from mpqc.values.text import printable_lines
 
+
 def _shown(record: logging.LogRecord) -> bool:
     """Names in `record` as they are shown, for every handler, also those of whoever calls mpqc."""
     record.msg, record.args = printable_lines(record.getMessage()), ()
