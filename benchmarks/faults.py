@@ -29,6 +29,8 @@ TITLES = {
     "graphs": "random QDQ graphs, op by op against ONNX Runtime",
     "kills": "kill -9 in the middle of a phase, then the same command again",
 }
+HEAD = """Pieces that failed were repaired and tried again from the start: a linear program that went round in circles (allocations), lines of ONNX Runtime
+and TVM beside ours (files), a nearest Resize of channels between quantizers (graphs). A piece that ran before its change was rebased names it as landed."""
 Failures = Iterator[tuple[int, str]]
 """Seeds tried that failed, with what happened; a seed that did not fail is given with an empty text"""
 
@@ -103,7 +105,7 @@ def _pieces() -> list[dict[str, Any]]:
 def table() -> int:
     """Writes results/faults.md. How many failures it has."""
     rows = _pieces() + (json.loads(KILLS.read_text(encoding="utf-8")) if KILLS.is_file() else [])
-    lines = ["# Faults", "", "`python benchmarks/faults.py table`, of the pieces that the commands below tried.", ""]
+    lines = ["# Faults", "", "`python benchmarks/faults.py table`, of the pieces that the commands below tried.", "", HEAD, ""]
     lines += ["| what | tried | failed |", "|---|---|---|"]
     for kind, title in TITLES.items():
         of_kind = [row for row in rows if row["kind"] == kind]
