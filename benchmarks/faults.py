@@ -29,8 +29,9 @@ TITLES = {
     "graphs": "random QDQ graphs, op by op against ONNX Runtime",
     "kills": "kill -9 in the middle of a phase, then the same command again",
 }
-HEAD = """Pieces that failed were repaired and tried again from the start: a linear program that went round in circles (allocations), lines of ONNX Runtime
-and TVM beside ours (files), a nearest Resize of channels between quantizers (graphs). A piece that ran before its change was rebased names it as landed."""
+HEAD = """Pieces that failed were repaired and tried again from the start: a linear program that went round in circles (allocations), lines of
+ONNX Runtime and TVM beside ours (files), a nearest Resize of channels between quantizers (graphs). A piece that ran before its change was rebased
+names it as landed."""
 Failures = Iterator[tuple[int, str]]
 """Seeds tried that failed, with what happened; a seed that did not fail is given with an empty text"""
 
