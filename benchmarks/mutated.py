@@ -8,6 +8,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mpqc/cost/fit.py": COST,
     "mpqc/qdq/write/writer.py": ("tests/qdq/test_writer.py",),
     "mpqc/qdq/write/biases.py": ("tests/qdq/test_writer.py",),
+    "mpqc/allocator/problem.py": ("tests/allocator/test_problem.py", "tests/allocator/test_tables.py", "tests/allocator/test_pairs.py"),
+    "mpqc/allocator/elimination.py": ("tests/allocator/test_elimination.py",),
+    "mpqc/allocator/relaxation.py": ("tests/allocator/test_bounds.py", "tests/allocator/test_elimination.py"),
+    "mpqc/numerics/integer.py": ("tests/numerics/test_numerics.py", "tests/numerics/test_integer_values.py"),
     "mpqc/numerics/ranges.py": ("tests/numerics/test_ranges.py",),
     "mpqc/numerics/overflow.py": ("tests/numerics/test_program_bounds.py",),
     "mpqc/numerics/winograd.py": ("tests/numerics/test_winograd_forms.py",),
@@ -29,6 +33,21 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         ("op.inputs[0]", "0  >  -1"): "a node with a weight has one other input",
         ("(floor > w.scale)", "floor > w.scale  >  floor >= w.scale"): "a float32 bias over 2^31 - 1 is no float32",
         (".reshape(-1)", "1  >  2"): "numpy takes -2 for -1",
+    },
+    "mpqc/allocator/problem.py": {
+        ("zip(group.choices, group.loss, strict=True)", "True  >  False"): "their lengths are compared before",
+    },
+    "mpqc/allocator/elimination.py": {
+        ("zip(reversed(self.steps)", "True  >  False"): "a pass has a clique and a message for each step",
+        ("zip(groups, neighbours, strict=True)", "True  >  False"): "they are made with a comprehension over the other",
+        ("zip(*pairs, strict=True)", "True  >  False"): "pairs are two long",
+    },
+    "mpqc/numerics/integer.py": {
+        (".max(initial=0)", "0  >  -1"): "no sum of magnitudes is below 0",
+        (".max(initial=0)", "0  >  1"): "1 is far from the limit",
+        ("(2.0**24)", "24  >  23"): "codes have 8 bits: both are far outside",
+        ("(2.0**24)", "24  >  25"): "codes have 8 bits: both are far outside",
+        ("(2.0**24)", "2.0  >  3.001"): "codes have 8 bits, and int64 holds both",
     },
     "mpqc/numerics/overflow.py": {
         ("op.inputs[0]", "0  >  -1"): "these ops have one input",

@@ -47,3 +47,45 @@ def test_a_clique_that_is_too_wide_is_named() -> None:
         Elimination(14, 9, itertools.combinations(range(12), 2))
     assert caught.value.core <= set(range(14))
     assert len(caught.value.core) >= 12
+
+
+def chain_of_ones(groups: int, choices: int) -> tuple[Elimination, dict[int, np.ndarray]]:
+    """A chain whose neighbours cost 1 where they differ; the first may not take 0, the last pays 0.25 for it."""
+    order = Elimination(groups, choices, [(at, at + 1) for at in range(groups - 1)])
+    single = np.zeros((groups, choices))
+    single[0, 0], single[-1, 0] = 9.0, 0.25
+    return order, {1: single, 2: np.tile(1.0 - np.eye(choices), (groups - 1, 1, 1))}
+
+
+def test_a_chain_by_hand() -> None:
+    order, given = chain_of_ones(40, 3)
+    kept = {arity: values.copy() for arity, values in given.items()}
+    done = order.run(given)
+    assert done.value == 0.0
+    assert done.choice.tolist() == [1] * 40
+    assert all((given[arity] == kept[arity]).all() for arity in kept)
+    marginals = order.marginals(done)
+    assert marginals[1][0].tolist() == [9.25, 0.0, 0.0]
+    assert marginals[1][20].tolist() == [1.25, 0.0, 0.0]
+    assert marginals[1][39].tolist() == [1.25, 0.0, 0.0]
+    assert marginals[2][20].tolist() == [[1.25, 2.0, 2.0], [1.25, 0.0, 1.0], [1.25, 1.0, 0.0]]
+
+
+def test_rounds_take_groups_of_least_degree_that_are_no_neighbours() -> None:
+    chain = Elimination(5, 2, [(0, 1), (1, 2), (2, 3), (3, 4)])
+    assert [(step.groups.tolist(), step.neighbours.tolist()) for step in chain.steps] == [
+        ([0, 4], [[1], [3]]), ([2], [[1, 3]]), ([1], [[3]]), ([3], [[]]),
+    ]  # fmt: skip
+    assert (chain.given, chain.counts) == ({1: 5, 2: 4}, {1: 5, 2: 5})
+    assert [chain.slots[scope] for scope in ((4,), (0, 1), (1, 3))] == [(1, 4), (2, 0), (2, 4)]
+    wide = Elimination(5, 2, [(0, 1, 2), (2, 3), (3, 4)])
+    assert [step.groups.tolist() for step in wide.steps] == [[4], [0], [1, 3], [2]]
+
+
+def test_tables_up_to_the_limit_are_eliminated(monkeypatch: pytest.MonkeyPatch) -> None:
+    clique = list(itertools.combinations(range(4), 2))
+    monkeypatch.setattr("mpqc.allocator.elimination.CELLS", 81)
+    assert Elimination(4, 3, clique).steps
+    monkeypatch.setattr("mpqc.allocator.elimination.CELLS", 80)
+    with pytest.raises(TooWideError):
+        Elimination(4, 3, clique)
