@@ -43,6 +43,11 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         ("zip(*pairs, strict=True)", "True  >  False"): "pairs are two long",
     },
     "mpqc/numerics/integer.py": {
+        ("index = np.arange(len(tables))", "1  >  2"): "numpy takes -2 for -1",
+        ("weight.reshape(groups, -1, kh, kw)", "1  >  2"): "numpy takes -2 for -1",
+        ("reshape(weight.shape[0], -1)", "1  >  2"): "numpy takes -2 for -1",
+        ("codes.astype(np.int16) + 128", "codes.astype(np.int16) + 128  >  codes.astype(np.int16) - 128"): "of 256 the same from the end",
+        ("_depthwise if weight.shape[1] == 1", "1  >  0"): "_im2col computes the same, only slower",
         (".max(initial=0)", "0  >  -1"): "no sum of magnitudes is below 0",
         (".max(initial=0)", "0  >  1"): "1 is far from the limit",
         ("(2.0**24)", "24  >  23"): "codes have 8 bits: both are far outside",
