@@ -80,6 +80,8 @@ def test_rounds_take_groups_of_least_degree_that_are_no_neighbours() -> None:
     assert [chain.slots[scope] for scope in ((4,), (0, 1), (1, 3))] == [(1, 4), (2, 0), (2, 4)]
     wide = Elimination(5, 2, [(0, 1, 2), (2, 3), (3, 4)])
     assert [step.groups.tolist() for step in wide.steps] == [[4], [0], [1, 3], [2]]
+    star = Elimination(21, 4, [(0, leaf) for leaf in range(1, 21)])  # 4^21 cells if the hub went first
+    assert [step.groups.tolist() for step in star.steps] == [list(range(1, 21)), [0]]
 
 
 def test_tables_up_to_the_limit_are_eliminated(monkeypatch: pytest.MonkeyPatch) -> None:
