@@ -40,6 +40,8 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
     "mpqc/allocator/elimination.py": {
         ("CELLS = 60_000", "60000  >  60001"): "no table of equal sides has 60,001 entries",
         ("CELLS = 60_000", "60000  >  59999"): "no table of equal sides has 60,000 entries",
+        ("return 0", "0  >  1"): "a group without neighbours leaves nothing: the slot is not read",
+        ("return 0", "0  >  -1"): "a group without neighbours leaves nothing: the slot is not read",
         ("zip(reversed(self.steps)", "True  >  False"): "a pass has a clique and a message for each step",
         ("zip(groups, neighbours, strict=True)", "True  >  False"): "they are made with a comprehension over the other",
         ("zip(*pairs, strict=True)", "True  >  False"): "pairs are two long",
@@ -48,9 +50,11 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         ("REPAIRS = 9_000", "9000  >  9001"): "9,001 is a prime: the quotients of 2 and more are the same",
         ("default=1)", "1  >  0"): "without groups nothing has choices",
         ("default=1)", "1  >  2"): "without groups nothing has choices",
+        ("or 1.0", "1.0  >  1.501"): "losses of zero alone weigh nothing at any scale",
         ("zip(ascent.losses, ascent.overs, strict=True)", "True  >  False"): "every point met has both",
     },
     "mpqc/numerics/integer.py": {
+        ("shape[axis] = values.shape[0]", "0  >  -1"): "values along an axis have one axis",
         ("index = np.arange(len(tables))", "1  >  2"): "numpy takes -2 for -1",
         ("weight.reshape(groups, -1, kh, kw)", "1  >  2"): "numpy takes -2 for -1",
         ("reshape(weight.shape[0], -1)", "1  >  2"): "numpy takes -2 for -1",

@@ -58,15 +58,19 @@ def test_no_entry_is_worth_more_than_its_best_plan() -> None:
 
 
 def test_what_rounding_can_add_is_taken_off() -> None:
-    """The margin is relative to the sums: it is seen beside losses of 2^60."""
-    groups = tuple(Group(f"s{at}", (4, 8), (2.0**60, 2.0**60 + 2.0**30)) for at in range(2))
-    place = Field(terms_of(Problem(groups)))
-    order = Elimination(2, 2, [])
-    dual = Ascent(place, order).evaluate(np.zeros(0))
-    unrounded = np.array([0.0, 2.0**30, 0.0, 2.0**30])
-    error = 4 * 2.0**-52 * 2
-    assert (dual.offset, dual.margin) == (2.0**61, error * 2.0**61)
-    assert relaxation._least(place, order, dual).tolist() == (unrounded * (1 - error) + 2.0**61 - 2 * error * 2.0**61).tolist()
+    """4 roundings a scope off each sum, and the bound's margin twice: once for the bound, once for the sum with the entry taken."""
+    place = SimpleNamespace(flatten=lambda tables: np.array(tables), scopes=range(64))
+    order = SimpleNamespace(marginals=lambda best: [1.0, best])
+    dual = SimpleNamespace(best=4.0, offset=0.0, margin=0.0)
+    assert relaxation._least(place, order, dual).tolist() == [1 - 2.0**-44, 4 - 2.0**-42]  # type: ignore[arg-type]
+    dual.offset, dual.margin = 8.0, 0.5
+    assert relaxation._least(place, order, dual)[0] == pytest.approx(8.0)  # type: ignore[arg-type]
+
+
+def test_the_prices_are_near_the_best() -> None:
+    place = Field(terms_of(sites(17.5, Table((0, 2), np.array([[0.0, 3.1, 1.7], [2.3, 0.4, 5.9]])))))
+    order = Elimination(place.groups, place.choices, place.terms.scopes)
+    assert relax(place.terms, lambda _: True).bound == pytest.approx(Ascent(place, order).run(1000, 1e-13).bound, rel=1e-6)
 
 
 def test_nothing_fits_is_said() -> None:
@@ -116,22 +120,29 @@ def four_that_interact(losses: dict[tuple[int, int], float]) -> Terms:
 @pytest.mark.parametrize(
     ("losses", "cells", "share", "gone"),
     [
-        ({}, 15, 0.25, {(0, 1)}),  # a clique of four has 16 cells
-        ({}, 7, 0.25, {(0, 1), (0, 2)}),
+        ({}, 15, None, {(0, 1)}),  # a clique of four has 16 cells
+        ({}, 7, None, {(0, 1), (0, 2)}),
         ({}, 15, 0.5, {(0, 1), (0, 2), (0, 3)}),
-        ({(0, 1): 9.0}, 15, 0.25, {(0, 2)}),
-        ({(0, 1): 9.0, (2, 3): 0.5}, 15, 0.25, {(0, 2)}),
+        ({(0, 1): 9.0}, 15, None, {(0, 2)}),
+        ({(0, 1): 9.0, (2, 3): 0.5}, 15, None, {(0, 2)}),
     ],
 )
 def test_the_weakest_terms_go_first(
-    monkeypatch: pytest.MonkeyPatch, losses: dict[tuple[int, int], float], cells: int, share: float, gone: set[tuple[int, int]]
+    monkeypatch: pytest.MonkeyPatch, losses: dict[tuple[int, int], float], cells: int, share: float | None, gone: set[tuple[int, int]]
 ) -> None:
     monkeypatch.setattr("mpqc.allocator.elimination.CELLS", cells)
-    monkeypatch.setattr(relaxation, "DROP_SHARE", share)
+    monkeypatch.setattr(relaxation, "DROP_SHARE", relaxation.DROP_SHARE if share is None else share)
     terms = four_that_interact(losses)
     loose, order = relaxation._eliminable(terms)
     assert set(terms.scopes) - set(loose.scopes) == gone
     assert (order.groups, order.choices) == (4, 2)
+
+
+def test_one_term_goes_where_the_share_is_less_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpqc.allocator.elimination.CELLS", 7)
+    mask = np.ones((2, 2), bool)
+    terms = Terms((2, 2, 2), {(0, 2): np.eye(2)}, (), {(0, 1): mask, (0, 2): mask, (1, 2): mask})
+    assert relaxation._eliminable(terms)[0].scopes == [(0, 2), (1, 2)]
 
 
 def test_terms_that_can_be_eliminated_stay_as_they_are() -> None:
@@ -147,6 +158,8 @@ def test_weights_are_relative_to_rows_and_losses() -> None:
     assert relaxation._weight(terms, (0, 1)) == 1 / magnitude + 9 / (9 + 4)
     free = Terms((2, 2), {}, (Row("nothing", Fraction(1), 0.0, (), {(0, 1): np.zeros((2, 2))}),), {(0, 1): np.ones((2, 2), bool)})
     assert relaxation._weight(free, (0, 1)) == 0.0
+    small = Row("small", Fraction(1), 0.0, (), {(0, 1): np.array([[0.0, 2.0**-20], [0.0, 0.0]])})
+    assert relaxation._weight(Terms((2, 2), {}, (small,), {}), (0, 1)) == 1.0
     lossless = Terms((2, 2), {(0, 1): np.zeros((2, 2))}, (), {(0, 1): np.ones((2, 2), bool)})
     assert relaxation._weight(lossless, (0, 1)) == 0.0
 
