@@ -50,10 +50,13 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         ("REPAIRS = 9_000", "9000  >  9001"): "9,001 is a prime: the quotients of 2 and more are the same",
         ("default=1)", "1  >  0"): "without groups nothing has choices",
         ("default=1)", "1  >  2"): "without groups nothing has choices",
+        ("reshape([-1 if other == axis", "1  >  2"): "numpy takes -2 for -1",
         ("or 1.0", "1.0  >  1.501"): "losses of zero alone weigh nothing at any scale",
         ("zip(ascent.losses, ascent.overs, strict=True)", "True  >  False"): "every point met has both",
     },
     "mpqc/numerics/integer.py": {
+        ("zip(kernel, dilations, strict=True)", "True  >  False"): "both are pairs",
+        ("zip((a, b), zero_points, strict=True)", "True  >  False"): "both are pairs",
         ("shape[axis] = values.shape[0]", "0  >  -1"): "values along an axis have one axis",
         ("index = np.arange(len(tables))", "1  >  2"): "numpy takes -2 for -1",
         ("weight.reshape(groups, -1, kh, kw)", "1  >  2"): "numpy takes -2 for -1",

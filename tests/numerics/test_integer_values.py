@@ -89,6 +89,7 @@ def test_windows_step_by_strides_and_dilations() -> None:
     x = integer.pad_spatial(codes(4, 2, 3, 7, 6), WINDOW["pads"], 5)
     view = integer.windows(x, (3, 2), WINDOW["strides"], WINDOW["dilations"])
     assert (view == places(codes(4, 2, 3, 7, 6), (3, 2), 5)).all()
+    assert (integer.windows(x[0, 0], (3, 2), WINDOW["strides"], WINDOW["dilations"]) == view[0, 0]).all()
 
 
 @pytest.mark.parametrize(("rows", "real"), [([[131071]], np.float32), ([[131072]], np.float64), ([[9, -9]], np.float32)])
@@ -143,6 +144,7 @@ def test_a_linear_resize_by_hand() -> None:
     down, right = np.float32([0.25, 0.5, 0.75]), np.float32([0.5, 0.25])
     blended = np.array([[40, 60], [26.75, 63.5], [-46.5, 7]])
     assert (integer.resize_linear(x, rows, columns, down, right) == np.rint(blended)).all()
+    assert (integer.resize_linear(x[0, 0], rows, columns, down, right) == np.rint(blended)).all()
     expected = np.clip(np.rint((blended - 4) * 2.0) + 6, -60, 125)
     assert (integer.resize_linear(x, rows, columns, down, right, (4, 6), 2.0, -60, 125) == expected).all()
     assert (integer.resize_linear(x, rows, columns, down, right, (4, -100), 1e12) == np.where(blended > 4, 127, -128)).all()
