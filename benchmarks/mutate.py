@@ -41,7 +41,6 @@ SECONDS = 3.0
 """Of CPU that a change may take beyond five times the tests' own: what hangs is noticed"""
 LONGEST = 600.0
 """Seconds after which a process is ended that waits without computing"""
-NOTE = "A commit that is not in the history was put on top of others before it landed: for the figure of today run the row's command again."
 ALIVE, BROKEN = 0, 255
 QUIET = ("-o", "addopts=", "-x", "-p", "no:cacheprovider", "-p", "no:terminal", "-m", "not emulator")
 
@@ -333,7 +332,7 @@ def write(found: dict[str, Outcome]) -> None:
 
 
 def _page(kept: dict[str, Any]) -> list[str]:
-    lines = ["# Changes of a module that its tests do not notice", "", NOTE, ""]
+    lines = ["# Changes of a module that its tests do not notice", ""]
     lines += ["| module | changes | noticed | survive | % | alter nothing | command, date, commit |", "|---|---|---|---|---|---|---|"]
     for path, one in kept.items():
         alive, same = len(one["survivors"]), len(one["equivalent"])
