@@ -110,7 +110,9 @@ def _completed(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], Path]:
         return raw, path.parent
     bases = [known for known in list_targets() if known != path.stem and "base" not in _toml(FOLDER / f"{known}.toml")]
     if name not in bases:
-        raise TargetError(f"{name!r} is no target that others can be made from", where=f"{path}: base", hint=f"use one of {', '.join(bases)}")
+        raise TargetError(
+            f"{name!r} is no target that others can be made from", where=f"{path}: base", hint=f"use one without a base itself: {', '.join(bases)}"
+        )
     return _toml(FOLDER / f"{name}.toml") | raw, path.parent if "cost_rows" in raw else FOLDER
 
 

@@ -140,7 +140,7 @@ def targets_show(name: Annotated[str, typer.Argument(help="name or TOML file")],
 
 @targets_app.command("check", cls=Grouped)
 @later
-def targets_check(file: Annotated[Path, typer.Argument(help="TOML file of a target")]) -> None:
+def targets_check(file: Annotated[Path, typer.Argument(help="TOML file of a target, or the name of one that ships")]) -> None:
     """Checks a target file and its cost rows; lists every fault with file and key."""
     from mpqc.cli.commands import targets_check_command
 

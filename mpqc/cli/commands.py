@@ -202,8 +202,9 @@ def targets_check_command(file: Path) -> None:
     """`mpqc targets check`: every fault on stdout and exit code 2, or one line that says it is good."""
     import typer
 
-    from mpqc.targets import check_target, load_target
+    from mpqc.targets import FOLDER, check_target, list_targets, load_target
 
+    file = FOLDER / f"{file}.toml" if str(file) in list_targets() else file
     faults = check_target(existing(file, "target file"))
     for fault in faults:
         _say(str(fault))

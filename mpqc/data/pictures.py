@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+_FORMATS = ("PNG", "JPEG", "BMP")
+"""What a file may hold, whatever its name says: Pillow's readers of rarer formats are not asked"""
+MOST_PIXELS = 1 << 26
+"""Of a picture while it is resized"""
+_SIXTEEN = 257
+"""What 16-bit grey is divided by, so that 65535 becomes 255"""
 GREY = 114
 """Of the bars beside a picture that is kept whole, as detectors are trained with"""
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -31,17 +37,26 @@ def read_image(path: Path, spec: TensorSpec, form: Preprocessing = UNTOUCHED) ->
 
     It is resized (bilinear) as `form` says; values are not scaled. Raises DataError.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     height, width, channels, first = _layout(spec, form.layout)
     try:
-        with Image.open(path) as image:
-            fitted = _fitted(image.convert(_MODES[channels]), (width, height), form.resize)
+        with Image.open(path, formats=_FORMATS) as image:
+            fitted = _fitted(_eight_bit(image).convert(_MODES[channels]), (width, height), form.resize)
             pixels = np.asarray(fitted, np.float32).reshape(height, width, channels)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError("cannot read the image", where=str(path), why=str(error)) from error
     ordered = pixels[:, :, [2, 1, 0, *range(3, channels)]] if form.bgr and channels >= 3 else pixels
     return ordered.transpose(2, 0, 1) if first else ordered
+
+
+def _eight_bit(image: Image) -> Image:
+    """`image`, 16-bit grey scaled to 8 bits: Pillow would cut it off at 255."""
+    from PIL import Image as images  # noqa: N813
+
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    return images.fromarray(np.rint(np.clip(np.asarray(image), 0, 65535) / _SIXTEEN).astype(np.uint8))
 
 
 def _fitted(image: Image, size: tuple[int, int], resize: str) -> Image:
@@ -71,6 +86,8 @@ def _centre(image: Image, size: tuple[int, int], number: float) -> Image:
         raise DataError(f"a shorter side of {number:g} pixels is smaller than the input", where="--resize", why=f"the input is {size[0]}x{size[1]}")
     scale = factor * max(size[0] / image.width, size[1] / image.height)
     larger = max(size[0], round(image.width * scale)), max(size[1], round(image.height * scale))
+    if larger[0] * larger[1] > MOST_PIXELS:
+        raise DataError(f"a picture would be resized to {larger[0]}x{larger[1]}", where="--resize", hint="write a number nearer to the input's size")
     covered = image.resize(larger, Resampling.BILINEAR)
     left, top = (covered.width - size[0]) // 2, (covered.height - size[1]) // 2
     return covered.crop((left, top, left + size[0], top + size[1]))
@@ -81,5 +98,6 @@ def _layout(spec: TensorSpec, asked: str) -> tuple[int, int, int, bool]:
     shape = spec.shape
     first = _CHANNELS_FIRST.get(asked, len(shape) == 4 and shape[1] in _MODES)
     if len(shape) != 4 or shape[1 if first else 3] not in _MODES:
-        raise DataError(f"an image does not fit the shape {list(shape)}", where=spec.name, hint="give arrays instead of images")
+        hint = "leave --layout out" if asked else "give arrays instead of images"
+        raise DataError(f"an image does not fit the shape {list(shape)}", where=spec.name, hint=hint)
     return (shape[2], shape[3], shape[1], True) if first else (shape[1], shape[2], shape[3], False)

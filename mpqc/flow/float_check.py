@@ -28,7 +28,7 @@ STILL = 1e-4
 """Standard deviation over samples, relative to an output's own size, below which it does not move"""
 FEW = 0.25
 """Part of the possible information below which answers say nothing"""
-_ASK = "is the data prepared as the network was trained? See --preset, --mean, --std and --bgr"
+_ASK = "is the data prepared as the network was trained (--preset, --mean, --std, --bgr)?"
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,15 @@ def warnings_on(network: Network, batches: Batches, labels: np.ndarray | None = 
         return ()
     rows = list(_outputs(network, batches))
     values = {name: np.concatenate([row[name] for row in rows], 0) for name in _float_outputs(rows)}
-    answers = _answers(values)
+    answers = _answers({name: array for name, array in values.items() if name not in _like_inputs(network)})
     found = _not_numbers(values) or _unmoved(values) or (_of_answers(answers) if answers else ())
     return (*found, *_unlike(answers, labels))
+
+
+def _like_inputs(network: Network) -> set[str]:
+    """Outputs of an input's shape, which an autoencoder has: rows of them are no classes."""
+    shapes = {spec.shape for spec in network.inputs}
+    return {spec.name for spec in network.outputs if spec.shape in shapes}
 
 
 def _outputs(network: Network, batches: Batches) -> Iterator[dict[str, np.ndarray]]:
@@ -175,7 +181,7 @@ def _has_classes(network: Network) -> bool:
 def _information(network: Network, batches: Batches) -> float | None:
     rows = list(_outputs(network, batches))
     answers = _answers({name: np.concatenate([row[name] for row in rows], 0) for name in _float_outputs(rows)})
-    return None if answers is None else answers.information
+    return None if answers is None or len(answers.probabilities) < 2 else answers.information
 
 
 def describe_fits(fits: tuple[Fit, ...]) -> str:

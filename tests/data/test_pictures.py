@@ -106,3 +106,22 @@ def test_one_picture_is_a_data_set_of_one(tmp_path: Path) -> None:
 def test_what_no_preprocessing_can_be(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Preprocessing(**wrong)  # type: ignore[arg-type]
+
+
+def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 64).reshape(8, 8)
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "deep.png")
+    grey = read_image(tmp_path / "deep.png", TensorSpec("x", (1, 1, 8, 8), "float32"))
+    assert np.allclose(grey[0], values / 257, atol=1)
+
+
+@pytest.mark.parametrize("content", [b"P6 4 x 255\n", b"\x01\xda\x01\x01\x00\x03\x00\x04\x00\x04\x00\x09" + bytes(500), b""])
+def test_other_content_than_the_name_says_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png: cannot read the image"):
+        read_image(tmp_path / "a.png", X)
+
+
+def test_a_resize_without_bounds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--resize"):
+        read_image(striped(tmp_path / "a.png"), X, Preprocessing(resize="1e9"))

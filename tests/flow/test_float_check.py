@@ -84,6 +84,15 @@ def test_numbers_that_may_be_no_classes_are_not_suspected_of_doubt(pictures: Pat
     assert warnings_on(load_network(nearest_colour(softmax=False, sharpness=0.1)), opened(pictures, SIGNED)) == ()
 
 
+def test_an_autoencoder_has_no_classes() -> None:
+    bias = np.zeros(16, np.float32)
+    bias[3] = 100
+    model = graph_model([helper.make_node("Add", ["x", "b"], ["y"])], {"x": np.zeros((1, 16), np.float32)}, {"b": bias}, ["y"])
+    samples = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
+    network = load_network(model)
+    assert warnings_on(network, open_data(samples, network.inputs, limit=16)) == ()
+
+
 def test_labels_of_something_else_are_suspected(pictures: Path) -> None:
     batches = opened(pictures, PRESETS["signed"].preprocessing)
     (warning,) = warnings_on(load_network(nearest_colour()), batches, (np.arange(CLASSES) + 1) % CLASSES)
