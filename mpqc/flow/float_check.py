@@ -77,8 +77,7 @@ def warnings_on(network: Network, batches: Batches, labels: np.ndarray | None = 
     """What is suspicious in the float network's outputs on the first samples of `batches`; `labels` are class indices, one a sample."""
     if batches.origin == "noise":
         return ()
-    rows = list(_outputs(network, batches))
-    values = {name: np.concatenate([row[name] for row in rows], 0) for name in _float_outputs(rows)}
+    values = _values(network, batches)
     answers = _answers({name: array for name, array in values.items() if name not in _like_inputs(network)})
     found = _not_numbers(values) or _unmoved(values) or (_of_answers(answers) if answers else ())
     return (*found, *_unlike(answers, labels))
@@ -88,6 +87,12 @@ def _like_inputs(network: Network) -> set[str]:
     """Outputs of an input's shape, which an autoencoder has: rows of them are no classes."""
     shapes = {spec.shape for spec in network.inputs}
     return {spec.name for spec in network.outputs if spec.shape in shapes}
+
+
+def _values(network: Network, batches: Batches) -> dict[str, np.ndarray]:
+    """Each float output of the network on the first samples of `batches`, one behind the other."""
+    rows = list(_outputs(network, batches))
+    return {name: np.concatenate([row[name] for row in rows], 0) for name in _float_outputs(rows)}
 
 
 def _outputs(network: Network, batches: Batches) -> Iterator[dict[str, np.ndarray]]:
@@ -179,8 +184,7 @@ def _has_classes(network: Network) -> bool:
 
 
 def _information(network: Network, batches: Batches) -> float | None:
-    rows = list(_outputs(network, batches))
-    answers = _answers({name: np.concatenate([row[name] for row in rows], 0) for name in _float_outputs(rows)})
+    answers = _answers(_values(network, batches))
     return None if answers is None or len(answers.probabilities) < 2 else answers.information
 
 

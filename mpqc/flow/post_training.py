@@ -97,8 +97,7 @@ def _chosen_ranges(inputs: RepairInputs) -> dict[str, str]:
 
     if not inputs.asked.chooses_ranges:
         return {}
-    few = replace(inputs.batches, limit=min(inputs.batches.limit, SAMPLES))
-    return choose_ranges(inputs.network, inputs.table, inputs.calibration, few, inputs.plan, seed=inputs.asked.seed)
+    return choose_ranges(inputs.network, inputs.table, inputs.calibration, _first(inputs.batches), inputs.plan, seed=inputs.asked.seed)
 
 
 def _first(batches: Batches) -> Batches:
