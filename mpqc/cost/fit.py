@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+from mpqc.cost import chains
 from mpqc.facts.kernels import (
     BLOCK_BYTES,
     CHANNEL_TILE,
@@ -27,6 +28,7 @@ from mpqc.facts.kernels import (
 )
 from mpqc.targets import RUNTIME_KERNELS, CostRow, OpKind, Shape
 from mpqc.targets.schema import Caches
+from mpqc.values.qtype import QType
 
 Widths = tuple[int | None, int]
 """Containers of weights and activations, in bits."""
@@ -47,20 +49,30 @@ class Run:
     widths: Widths
     caches: Caches
     context: Context = Context()
-    pixel_tile: int = PIXEL_TILES["dotprod"]
-    """Output pixels that the form of the product on this core takes together"""
+    form: str = "dotprod"
+    """Of the product on this core (facts/features.py)"""
     cores: int = 1
     """That the kernels share their work among"""
 
     @property
+    def pixel_tile(self) -> int:
+        """Output pixels that the form of the product takes together."""
+        return PIXEL_TILES[self.form]
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits that a weight has in memory; 0 where the kernel has none."""
+        return 0 if self.widths[0] is None else QType(self.widths[0]).container
+
+    @property
     def weight_bytes(self) -> float:
         """Bytes of weights as stored."""
-        return 0.0 if self.widths[0] is None else self.shape.out_c * self.shape.taps * self.widths[0] / 8
+        return self.shape.out_c * self.shape.taps * self.stored_bits / 8
 
     @property
     def activation_bytes(self) -> float:
-        """Bytes of inputs and outputs."""
-        return (self.shape.inputs + self.shape.outputs) * self.widths[1] / 8
+        """Bytes of inputs and outputs, each in whole bytes."""
+        return float((self.shape.inputs + self.shape.outputs) * ceil(self.widths[1] / 8))
 
     def beyond(self, cache_bytes: int) -> float:
         """Bytes that this run fetches from beyond a cache of `cache_bytes`.
@@ -292,9 +304,20 @@ _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
 }
 
 
-def quantities(kind: OpKind) -> Mapping[str, Quantity]:
-    """Name -> quantity that kernels of `kind` are priced by."""
-    return _QUANTITIES.get(kind, _ELEMENTS)
+_CHAINED: dict[OpKind, dict[str, Quantity]] = {
+    OpKind.CONV: {**_ALWAYS, **chains.MATRIX},
+    OpKind.GEMM: {**_ALWAYS, **chains.MATRIX},
+    OpKind.DEPTHWISE: {**_WINDOW, **chains.WINDOW},
+}
+"""Of the form of the product without SDOT"""
+ALL_WIDTHS: Widths = (None, 0)
+"""Stands for any widths, where prices are the same for all"""
+
+
+def quantities(kind: OpKind, form: str = "dotprod") -> Mapping[str, Quantity]:
+    """Name -> quantity that kernels of `kind` are priced by, on cores with this form of the product."""
+    chained = _CHAINED.get(kind) if form == "neon" else None
+    return chained or _QUANTITIES.get(kind, _ELEMENTS)
 
 
 @dataclass(frozen=True)
@@ -311,7 +334,8 @@ class Fit:
 
     def cycles(self, run: Run) -> float:
         """Predicted cycles of `run`."""
-        return sum(price * quantities(self.kind)[name](run) for name, price in self.prices.items())
+        known = quantities(self.kind, run.form)
+        return sum(price * known[name](run) for name, price in self.prices.items())
 
 
 APART: Mapping[OpKind, frozenset[str]] = {OpKind.WINOGRAD_TILE: frozenset({TRANSFORMED}), OpKind.WINOGRAD_ROW: frozenset({TRANSFORMED})}
@@ -324,34 +348,38 @@ class _Sample:
     cycles: float
 
 
-def fit_rows(rows: Iterable[CostRow], caches: Caches, pixel_tile: int, cores: int = 1) -> Mapping[tuple[OpKind, Widths], Fit]:
-    """One fit for each kernel and pair of widths that has rows. pixel_tile: of the target's form of the product."""
+def fit_rows(rows: Iterable[CostRow], caches: Caches, form: str, cores: int = 1) -> Mapping[tuple[OpKind, Widths], Fit]:
+    """One fit for each kernel and pair of widths that has rows, and one at ALL_WIDTHS where prices are the same for all.
+
+    form: of the target's product.
+    """
     grouped: dict[OpKind, dict[Widths, list[_Sample]]] = {}
     for row in rows:
         if row.kernel not in RUNTIME_KERNELS:
             widths = (row.weight_bits, row.activation_bits)
-            sample = _Sample(Run(row.shape, widths, caches, pixel_tile=pixel_tile, cores=cores), row.cycles)
+            sample = _Sample(Run(row.shape, widths, caches, form=form, cores=cores), row.cycles)
             grouped.setdefault(OpKind(row.kernel), {}).setdefault(widths, []).append(sample)
-    fits = (fit for kind, samples in grouped.items() for fit in _fits(kind, samples))
+    fits = (fit for kind, samples in grouped.items() for fit in _fits(kind, samples, form))
     return {(fit.kind, fit.widths): fit for fit in fits}
 
 
-def _fits(kind: OpKind, samples: Mapping[Widths, list[_Sample]]) -> Iterator[Fit]:
-    groups = [samples] if kind in APART else [{widths: own} for widths, own in samples.items()]
+def _fits(kind: OpKind, samples: Mapping[Widths, list[_Sample]], form: str) -> Iterator[Fit]:
+    chained, known = form == "neon" and kind in _CHAINED, quantities(kind, form)
+    groups = [samples] if kind in APART or chained else [{widths: own} for widths, own in samples.items()]
     for group in groups:
-        columns = [(name, widths) for name in quantities(kind) for widths in (group if name in APART.get(kind, ()) else (None,))]
-        prices = _prices(kind, columns, [sample for own in group.values() for sample in own])
-        for widths, own in group.items():
-            known = zip(columns, prices, strict=True)
-            yield _judged(kind, widths, {name: price for (name, at), price in known if price > 0 and at in (None, widths)}, own)
+        columns = [(name, widths) for name in known for widths in (group if name in APART.get(kind, ()) else (None,))]
+        everything = [sample for own in group.values() for sample in own]
+        prices = _prices(known, columns, everything)
+        for widths, own in (*group.items(), *([(ALL_WIDTHS, everything)] if chained else ())):
+            priced = zip(columns, prices, strict=True)
+            yield _judged(kind, widths, {name: price for (name, at), price in priced if price > 0 and at in (None, widths)}, own)
 
 
-def _prices(kind: OpKind, columns: Sequence[tuple[str, Widths | None]], samples: Sequence[_Sample]) -> list[float]:
+def _prices(known: Mapping[str, Quantity], columns: Sequence[tuple[str, Widths | None]], samples: Sequence[_Sample]) -> list[float]:
     """Of a unit of each column: a quantity, of runs of some widths or of all."""
     import numpy as np
     from scipy.optimize import nnls
 
-    known = quantities(kind)
     values = [[known[name](one.run) / one.cycles if at in (None, one.run.widths) else 0.0 for name, at in columns] for one in samples]
     relative = np.array(values)
     scale = np.maximum(relative.max(axis=0), 1e-300)

@@ -12,14 +12,13 @@ from dataclasses import replace
 from functools import cached_property
 from math import ceil, prod
 
-from mpqc.cost.fit import Context, Fit, Run, Widths, fit_rows
+from mpqc.cost.fit import ALL_WIDTHS, Context, Fit, Run, Widths, fit_rows
 from mpqc.cost.forms import KINDS, cheapest, exact_kinds, has_forms
 from mpqc.cost.fusion import fused_additions
 from mpqc.cost.storage import bytes_beside, packable, panel_elements, panel_overhead
 from mpqc.cost.workload import Workload, conversion, workload
 from mpqc.errors import TargetError
 from mpqc.facts.features import PORTABLE, best_form
-from mpqc.facts.kernels import PIXEL_TILES
 from mpqc.facts.resources import RESOURCES, priced_everywhere
 from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Shape, Target
 from mpqc.targets.schema import Analytic, Caches
@@ -128,7 +127,7 @@ class CostModel:
         """Cycles of a kernel with weights stored `weight_bits` wide; None where the target has none or no cost rows for it."""
         widths = self.target.kernel_bits(kind, weight_bits, max(self.target.containers.activations))
         has_code = kind not in KINDS or best_form("winograd", self.target.features) is not None
-        if widths is None or (kind, widths) not in self._fits or not has_code:
+        if widths is None or self._fit(kind, widths) is None or not has_code:
             return None
         return self._cycles(Workload(kind, shape), widths, FLOAT_BITS)
 
@@ -239,11 +238,15 @@ class CostModel:
 
     @cached_property
     def _fits(self) -> Mapping[tuple[OpKind, Widths], Fit]:
-        return fit_rows(self.target.rows, self._caches, self._pixel_tile, self.target.cores) if self.target.rows else {}
+        return fit_rows(self.target.rows, self._caches, self._form, self.target.cores) if self.target.rows else {}
 
     @property
-    def _pixel_tile(self) -> int:
-        return PIXEL_TILES[best_form("product", self.target.features) or PORTABLE.name]
+    def _form(self) -> str:
+        """Of the product on this target."""
+        return best_form("product", self.target.features) or PORTABLE.name
+
+    def _fit(self, kind: OpKind, widths: Widths) -> Fit | None:
+        return self._fits.get((kind, widths)) or self._fits.get((kind, ALL_WIDTHS))
 
     @property
     def _caches(self) -> Caches:
@@ -269,12 +272,12 @@ class CostModel:
             if output_bits < FLOAT_BITS:
                 output_container = _container(output_bits, self.target.containers.activations)
             return _roofline(self.target.analytic, work, widths, output_container, self.target.name)
-        fit = self._fits.get((work.kind, widths)) or self._fits.get((STAND_INS.get(work.kind, work.kind), widths))
+        fit = self._fit(work.kind, widths) or self._fit(STAND_INS.get(work.kind, work.kind), widths)
         if fit is None:
             raise TargetError(
                 f"no cost rows for {work.kind.value} at {_named(widths)}", where=self.target.name, hint="bound size, BOPs or bits instead"
             )
-        run = Run(work.shape, widths, self._caches, self.context, self._pixel_tile, self.target.cores)
+        run = Run(work.shape, widths, self._caches, self.context, self._form, self.target.cores)
         call = 0.0 if fit.kind is OpKind.RESIDUAL else self._row_cycles("call")
         return work.runs * (fit.cycles(run) + call)
 

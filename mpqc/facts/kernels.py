@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 
 VECTOR = 16
 """Codes of a vector register"""
+LANES = 8
+"""Products that SMULL gives, in int16"""
 QUAD = 4
 """Products that SDOT sums: a row of a window is stored and computed in whole quads"""
 CHANNEL_TILE = 8
 """Output channels of the narrowest panel and tile of a matrix product; partly filled ones cost as full ones. Also the codes of half a vector,
 which is the least that a convolution stores at once where it adds a residual."""
-PIXEL_TILES: Mapping[str, int] = {"dotprod": 8, "neon": 2, "generic": 4}
+PIXEL_TILES: Mapping[str, int] = {"dotprod": 8, "neon": 4, "generic": 4}
 """Most output pixels of a tile, by the form of the product (features.py): with 8 channels, as many accumulators as leave registers for operands"""
 BLOCK_BYTES = 24 * 1024
 """Input bytes of a block that stays in L1 beside a panel of weights, which is unpacked once for each block"""
+WRITTEN_BLOCK_BYTES = 16 * 1024
+"""Input and output bytes of a block, on cores that wait for a store which misses L1: a line of output is written panel by panel"""
 LARGE_BLOCK_BYTES = 160 * 1024
 """The same in L2, where the weights are too large to be read often"""
 LARGE_WEIGHT_BYTES = 256 * 1024
@@ -32,6 +36,18 @@ PRODUCT_ROWS = 64
 """Rows of the first operand that share one packing of the second, where two activations are multiplied"""
 SHORT_WINDOW = 255
 """Codes whose sum fits int16, so that average pooling over so many adds them there"""
+
+
+def chain_products(weight_bits: int, input_bits: int) -> int:
+    """Products that int16 surely holds the sum of, of any inputs, at least one; weights of more than 4 bits without their least code."""
+    weight = (1 << weight_bits - 1) - (weight_bits > 4)
+    return max(1, (2**15 - 1) // (weight << input_bits - 1))
+
+
+def longest_chain(segments: int, vectors: int, fits: Callable[[int], bool]) -> int:
+    """Vectors that are summed in int16: all of all segments, or as few equal parts of a segment as there can be, whichever `fits` first; or 0."""
+    parts = (-(-vectors // -(-vectors // (1 << power))) for power in reversed(range(vectors.bit_length())))
+    return next((count for count in (segments * vectors, *parts) if fits(count)), 0)
 
 
 def patch_rows(height: int, row_bytes: int, weights: int, cores: int) -> int:

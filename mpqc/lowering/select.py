@@ -99,8 +99,13 @@ class Planner:
         """In the form that was chosen for it."""
         form = self.forms.get(op.name)
         if form is None:
-            return conv2d(op, _image(x), x.zero_point, y.zero_point, self.target, added, packing)
+            return conv2d(op, _image(x), (x.zero_point, y.zero_point), self.target, self._codes(op), added, packing)
         return packed(winograd(op, _image(x), self.ranges[op.inputs[0]], (x.zero_point, y.zero_point), self.target, form, added), packing)
+
+    def _codes(self, op: Op) -> tuple[int, int]:
+        """Least and largest code that `op` reads from its first input, padding included."""
+        (low, high), tensor = self.ranges[op.inputs[0]], self.program.tensors[op.inputs[0]]
+        return (low, high) if tensor.qparams is None else (min(low, tensor.zero_point), max(high, tensor.zero_point))
 
     @cached_property
     def ranges(self) -> Mapping[str, tuple[int, int]]:
@@ -130,7 +135,7 @@ class Planner:
         if isinstance(op, Conv) and op.name in self.forms:
             kernel = self._convolution(op, tensors[0], result, packing)
         else:
-            kernel = make(op, tensors, result, placement, self.target, packing)
+            kernel = make(op, tensors, result, Around(placement, self.target, packing, self._codes(op)))
         self.steps.append(Call(op.name, kernel, names, made))
         if made != output:
             self._relayout(output, result, self._tensor(output), made, output)
@@ -164,14 +169,26 @@ class Planner:
         return present(self.program.tensors[name], self.layout[name])
 
 
-Maker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget, Packing], Kernel]
+@dataclass(frozen=True)
+class Around:
+    """What a maker needs to know beside an op and its tensors."""
+
+    placement: Placement
+    """Of the output"""
+    target: KernelTarget
+    packing: Packing
+    codes: tuple[int, int]
+    """Least and largest code of the first input"""
+
+
+Maker = Callable[[Any, tuple[Tensor, ...], Tensor, Around], Kernel]
 WholeMaker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget], Kernel]
 
 
-def _conv(op: Conv, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget, packing: Packing) -> Kernel:
+def _conv(op: Conv, x: tuple[Tensor, ...], y: Tensor, around: Around) -> Kernel:
     if is_depthwise(op.groups, x[0].shape[1]):
-        return packed(depthwise(op, x[0], y, target), packing)
-    return conv2d(op, _image(x[0]), x[0].zero_point, y.zero_point, target, packing=packing)
+        return packed(depthwise(op, x[0], y, around.target, around.codes), around.packing)
+    return conv2d(op, _image(x[0]), (x[0].zero_point, y.zero_point), around.target, around.codes, packing=around.packing)
 
 
 def _image(x: Tensor) -> tuple[int, int, int, int]:
@@ -180,13 +197,13 @@ def _image(x: Tensor) -> tuple[int, int, int, int]:
     return images, rows, columns, channels
 
 
-def _gemm(op: Gemm, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget, packing: Packing) -> Kernel:
-    return gemm(op, x[0].shape, x[0].zero_point, y.zero_point, target, packing)
+def _gemm(op: Gemm, x: tuple[Tensor, ...], y: Tensor, around: Around) -> Kernel:
+    return gemm(op, x[0].shape, (x[0].zero_point, y.zero_point), around.target, around.codes, around.packing)
 
 
 def _whole(make: WholeMaker) -> Maker:
     """A maker of kernels over bytes, whose loads and stores are packed afterwards."""
-    return lambda op, x, y, placement, target, packing: packed(make(op, x, y, placement, target), packing)
+    return lambda op, x, y, around: packed(make(op, x, y, around.placement, around.target), around.packing)
 
 
 def _matmul(op: MatMul, x: tuple[Tensor, ...], y: Tensor, placement: Placement, target: KernelTarget) -> Kernel:

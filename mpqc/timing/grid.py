@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,14 @@ from mpqc.lowering.select import plan_steps
 from mpqc.lowering.steps import Call
 from mpqc.numerics.winograd import FormName
 from mpqc.targets import Shape
+from mpqc.timing.weights import multipliers, weights
 from mpqc.values.program import Binary, Concat, Conv, Dequantize, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
 from mpqc.values.qtype import QParams, QType
 
 WIDTHS = (8, 4, 2)
+ACTIVATION_BITS = 8
+CHAINED_WIDTHS = ((8, 8), (7, 8), (6, 8), (5, 8), (4, 8), (4, 4), (2, 8))
+"""Weights and activations, on cores whose kernels add up in int16 as many products as their widths allow (facts/kernels.py)"""
 SPREAD = 40.0
 """Standard deviation of input codes that scales are chosen for"""
 
@@ -95,10 +100,24 @@ def cases(kinds: Collection[str], target: KernelTarget) -> Iterator[Case]:
         yield from _CASES[kind](target)
 
 
+def _is_chained(target: KernelTarget) -> bool:
+    """Whether kernels add up in int16 as many products as their widths allow."""
+    return target.form("product") == "neon"
+
+
+def _swept(shapes: Sequence[Any], target: KernelTarget) -> Iterator[tuple[tuple[int, int], Any]]:
+    """(Widths, shape): all of them where widths have prices of their own; where all share theirs, some shapes at each pair of widths."""
+    if not _is_chained(target):
+        yield from (((bits, ACTIVATION_BITS), shape) for bits in WIDTHS for shape in shapes)
+        return
+    for first, widths in enumerate(CHAINED_WIDTHS):
+        step = 2 if first == 0 else 8
+        yield from ((widths, shape) for shape in shapes[first % step :: step])
+
+
 def _convs(target: KernelTarget) -> Iterator[Case]:
-    for bits in WIDTHS:
-        for size, inputs, outputs, kernel, stride in CONVS:
-            yield _conv(size, (inputs, outputs), kernel, stride, 1, bits, target)
+    for bits, (size, inputs, outputs, kernel, stride) in _swept(CONVS, target):
+        yield _conv(size, (inputs, outputs), (kernel, stride, 1), bits, target)
 
 
 def _winograds(form: FormName, target: KernelTarget) -> Iterator[Case]:
@@ -108,15 +127,13 @@ def _winograds(form: FormName, target: KernelTarget) -> Iterator[Case]:
 
 
 def _depthwises(target: KernelTarget) -> Iterator[Case]:
-    for bits in WIDTHS:
-        for size, channels, kernel, stride in DEPTHWISES:
-            yield _conv(size, (channels, channels), kernel, stride, channels, bits, target)
+    for bits, (size, channels, kernel, stride) in _swept(DEPTHWISES, target):
+        yield _conv(size, (channels, channels), (kernel, stride, channels), bits, target)
 
 
 def _gemms(target: KernelTarget) -> Iterator[Case]:
-    for bits in WIDTHS:
-        for rows, inputs, outputs in GEMMS:
-            yield _gemm(rows, inputs, outputs, bits, target)
+    for bits, (rows, inputs, outputs) in _swept(GEMMS, target):
+        yield _gemm(rows, inputs, outputs, bits, target)
 
 
 def _codes(name: str, *shape: int, zero: int = -3, bits: int = 8) -> Tensor:
@@ -151,31 +168,31 @@ def _is_image(tensor: Tensor) -> bool:
     return tensor.qparams is not None and len(tensor.shape) == 4
 
 
-def _weight(bits: int, *shape: int) -> np.ndarray:
-    """Codes that fill their range as trained weights do: a quarter of the range is one standard deviation."""
-    edge = 1 << (bits - 1)
-    return np.clip(np.rint(np.random.default_rng(0).normal(0, edge / 2, shape)), -edge, edge - 1).astype(np.int8)
-
-
-def _multiplier(weight: np.ndarray) -> np.ndarray:
-    """Scales that bring accumulators to the spread of the codes."""
-    deviation = np.sqrt((weight.reshape(weight.shape[0], -1).astype(np.float64) ** 2).sum(axis=1)) + 1.0
-    return (1 / deviation).astype(np.float32)
-
-
-def _conv(size: tuple[int, int], channels: tuple[int, int], kernel: int, stride: int, groups: int, bits: int, target: KernelTarget) -> Case:
-    inputs, outputs = channels
-    height, width = size
+def _conv(size: tuple[int, int], channels: tuple[int, int], window: tuple[int, int, int], bits: tuple[int, int], target: KernelTarget) -> Case:
+    """window: kernel, stride, groups. bits: of weights and activations."""
+    (inputs, outputs), (height, width), (kernel, stride, groups) = channels, size, window
     kernel_h = 1 if height == 1 else kernel
-    weight = _weight(bits, outputs, inputs // groups, kernel_h, kernel)
+    weight = weights(bits[0], (outputs, inputs // groups, kernel_h, kernel), is_worst=_is_chained(target))
     top, left = (kernel_h - 1) // 2, (kernel - 1) // 2
     pads = (top, left, kernel_h - 1 - top, kernel - 1 - left)
     out_h, out_w = (height - 1) // stride + 1, (width - 1) // stride + 1
-    bias = np.zeros(outputs, np.int32)
-    op = Conv("op", ("x",), ("y",), weight, bits, bias, _multiplier(weight), (stride, stride), pads, (1, 1), groups, -128, 127)
+    low, high = QType(bits[1]).qmin, QType(bits[1]).qmax
+    stored = QType(bits[0]).container
+    op = Conv(
+        "op", ("x",), ("y",), weight, stored, np.zeros(outputs, np.int32), multipliers(weight), (stride, stride), pads, (1, 1), groups, low, high
+    )
     shape = Shape(height, width, inputs, out_h, out_w, outputs, kernel_h, kernel, stride, stride, groups)
-    tensors = [_codes("x", 1, inputs, height, width, zero=RECTIFIED), _codes("y", 1, outputs, out_h, out_w, zero=RECTIFIED)]
-    return Case("depthwise" if groups > 1 else "conv", shape, bits, _kernel(op, tensors, target))
+    tensors = [_codes("x", 1, inputs, height, width, zero=low, bits=bits[1]), _codes("y", 1, outputs, out_h, out_w, zero=low, bits=bits[1])]
+    return Case("depthwise" if groups > 1 else "conv", shape, bits[0], _entered(op, tensors, target), bits[1])
+
+
+def _entered(op: Op, tensors: list[Tensor], target: KernelTarget) -> Kernel:
+    """The kernel of an op whose input is known to hold no other codes than those of its type."""
+    source = Quantize("input", ("image",), op.inputs)
+    known = {tensor.name: tensor for tensor in (*tensors, _floats("image", *tensors[0].shape))}
+    program = Program((source, op), known, ("image",), op.outputs)
+    steps = plan_steps(program, _layout(list(known.values())), target)
+    return next(step.kernel for step in steps if isinstance(step, Call) and step.op == op.name)
 
 
 INPUT_BITS: Mapping[FormName, int] = {"tile": 6, "row": 7}
@@ -186,10 +203,10 @@ LARGEST: Mapping[FormName, int] = {"tile": 14, "row": 42}
 def _winograd(form: FormName, size: tuple[int, int], channels: tuple[int, int], pad: int, bits: int, target: KernelTarget) -> Case:
     inputs, outputs = channels
     height, width = size
-    weight = np.clip(_weight(bits, outputs, inputs, 3, 3), -LARGEST[form], LARGEST[form])
+    weight = np.clip(weights(bits, (outputs, inputs, 3, 3)), -LARGEST[form], LARGEST[form])
     rows, columns = height + 2 * pad - 2, width + 2 * pad - 2
     low = -(1 << (INPUT_BITS[form] - 1))
-    bias, multiplier = np.zeros(outputs, np.int32), _multiplier(weight)
+    bias, multiplier = np.zeros(outputs, np.int32), multipliers(weight)
     source = Quantize("input", ("image",), ("x",))
     op = Conv("op", ("x",), ("y",), weight, bits, bias, multiplier, (1, 1), (pad,) * 4, (1, 1), 1, low, -low - 1)
     tensors = [_codes("x", 1, inputs, height, width, zero=low, bits=INPUT_BITS[form]), _codes("y", 1, outputs, rows, columns, zero=low)]
@@ -201,11 +218,14 @@ def _winograd(form: FormName, size: tuple[int, int], channels: tuple[int, int], 
     return Case(f"winograd_{form}", shape, bits, kernel)
 
 
-def _gemm(rows: int, inputs: int, outputs: int, bits: int, target: KernelTarget) -> Case:
-    weight = _weight(bits, outputs, inputs)
-    op = Gemm("op", ("x",), ("y",), weight, bits, np.zeros(outputs, np.int32), _multiplier(weight), -128, 127)
+def _gemm(rows: int, inputs: int, outputs: int, bits: tuple[int, int], target: KernelTarget) -> Case:
+    """bits: of weights and activations."""
+    weight = weights(bits[0], (outputs, inputs), is_worst=_is_chained(target))
+    low, high = QType(bits[1]).qmin, QType(bits[1]).qmax
+    op = Gemm("op", ("x",), ("y",), weight, QType(bits[0]).container, np.zeros(outputs, np.int32), multipliers(weight), low, high)
     shape = Shape(in_h=rows, in_c=inputs, out_h=rows, out_c=outputs)
-    return Case("gemm", shape, bits, _kernel(op, [_codes("x", rows, inputs), _codes("y", rows, outputs)], target))
+    kernel = _entered(op, [_codes("x", rows, inputs, bits=bits[1]), _codes("y", rows, outputs, bits=bits[1])], target)
+    return Case("gemm", shape, bits[0], kernel, bits[1])
 
 
 def _matmuls(target: KernelTarget) -> Iterator[Case]:
@@ -236,9 +256,9 @@ def _residuals(target: KernelTarget) -> Iterator[Case]:
     for channels, height, width in PLANES:
         shape = (1, channels, height, width)
         x, r, made, y = (_codes(name, *shape, zero=RECTIFIED if name != "y" else -3) for name in ("x", "r", "c", "y"))
-        weight = _weight(8, channels, channels, 1, 1)
+        weight = weights(8, (channels, channels, 1, 1))
         bias = np.zeros(channels, np.int32)
-        conv = Conv("op", ("x",), ("c",), weight, 8, bias, _multiplier(weight), (1, 1), (0, 0, 0, 0), (1, 1), 1, -128, 127)
+        conv = Conv("op", ("x",), ("c",), weight, 8, bias, multipliers(weight), (1, 1), (0, 0, 0, 0), (1, 1), 1, -128, 127)
         add = Binary("add", ("c", "r"), ("y",), "add", 1.0, 0.7, -128, 127)
         tensors = [x, r, made, y]
         both = Program((conv, add), {tensor.name: tensor for tensor in tensors}, ("x", "r"), ("y",))

@@ -21,9 +21,9 @@ LARGE = Shape(in_h=100, in_w=100, in_c=32, out_h=100, out_w=100, out_c=2048, ker
 """589,824 weights of 8 bits, 4/9 of which are large blocks' share; 320,000 inputs"""
 
 
-def counted(kind: OpKind, shape: Shape, widths: tuple[int | None, int] = (8, 8), pixel_tile: int = 8) -> dict[str, float]:
-    run = Run(shape, widths, CACHES, Context(), pixel_tile)
-    return {name: quantity(run) for name, quantity in quantities(kind).items() if not name.startswith("bytes")}
+def counted(kind: OpKind, shape: Shape, widths: tuple[int | None, int] = (8, 8), form: str = "dotprod") -> dict[str, float]:
+    run = Run(shape, widths, CACHES, Context(), form)
+    return {name: quantity(run) for name, quantity in quantities(kind, form).items() if not name.startswith("bytes")}
 
 
 @pytest.mark.parametrize("kind", [OpKind.CONV, OpKind.GEMM])
@@ -56,7 +56,7 @@ def test_windows_that_end_at_the_edge_need_no_padding() -> None:
 
 def test_tiles_have_the_pixels_of_the_cores_form() -> None:
     assert Run(GROUPED, (8, 8), CACHES).pixel_tile == 8
-    assert counted(OpKind.CONV, GROUPED, pixel_tile=2)["tiles"] == 18 * 4
+    assert counted(OpKind.CONV, GROUPED, form="generic")["tiles"] == 9 * 4
 
 
 def test_weights_are_unpacked_once_a_block_of_input() -> None:
@@ -165,7 +165,7 @@ def test_bytes_that_caches_do_not_hold() -> None:
 def test_a_fit_says_how_well_it_explains_the_rows() -> None:
     target = load_target("cortex-a76")
     assert target.caches is not None
-    fits = fit_rows(target.rows, target.caches, 8)
+    fits = fit_rows(target.rows, target.caches, "dotprod")
     for (kind, widths), fit in fits.items():
         rows = [row for row in target.rows if (row.kernel, row.weight_bits, row.activation_bits) == (kind.value, *widths)]
         errors = [abs(fit.cycles(Run(row.shape, widths, target.caches)) / row.cycles - 1) for row in rows]
@@ -177,7 +177,7 @@ def test_a_fit_says_how_well_it_explains_the_rows() -> None:
 
 def test_the_order_of_rows_changes_no_price() -> None:
     rows = [CostRow("table", Shape(out_h=n, in_h=n), None, 8, 10.0 + 3 * n, "modelled", "test", "2026-11-21", "abc") for n in (8, 64, 512)]
-    first, again = (fit_rows(order, CACHES, 8)[OpKind.TABLE, (None, 8)] for order in (rows, rows[::-1]))
+    first, again = (fit_rows(order, CACHES, "dotprod")[OpKind.TABLE, (None, 8)] for order in (rows, rows[::-1]))
     run = Run(Shape(out_h=100, in_h=100), (None, 8), CACHES)
     assert first.cycles(run) == pytest.approx(310)
     assert again.cycles(run) == pytest.approx(310)
@@ -246,7 +246,7 @@ def test_prices_that_widths_share_are_found_from_all_rows() -> None:
 
     shapes = [Shape(n, n, c, n, n, c, 3, 3) for n, c in ((7, 64), (14, 32), (28, 16), (14, 128), (7, 256), (56, 64), (10, 24))]
     rows = [CostRow("winograd_tile", s, bits, 8, cycles(s, bits), "modelled", "test", "2026-11-21", "a") for s in shapes for bits in (4, 8)]
-    fits = fit_rows(rows, CACHES, 8)
+    fits = fit_rows(rows, CACHES, "dotprod")
     assert set(fits) == {(OpKind.WINOGRAD_TILE, (bits, 8)) for bits in (4, 8)}
     for (_, widths), fit in fits.items():
         assert fit.prices["weight values transformed"] == pytest.approx(2 if widths[0] == 8 else 5, rel=1e-3)

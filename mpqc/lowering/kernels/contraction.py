@@ -88,7 +88,7 @@ class Contraction:
     unpack: Unpack
     requant: Requant
     together: int
-    """Products whose sum fits int16 (code without SDOT only)"""
+    """Products whose sum fits int16 (portable code), vectors of a chain (SMULL, see smull.py)"""
     form: ProductForm
     residual: residuals.Form | None = None
     """What is added to the codes before they are stored"""

@@ -15,7 +15,7 @@ from mpqc.lowering.kernels.forms import PRODUCT_FORMS
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
 from mpqc.lowering.kernels.packing import pack, products_together, split_segments, take_panels
-from mpqc.lowering.kernels.requant import Requant
+from mpqc.lowering.kernels.requant import INT8, Requant
 from mpqc.lowering.kernels.residual import Residual
 from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
 from mpqc.values.program import Conv, Gemm
@@ -86,24 +86,25 @@ def spec_of(op: Conv, input_shape: tuple[int, int, int, int]) -> ConvSpec:
 def conv2d(
     op: Conv,
     input_shape: tuple[int, int, int, int],
-    input_zero_point: int,
-    output_zero_point: int,
+    zero_points: tuple[int, int],
     target: KernelTarget,
+    codes: tuple[int, int] = INT8,
     added: Residual | None = None,
     packing: Packing = PLAIN,
 ) -> Kernel:
     """Convolution of int8 NHWC codes to int8 NHWC codes; op's weight is int8 [O, I/groups, kh, kw] with codes of op.weight_bits.
 
-    acc = op.bias + sum(x * w), padding reads the input zero point; out = requantize(acc, op.multiplier, output_zero_point, op.low, op.high).
+    acc = op.bias + sum(x * w), padding reads the input zero point; out = requantize(acc, op.multiplier, output zero point, op.low, op.high).
+    zero_points: of input and output. codes: least and largest input, padding included.
     With a residual (where the target has that kernel) the kernel takes the other operand after the input, and its output is the sum.
     Raises LoweringError for negative padding and for widths that have no kernel.
     """
     _refuse(op)
     matrix = op.weight.transpose(0, 2, 3, 1).reshape(op.weight.shape[0], -1)
     spec = spec_of(op, input_shape)
-    requants = requantization.choose(matrix, op, output_zero_point, target.code("requantization", requantization.FORMS))
-    contraction = plan(spec, matrix, requants, target, packing)
-    kernel = assemble(contraction if added is None else _joined(contraction, added), op, matrix, (input_zero_point, output_zero_point), spec.macs)
+    requants = requantization.choose(matrix, op, zero_points[1], target.code("requantization", requantization.FORMS))
+    contraction = plan(Layer(spec, matrix, codes), requants, target, packing)
+    kernel = assemble(contraction if added is None else _joined(contraction, added), op, matrix, zero_points, spec.macs)
     return packed(kernel if added is None else replace(kernel, constants=(*kernel.constants, added.constants)), packing)
 
 
@@ -139,19 +140,29 @@ def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.nda
 
 def _pack(c: Contraction, segments: np.ndarray) -> np.ndarray:
     if c.form.loop == "rows":
-        return smull.pack(segments, c.tile.channels, c.weight_bits)
+        return smull.pack(segments, c.tile.channels, c.weight_bits, smull.group_of(c.tile))
     return pack(segments, c.tile.channels, c.weight_bits, c.form.loop, nested=c.unpack == "nested")
 
 
-def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | None], target: KernelTarget, packing: Packing = PLAIN) -> Contraction:
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A convolution with what its code depends on beside its shape."""
+
+    spec: ConvSpec
+    matrix: np.ndarray
+    """int8 [O, kh * kw * I/groups]"""
+    codes: tuple[int, int]
+    """Least and largest input"""
+
+
+def plan(layer: Layer, requants: tuple[Requant, Requant | None], target: KernelTarget, packing: Packing = PLAIN) -> Contraction:
     """How the convolution is computed on `target`. requants: for plain sums, and for shifted ones where they are allowed."""
+    spec = layer.spec
     plain = _plan(spec, requants[0], target, packing.input(0))
     if plain.form.loop == "columns":
-        together = products_together(split_segments(matrix, plain.window.length))
-        return replace(plain, name=f"{plain.name}_together{together}", together=together)
+        return _together(plain, products_together(split_segments(layer.matrix, plain.window.length)))
     if plain.form.loop == "rows":
-        together = smull.together(smull.aligned(matrix, plain.window.length, plain.strip is not None))
-        return replace(plain, name=f"{plain.name}_together{together}", together=together)
+        return _together(plain, smull.chain_of(smull.aligned(layer.matrix, plain.window.length, plain.strip is not None), layer.codes))
     if requants[1] is None or spec.weight_bits == 8:
         return plain
     shifted = replace(plain, name=plain.name.replace(requants[0].key, requants[1].key), requant=requants[1])
@@ -160,6 +171,10 @@ def plan(spec: ConvSpec, matrix: np.ndarray, requants: tuple[Requant, Requant | 
     if plain.tiles == 1 and _aligned(plain):
         return replace(shifted, name=f"{shifted.name}_register", unpack="register")
     return shifted if requants[1].form == requants[0].form or _deep(plain) else plain
+
+
+def _together(plain: Contraction, together: int) -> Contraction:
+    return replace(plain, name=f"{plain.name}_together{together}", together=together)
 
 
 def _nests(c: Contraction) -> bool:
@@ -192,7 +207,8 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
     wide = depth * tile.channels
     stored = ceil(wide * spec.weight_bits / 128) * 16
     cores = target.cores if spec.macs >= PARALLEL_MACS else 1
-    blocks = choose_blocks(window, tile, 0 if two_a_byte else wide * panels * spec.groups, panels * spec.groups, cores)
+    written = spec.channels if form.stores_wait else 0
+    blocks = choose_blocks(window, tile, 0 if two_a_byte else wide * panels * spec.groups, panels * spec.groups, cores, written)
     strip = _strip(spec, blocks.rows) if padded else None
     _, height, width, depth = spec.input_shape
     images = 1 if spec.pointwise and not padded else spec.input_shape[0]

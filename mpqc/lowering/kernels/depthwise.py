@@ -12,6 +12,7 @@ from mpqc.lowering.kernels.depthwise_weights import packed, unpacked
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.pool import Taps, Window, grid
+from mpqc.lowering.kernels.requant import INT8
 from mpqc.lowering.kernels.tir import (
     Expr,
     Param,
@@ -35,18 +36,21 @@ BLOCK = 16
 """Channels a vector holds; weights are padded to a multiple of it"""
 
 
-def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
-    """`op`, whose groups are the channels of `x`, with any number of outputs a channel; see program.Conv."""
-    return target.code("depthwise", FORMS)(op, x, y)
+def depthwise(op: Conv, x: Tensor, y: Tensor, target: KernelTarget, codes: tuple[int, int] = INT8) -> Kernel:
+    """`op`, whose groups are the channels of `x`, with any number of outputs a channel; see program.Conv.
+
+    codes: least and largest code of `x`, padding included.
+    """
+    return target.code("depthwise", FORMS)(op, x, y, codes)
 
 
-def _long(op: Conv, x: Tensor, y: Tensor) -> Kernel:
+def _long(op: Conv, x: Tensor, y: Tensor, inputs: tuple[int, int]) -> Kernel:
     """SMULL and SMLAL, channel by channel."""
-    long = depthwise_smull.plan(op, x, y)
+    long = depthwise_smull.plan(op, x, y, inputs)
     return depthwise_smull.kernel(op, long, x, y) if long else _portable(op, x, y)
 
 
-def _dotted(op: Conv, x: Tensor, y: Tensor) -> Kernel:
+def _dotted(op: Conv, x: Tensor, y: Tensor, inputs: tuple[int, int]) -> Kernel:
     """SDOT over the taps."""
     slide = depthwise_slide.plan(op, x, y)
     if slide:
@@ -68,7 +72,7 @@ def _padded(op: Conv) -> np.ndarray:
     return wide
 
 
-def _portable(op: Conv, x: Tensor, y: Tensor) -> Kernel:
+def _portable(op: Conv, x: Tensor, y: Tensor, inputs: tuple[int, int] = INT8) -> Kernel:
     """Loops that any CPU runs: vectors along channels, taps outside the input skipped."""
     source, result = grid(x), grid(y)
     outputs, per_input = result.sizes[1], result.sizes[1] // source.sizes[1]
@@ -116,5 +120,5 @@ def _portable(op: Conv, x: Tensor, y: Tensor) -> Kernel:
     return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", macs(op, y))
 
 
-FORMS: Mapping[str, Callable[[Conv, Tensor, Tensor], Kernel]] = {"dotprod": _dotted, "neon": _long, "generic": _portable}
+FORMS: Mapping[str, Callable[[Conv, Tensor, Tensor, tuple[int, int]], Kernel]] = {"dotprod": _dotted, "neon": _long, "generic": _portable}
 """The forms of mpqc/facts/features.py"""

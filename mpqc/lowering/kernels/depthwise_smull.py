@@ -1,8 +1,8 @@
 """Depthwise convolution on cores without SDOT: SMULL and SMLAL along channels, SADDW to int32.
 
 Products of a few taps are added in int16 before they are widened: as many as fit for every channel, read from the weights when they
-are packed (two of 8 bits, often more; all nine of 4 bits). The input rows of a group of output rows are copied to scratch with their
-padding, so that every output has all its taps.
+are packed and from the codes that the input can hold (two of 8 bits, often more; all nine of 4 bits). The input rows of a group of output
+rows are copied to scratch with their padding, so that every output has all its taps.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mpqc.lowering.kernels.emit import copy, fill
 from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.narrow import Narrower, Narrowing, part, real
+from mpqc.lowering.kernels.requant import INT8
 from mpqc.lowering.kernels.tir import MAGIC_BITS, Expr, Param, T, bind, cast, function, load, loop, param, store, symbol
 from mpqc.values.program import Conv, Tensor
 
@@ -93,25 +94,29 @@ class Plan:
         return min(2, self.out_width) if len(self.taps) <= 25 else 1
 
 
-def plan(op: Conv, x: Tensor, y: Tensor) -> Plan | None:
-    """The plan, None where this form does not apply (several outputs a channel, fewer than 8 channels, not rank 4)."""
+def plan(op: Conv, x: Tensor, y: Tensor, codes: tuple[int, int] = INT8) -> Plan | None:
+    """The plan for inputs within `codes`, padding included.
+
+    None where this form does not apply (several outputs a channel, fewer than 8 channels, not rank 4).
+    """
     if len(x.shape) != 4 or x.shape[1] != op.weight.shape[0] or x.shape[1] < 8:
         return None
     n, channels, height, width = x.shape
     taps = (op.weight.shape[2], op.weight.shape[3])
-    sums = together(op.weight.reshape(channels, -1))
+    sums = together(op.weight.reshape(channels, -1), codes)
     return Plan(n, channels, height, width, y.shape[2], y.shape[3], taps, op.strides, op.pads[:2], op.dilations, op.weight_bits, sums)
 
 
-def together(weight: np.ndarray) -> tuple[int, ...]:
-    """Lengths of runs of taps whose products fit int16 when summed, whatever the int8 inputs. weight: int8 [channels, taps]."""
+def together(weight: np.ndarray, codes: tuple[int, int] = INT8) -> tuple[int, ...]:
+    """Lengths of runs of taps whose products surely fit int16 when summed, whatever the inputs. weight: int8 [channels, taps]; codes: of inputs."""
     runs: list[int] = []
-    positive, negative = np.maximum(weight, 0).astype(np.int64), -np.minimum(weight, 0).astype(np.int64)
+    low, high = min(codes[0], 0), max(codes[1], 0)
+    positive, negative = np.maximum(weight, 0).astype(np.int64), np.minimum(weight, 0).astype(np.int64)
     first = 0
     while first < weight.shape[1]:
-        most = np.cumsum(127 * positive[:, first:] + 128 * negative[:, first:], axis=1).max(axis=0)
-        least = np.cumsum(128 * positive[:, first:] + 127 * negative[:, first:], axis=1).max(axis=0)
-        fitting = (most < 2**15) & (least <= 2**15)
+        most = np.cumsum(high * positive[:, first:] + low * negative[:, first:], axis=1).max(axis=0)
+        least = np.cumsum(low * positive[:, first:] + high * negative[:, first:], axis=1).min(axis=0)
+        fitting = (most < 2**15) & (least >= -(2**15))
         runs.append(max(1, int(np.argmin(np.append(fitting, False)))))
         first += runs[-1]
     return tuple(runs)

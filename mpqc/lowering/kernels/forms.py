@@ -35,6 +35,9 @@ class ProductForm:
     rolled: bool
     """Short loops over large tiles are kept from being unrolled: the copies would not fit the registers"""
 
+    stores_wait: bool
+    """A block keeps its outputs in L1 beside its inputs: cores with this form wait for stores that miss"""
+
     @property
     def pixels(self) -> int:
         """Most pixels of a register tile."""
@@ -44,9 +47,9 @@ class ProductForm:
 PRODUCT_FORMS: Mapping[str, ProductForm] = {
     form.name: form
     for form in (
-        ProductForm("dotprod", "quads", wide_panels=True, start_in_memory=True, paired_stores=True, rolled=True),
-        ProductForm("neon", "rows", wide_panels=False, start_in_memory=False, paired_stores=False, rolled=False),
-        ProductForm("generic", "columns", wide_panels=False, start_in_memory=False, paired_stores=False, rolled=False),
+        ProductForm("dotprod", "quads", wide_panels=True, start_in_memory=True, paired_stores=True, rolled=True, stores_wait=False),
+        ProductForm("neon", "rows", wide_panels=False, start_in_memory=False, paired_stores=False, rolled=False, stores_wait=True),
+        ProductForm("generic", "columns", wide_panels=False, start_in_memory=False, paired_stores=False, rolled=False, stores_wait=False),
     )
 }
 """By name"""

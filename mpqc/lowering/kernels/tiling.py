@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from mpqc.facts.kernels import BLOCK_BYTES, CHANNEL_TILE, LARGE_BLOCK_BYTES, LARGE_WEIGHT_BYTES, QUAD
+from mpqc.facts.kernels import BLOCK_BYTES, CHANNEL_TILE, LARGE_BLOCK_BYTES, LARGE_WEIGHT_BYTES, QUAD, WRITTEN_BLOCK_BYTES
 from mpqc.lowering.kernels.forms import PRODUCT_FORMS, ProductForm
 from mpqc.lowering.kernels.kernel import KernelTarget
 
@@ -83,17 +83,19 @@ def _panel_width(pixels: int, channels: int, form: ProductForm) -> int:
     return 32 if pixels == 1 and channels >= 32 else 16
 
 
-def choose_blocks(window: Window, tile: Tile, weight_bytes: int, panels: int, cores: int) -> Blocks:
+def choose_blocks(window: Window, tile: Tile, weight_bytes: int, panels: int, cores: int, written: int = 0) -> Blocks:
     """Blocks whose input fits L1, or L2 where reading (and unpacking) the weights again would cost more; enough tasks for the cores.
 
-    weight_bytes: of the weights as int8, whatever they are stored in.
+    weight_bytes: of the weights as int8, whatever they are stored in. written: bytes of an output pixel, where they shall stay in L1 too.
     """
-    budget = LARGE_BLOCK_BYTES if weight_bytes > LARGE_WEIGHT_BYTES else BLOCK_BYTES
+    large = weight_bytes > LARGE_WEIGHT_BYTES
+    budget = LARGE_BLOCK_BYTES if large else WRITTEN_BLOCK_BYTES if written else BLOCK_BYTES
+    written = 0 if large else written
     if window.rows == 1:
-        columns, count = _cut(window.columns, tile.columns, window.column_pitch, budget, cores)
+        columns, count = _cut(window.columns, tile.columns, window.column_pitch + written, budget, cores)
         blocks = Blocks(count, 1, columns, 1)
     else:
-        rows, count = _cut(window.rows, tile.rows, window.row_pitch, budget, cores)
+        rows, count = _cut(window.rows, tile.rows, window.row_pitch + window.columns * written, budget, cores)
         blocks = Blocks(count, rows, window.columns, 1)
     if blocks.count >= cores or panels == 1:
         return blocks

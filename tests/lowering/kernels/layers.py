@@ -29,7 +29,9 @@ class Layer:
 
     def kernel(self, isa: str) -> Kernel:
         make = conv2d if isinstance(self.op, Conv) else gemm
-        return make(self.op, self.x.shape, *self.zero_points, core(isa, self.cores))
+        zero = self.zero_points[0]
+        codes = min(zero, int(self.x.min())), max(zero, int(self.x.max()))
+        return make(self.op, self.x.shape, self.zero_points, core(isa, self.cores), codes)
 
     def expected(self) -> np.ndarray:
         """By the definitions in numerics/integer.py."""

@@ -185,7 +185,7 @@ def test_macs_and_stored_bytes() -> None:
 def test_what_has_no_kernel_is_refused_by_name(changes: dict[str, object], why: str) -> None:
     layer = with_op(conv(ConvSpec((1, 8, 8, 16), 8, (3, 3))), **changes)
     with pytest.raises(LoweringError, match=why):
-        conv2d(layer.op, layer.x.shape, 0, 0, KernelTarget())
+        conv2d(layer.op, layer.x.shape, (0, 0), KernelTarget())
 
 
 @pytest.mark.emulator

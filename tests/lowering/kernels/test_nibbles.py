@@ -43,7 +43,7 @@ def narrow(spec: ConvSpec, seed: int, zero_points: tuple[int, int] = (-8, -8), b
 
 def check(layers: list[tuple[Layer, Packing]], isa: str, machine: Machine, folder: Path) -> None:
     """Fails unless every layer gives exactly what it must."""
-    kernels = [conv2d(layer.op, layer.x.shape, *layer.zero_points, core(isa, layer.cores), packing=packing) for layer, packing in layers]
+    kernels = [conv2d(layer.op, layer.x.shape, layer.zero_points, core(isa, layer.cores), packing=packing) for layer, packing in layers]
     stored = [halves(layer.x) if packing.input(0) else layer.x for layer, packing in layers]
     cases = [Case(kernel, (x,), layer.threads) for kernel, x, (layer, _) in zip(kernels, stored, layers, strict=True)]
     for (layer, packing), kernel, result in zip(layers, kernels, run(cases, machine, folder), strict=True):
@@ -109,4 +109,4 @@ def test_random_convolutions(isa: str, machine: Machine, cases: list[tuple], tmp
 def test_an_odd_number_of_channels_is_refused_by_name() -> None:
     layer = narrow(ConvSpec((1, 4, 4, 8), 9, (1, 1)), 0)
     with pytest.raises(LoweringError, match="two a byte"):
-        conv2d(layer.op, layer.x.shape, -8, -8, KernelTarget(), packing=PACKINGS[2])
+        conv2d(layer.op, layer.x.shape, (-8, -8), KernelTarget(), packing=PACKINGS[2])
