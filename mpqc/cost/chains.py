@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING
 
+from mpqc.cost.run import Run
 from mpqc.facts.kernels import CHANNEL_TILE, LANES, LARGE_BLOCK_BYTES, LARGE_WEIGHT_BYTES, VECTOR, WRITTEN_BLOCK_BYTES, chain_products, longest_chain
-
-if TYPE_CHECKING:
-    from mpqc.cost.fit import Run
 
 UNPACKED = (2, 4)
 """Widths of stored weights that are widened before they are multiplied"""

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from mpqc.cost import chains
+from mpqc.cost.run import Run, Widths, overflow
 from mpqc.facts.kernels import (
     BLOCK_BYTES,
     CHANNEL_TILE,
     LARGE_BLOCK_BYTES,
     LARGE_WEIGHT_BYTES,
-    PIXEL_TILES,
     POSITIONS,
     PRODUCT_ROWS,
     QUAD,
@@ -28,66 +28,6 @@ from mpqc.facts.kernels import (
 )
 from mpqc.targets import RUNTIME_KERNELS, CostRow, OpKind, Shape
 from mpqc.targets.schema import Caches
-from mpqc.values.qtype import QType
-
-Widths = tuple[int | None, int]
-"""Containers of weights and activations, in bits."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a kernel run shares the caches with: bytes of weights of the whole network, read once between two runs of the kernel."""
-
-    network_weight_bytes: float = 0.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """One kernel run: what the quantities are computed from."""
-
-    shape: Shape
-    widths: Widths
-    caches: Caches
-    context: Context = Context()
-    form: str = "dotprod"
-    """Of the product on this core (facts/features.py)"""
-    cores: int = 1
-    """That the kernels share their work among"""
-
-    @property
-    def pixel_tile(self) -> int:
-        """Output pixels that the form of the product takes together."""
-        return PIXEL_TILES[self.form]
-
-    @property
-    def stored_bits(self) -> int:
-        """Bits that a weight has in memory; 0 where the kernel has none."""
-        return 0 if self.widths[0] is None else QType(self.widths[0]).container
-
-    @property
-    def weight_bytes(self) -> float:
-        """Bytes of weights as stored."""
-        return self.shape.out_c * self.shape.taps * self.stored_bits / 8
-
-    @property
-    def activation_bytes(self) -> float:
-        """Bytes of inputs and outputs, each in whole bytes."""
-        return float((self.shape.inputs + self.shape.outputs) * ceil(self.widths[1] / 8))
-
-    def beyond(self, cache_bytes: int) -> float:
-        """Bytes that this run fetches from beyond a cache of `cache_bytes`.
-
-        Nothing while all that is read between two runs takes up to half the cache, everything from twice its size on (least
-        recently used lines go first, pages crowd some sets before others), linear between.
-        """
-        own = self.weight_bytes + self.activation_bytes
-        held = max(own, self.context.network_weight_bytes + self.activation_bytes)
-        return self.weight_bytes * _overflow(held, cache_bytes) + self.activation_bytes * _overflow(own, cache_bytes)
-
-
-def _overflow(used: float, cache_bytes: int) -> float:
-    return min(max((used / cache_bytes - 0.5) / 1.5, 0.0), 1.0) if cache_bytes else 0.0
-
 
 Quantity = Callable[[Run], float]
 
@@ -219,7 +159,7 @@ class _Patches:
     def beyond(self, cache_bytes: int) -> float:
         """Bytes fetched from beyond a cache: with the weights once more for each further block, where they do not stay beside it."""
         block = self.run.weight_bytes + self.row_bytes * _tiles(self.shape.out_h, self.lines) / self.blocks
-        return self.run.beyond(cache_bytes) + (self.blocks - 1) * self.run.weight_bytes * _overflow(block, cache_bytes)
+        return self.run.beyond(cache_bytes) + (self.blocks - 1) * self.run.weight_bytes * overflow(block, cache_bytes)
 
 
 TRANSFORMED = "weight values transformed"

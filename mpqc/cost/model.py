@@ -12,9 +12,10 @@ from dataclasses import replace
 from functools import cached_property
 from math import ceil, prod
 
-from mpqc.cost.fit import ALL_WIDTHS, Context, Fit, Run, Widths, fit_rows
+from mpqc.cost.fit import ALL_WIDTHS, Fit, fit_rows
 from mpqc.cost.forms import KINDS, cheapest, exact_kinds, has_forms
 from mpqc.cost.fusion import fused_additions
+from mpqc.cost.run import Context, Run, Widths
 from mpqc.cost.storage import bytes_beside, packable, panel_elements, panel_overhead
 from mpqc.cost.workload import Workload, conversion, workload
 from mpqc.errors import TargetError

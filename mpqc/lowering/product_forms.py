@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mpqc.cost.fit import Context
 from mpqc.cost.forms import KINDS, cheapest
 from mpqc.cost.model import CostModel
+from mpqc.cost.run import Context
 from mpqc.facts.features import best_form
 from mpqc.facts.kernels import is_transformable
 from mpqc.lowering.kernels.winograd import refusal

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mpqc.cost.fit import Context, Run
 from mpqc.cost.fusion import fused_additions
 from mpqc.cost.model import CHANNEL_TABLE_CYCLES, CostModel
+from mpqc.cost.run import Context, Run
 from mpqc.errors import TargetError
 from mpqc.targets import CostRow, Shape, Target, load_target
 from mpqc.values.budget import Resource

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from mpqc.cost.fit import Context
 from mpqc.cost.model import CHANNEL_TABLE_CYCLES, CostModel, conversions, requantizations
+from mpqc.cost.run import Context
 from mpqc.errors import TargetError
 from mpqc.targets import CostRow, OpKind, Shape, Target, load_target
 from mpqc.targets.schema import Analytic, Throughput

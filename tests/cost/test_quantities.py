@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mpqc.cost.fit import Context, Run, fit_rows, quantities
+from mpqc.cost.fit import fit_rows, quantities
+from mpqc.cost.run import Context, Run
 from mpqc.targets import CostRow, OpKind, Shape, load_target
 from mpqc.targets.schema import Caches
 
