@@ -27,7 +27,7 @@ class Constraint:
     resource: Resource
     """The one whose budget and use the table shows; weights and activations in kB where they are sizes"""
     steps: int
-    target: str = "abstract"
+    target: str = "packed"
     float_activations: bool = False
     long: bool = False
     """Three seeds for every method that learns bits, not for auto alone"""
@@ -150,7 +150,7 @@ def runs(network: str, seeds: int = 3) -> Iterator[Run]:
     for seed in range(seeds):
         for constraint in (row for row in CONSTRAINTS if network in row.networks):
             for method in constraint.methods:
-                if method == "uniform" and constraint.uniform is None and constraint.target == "abstract":
+                if method == "uniform" and constraint.uniform is None and constraint.target == "packed":
                     continue
                 if method == MIXED and (seed or constraint.drop is None):
                     continue

@@ -2,7 +2,7 @@
 
     python benchmarks/deployed.py benchmarks/work/accuracy/resnet20_weights_70_kb__largest_activation_8_kb_auto_0_4000_10000
 
-The plan is made for an abstract target that packs every width; the chip stores each width in its own container and computes the same.
+The plan is made for the target `packed`, which packs every width; the chip stores each width in its own container and computes the same.
 """
 
 from __future__ import annotations

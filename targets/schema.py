@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mpqc.facts.features import PORTABLE, attributes, best_form, contradictions
+from mpqc.facts.file_types import FILE_ACTIVATION_BITS, FILE_WEIGHT_BITS
 from mpqc.facts.kinds import WEIGHTED, OpKind
 from mpqc.targets.rows import CostRow
 
@@ -144,7 +145,8 @@ class Target(_Facts):
     llvm: Llvm | None = None
     qemu_cpu: Text | None = None
     """Name for `qemu-aarch64 -cpu`; absent where the emulator is not needed or has none"""
-    containers: Containers
+    containers: Containers = Containers(weights=FILE_WEIGHT_BITS, activations=FILE_ACTIVATION_BITS)
+    """Absent: those of the QDQ file, which is then what the target stores; a target with code states them"""
     choices: Choices
     kernels: Annotated[tuple[KernelFacts, ...], Field(min_length=1)]
     cost_rows: Text | None = None
@@ -168,6 +170,11 @@ class Target(_Facts):
     def features(self) -> frozenset[str]:
         """Features of the cores."""
         return frozenset(self.isa)
+
+    @property
+    def stores_file(self) -> bool:
+        """Whether what the target stores is the QDQ file: it has no code, and says of no container of its own."""
+        return self.lowering == "cost-only" and "containers" not in self.model_fields_set
 
     @property
     def machine(self) -> str:
@@ -213,6 +220,8 @@ def _holds(container: int | None, bits: int | None) -> bool:
 def _contradictions(target: Target) -> Iterator[str]:
     if target.lowering == "code" and target.llvm is None:
         yield 'llvm: a target with lowering = "code" needs [llvm]'
+    if target.lowering == "code" and "containers" not in target.model_fields_set:
+        yield 'containers: a target with lowering = "code" needs [containers]'
     if target.lowering == "cost-only" and target.llvm is not None:
         yield "llvm: a cost-only target has no [llvm]"
     if target.cost_rows and target.analytic:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from math import ceil, prod
 
+from mpqc.cost.file import channels, file_bytes_beside, file_overhead_bytes, file_weight_bytes
 from mpqc.cost.fit import ALL_WIDTHS, Fit, fit_rows
 from mpqc.cost.forms import KINDS, cheapest, exact_kinds, has_forms
 from mpqc.cost.fusion import fused_additions
@@ -167,18 +168,21 @@ class CostModel:
         return self._packed_bytes(site.elements, bits)
 
     def weight_bytes(self, site: Site, bits: int) -> int:
-        """Bytes of the weight as stored: its codes, in the panels of the kernels where the target has code."""
+        """Bytes of the weight as stored: its codes, in the panels of the kernels where the target has code, or as the QDQ file has it."""
+        if self.target.stores_file:
+            return file_weight_bytes(site, _container(bits, self.target.containers.weights))
         return self._packed_bytes(panel_elements(site) if self._has_code else site.elements, bits)
 
     def overhead_bytes(self, site: Site) -> int:
         """Bytes of scale and bias that go with a weight, whatever its width."""
         if self._has_code:
             return panel_overhead(site)
-        channels = 1 if site.axis is None else site.shape[site.axis]
-        return channels * CHANNEL_BYTES
+        return file_overhead_bytes(site) if self.target.stores_file else channels(site) * CHANNEL_BYTES
 
     def beside_bytes(self, table: SiteTable) -> int:
-        """Bytes of constants that go with no weight: tables and the like, where the target has code."""
+        """Bytes of constants that go with no weight: tables and the like where the target has code, biases and scales in the QDQ file."""
+        if self.target.stores_file:
+            return file_bytes_beside(table)
         return bytes_beside(table, (work.kind for work in self.boundary)) if self._has_code else 0
 
     def _packed_bytes(self, elements: int, bits: int) -> int:

@@ -94,7 +94,7 @@ _ROWS = Need("cost rows", "cost_rows", lambda chip: bool(chip.rows or chip.analy
 _ENERGIES = Need("energy table", "energy", lambda chip: chip.energy is not None)
 
 LATENCY = Flag("latency", "Latency", "20ms", "predicted time of one run on one core")
-SIZE = Flag("size", "Size", "1.5MB", "weights and all other constants that the built program stores (1 MB = 1024^2 bytes)")
+SIZE = Flag("size", "Size", "1.5MB", "all constants that the built program stores, or the file where there is none (1 MB = 1024^2 bytes)")
 BOPS = Flag("bops", "Bops", "3GBOPs", "MACs x weight bits x activation bits")
 AVERAGE_BITS = Flag("avg-bits", "AverageBits", "4/4", "average bits of weights/activations, each weighted by its elements (3/- bounds one side)")
 ACTIVATION_MEMORY = Flag("activation-memory", "ActivationMemory", "8KB", "memory that the built program takes for activations and scratch")

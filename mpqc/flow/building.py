@@ -95,12 +95,13 @@ class Builder:
 
     def _write(self, draft: Draft) -> Built:
         from mpqc.flow.artifacts import write_artifacts, write_nothing
+        from mpqc.qdq.write.stored import file_bytes
         from mpqc.workspace.launch import launched
 
         write = write_artifacts if launched().leads else write_nothing
         with self.job.progress.phase("build"):
             artifacts = write(draft.program, draft.lowered, self.target, self.job.workspace, batches=self.exporting.batches)
-        return Built(draft.model, draft.program, artifacts)
+        return Built(draft.model, draft.program, replace(artifacts, file_bytes=file_bytes(draft.model)))
 
     def _with_source_batch(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """`model` with the batch dimension as the source has it; where it holds to a batch of 1, a warning says why."""
@@ -112,9 +113,12 @@ class Builder:
         return freed.model
 
     def _stored_bytes(self, draft: Draft) -> int:
-        """What the file stores, weights in the containers of the target: for targets whose program the file is."""
+        """What a target without code stores of the file: all its constants as they lie there, or weights in containers of its own."""
         from mpqc.cost.model import CostModel
-        from mpqc.qdq.write.stored import stored_bytes
+        from mpqc.qdq.write.stored import file_bytes, stored_bytes
+
+        if self.target.stores_file:
+            return file_bytes(draft.model)
 
         cost, table = CostModel(self.target), self.exporting.table
 

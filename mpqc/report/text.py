@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mpqc.facts.amounts import format_amount
 from mpqc.facts.resources import RESOURCES
 from mpqc.report.model import LayerRow, Report
+from mpqc.values.artifacts import FILE_CONSTANTS, MODULE
 from mpqc.values.budget import Resource
 from mpqc.values.plan import Choice, Plan, Proof, Use
 from mpqc.values.text import printable
@@ -75,8 +76,9 @@ def _reach(report: Report) -> list[str]:
     return [f"bits: the fastest plan takes {fastest:.2f}x of all int8, this one {own:.2f}x"]
 
 
-def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
-    lines = [_use_line(use, proof) for use in uses]
+def _outcome(uses: tuple[Use, ...], proof: Proof, place: str = "") -> list[str]:
+    """`place`: where what was built was counted."""
+    lines = [_use_line(use, proof, place) for use in uses]
     if proof.status not in ("optimal", "feasible"):
         return [*lines, f"plan: {proof.status}"]
     return [
@@ -85,17 +87,17 @@ def _outcome(uses: tuple[Use, ...], proof: Proof) -> list[str]:
     ]
 
 
-def _use_line(use: Use, proof: Proof) -> str:
-    built = "" if use.built is None or use.unpriced else f", {format_amount(use.resource, use.built)} in the built program"
+def _use_line(use: Use, proof: Proof, place: str) -> str:
+    built = "" if use.built is None or use.unpriced else f", {format_amount(use.resource, use.built)} {place or 'as built'}"
     return f"{RESOURCES[use.resource].label}: {format_amount(use.resource, use.used)}{_limit(use, proof)}{built}"
 
 
 def totals(report: Report) -> list[str]:
     """The lines under the table: budgets kept, proof, sizes, latency, closeness to float."""
-    lines = [*fed_lines(report), *_outcome(report.uses, report.proof)]
+    lines = [*fed_lines(report), *_outcome(report.uses, report.proof, _place(report))]
     sizes = report.sizes
     lines.append(f"weights: float {sizes.float_bytes:,} B, all int8 {sizes.int8_bytes:,} B, this plan {sizes.plan_bytes:,} B")
-    lines += memory_lines(report)
+    lines += stored_lines(report) + memory_lines(report)
     if report.latency_us is not None:
         int8 = "" if report.int8_latency_us is None else f", all int8 {report.int8_latency_us / 1e3:.3f} ms"
         lines.append(f"latency: {report.latency_us / 1e3:.3f} ms{int8} predicted ({report.latency_origin})")
@@ -108,6 +110,20 @@ def totals(report: Report) -> list[str]:
         accuracy = report.accuracy
         lines.append(f"accuracy on {accuracy.samples} samples: float {accuracy.float_percent:.2f} %, integer {accuracy.integer_percent:.2f} %")
     return lines + training_lines(report.training) + accumulator_lines(report) + [f"note: {note}" for note in report.notes]
+
+
+def _place(report: Report) -> str:
+    """Where what was built was counted: a target without code stores the file, or packs it in containers of its own."""
+    if MODULE in report.sizes.files:
+        return "in the built program"
+    size = next((use.built for use in report.uses if use.resource is Resource.SIZE), None)
+    return "in the file" if size == report.sizes.files.get(FILE_CONSTANTS) else f"as {report.target} packs what is in the file"
+
+
+def stored_lines(report: Report) -> list[str]:
+    """Bytes of the constants in each file, in one line."""
+    constants = {name.split()[0]: size for name, size in report.sizes.files.items() if name.endswith("constants")}
+    return [f"constants stored: {', '.join(f'{name} {size:,} B' for name, size in constants.items())}"] if constants else []
 
 
 def fed_lines(report: Report) -> list[str]:

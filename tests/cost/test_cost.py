@@ -61,15 +61,18 @@ def priced() -> Target:
 
 
 def test_containers_count_what_is_stored() -> None:
-    arm, abstract = CostModel(load_target("cortex-a76")), CostModel(load_target("abstract"))
+    arm, packed, file = (CostModel(load_target(name)) for name in ("cortex-a76", "packed", "abstract"))
     values, stored = 16 * 27, 16 * 3 * 12  # a row of 3 pixels of 3 channels lies in 12 bytes
     assert [arm.code_bytes(WEIGHT, bits) for bits in (2, 3, 4, 5, 8)] == [values // 4, values // 2, values // 2, values, values]
     assert [arm.weight_bytes(WEIGHT, bits) for bits in (2, 3, 4, 5, 8)] == [stored // 4, stored // 2, stored // 2, stored, stored]
-    assert abstract.weight_bytes(WEIGHT, 3) == values * 3 // 8
+    assert packed.weight_bytes(WEIGHT, 3) == values * 3 // 8
+    assert [file.weight_bytes(WEIGHT, bits) for bits in (1, 3, 5)] == [values // 4 + 16, values // 2 + 8, values + 16]  # with zero points
     assert [arm.activation_bytes(ACTIVATION, bits) for bits in (2, 4, 8)] == [75, 75, 75]
-    assert abstract.activation_bytes(ACTIVATION, 4) == 38  # 300 bits are 37.5 bytes
+    assert packed.activation_bytes(ACTIVATION, 4) == 38  # 300 bits are 37.5 bytes
+    assert [file.activation_bytes(ACTIVATION, bits) for bits in (4, 9)] == [75, 150]
     assert arm.overhead_bytes(WEIGHT) == 16 * 12 + 32
-    assert abstract.overhead_bytes(WEIGHT) == 16 * 8
+    assert packed.overhead_bytes(WEIGHT) == 16 * 8
+    assert file.overhead_bytes(WEIGHT) == 16 * 4
 
 
 def test_widths_beyond_every_container_are_refused() -> None:

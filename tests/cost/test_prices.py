@@ -188,11 +188,11 @@ def test_where_latencies_come_from() -> None:
 
 
 def test_bytes_beside_a_weight() -> None:
-    """Without code, a bias and a scale a channel; with code, 12 bytes for each of eight channels that a kernel computes together, and 32."""
-    abstract = CostModel(load_target("abstract"))
-    assert abstract.overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7), axis=1)) == 7 * 8
-    assert abstract.overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7))) == 8
-    assert abstract.weight_bytes(Site("w", SiteKind.WEIGHT, (3, 3)), 2) == 3  # 18 bits are 2.25 bytes
+    """Packed, a bias and a scale a channel; with code, 12 bytes for each of eight channels that a kernel computes together, and 32."""
+    packed = CostModel(load_target("packed"))
+    assert packed.overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7), axis=1)) == 7 * 8
+    assert packed.overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7))) == 8
+    assert packed.weight_bytes(Site("w", SiteKind.WEIGHT, (3, 3)), 2) == 3  # 18 bits are 2.25 bytes
     assert CostModel(A76).code_bytes(Site("w", SiteKind.WEIGHT, (3, 3)), 2) == 3
     assert CostModel(A76).overhead_bytes(Site("w", SiteKind.WEIGHT, (5, 7), axis=1)) == 8 * 12 + 32
     assert CostModel(A76).overhead_bytes(Site("w", SiteKind.WEIGHT, (9, 7), axis=0)) == 16 * 12 + 32

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from mpqc.errors import BudgetInfeasibleError, GuardError
 from mpqc.flow.pipeline import compile_network
 from mpqc.flow.results import Compiled
 from mpqc.flow.verification import ROUNDS, Spent, first_plan, guard, verified
+from mpqc.qdq.write.stored import file_bytes
 from mpqc.report.file import read_report
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, Proof, Use, read_plan
@@ -252,16 +254,22 @@ def test_a_program_that_stores_less_than_its_plan_counts_is_no_refusal() -> None
         first_plan(impossible(sized(110.0)), slow, stored(lambda used: -10.0))
 
 
-@pytest.mark.parametrize("target", ["cortex-a76", "abstract"])
-def test_a_size_holds_for_what_is_written(mpqc: Mpqc, place: Place, tmp_path: Path, target: str) -> None:
+WHERE = {"cortex-a76": "in the built program", "abstract": "in the file", "packed": "as packed packs what is in the file"}
+
+
+@pytest.mark.parametrize(("target", "where"), WHERE.items())
+def test_a_size_holds_for_what_is_written(mpqc: Mpqc, place: Place, tmp_path: Path, target: str, where: str) -> None:
     done = mpqc(*place.compiling, "--target", target, "--budget-size", BUDGET, "-o", tmp_path / "out", "--json")
     assert done.code == 0, done.err
     size = next(use for use in json.loads(done.out)["uses"] if use["resource"] == "size")
     assert size["built"] <= size["limit"] == 2000.0
     assert size["used"] <= 2000.0
     text = mpqc("report", tmp_path / "out").out
-    assert f"size: {size['used'] / 1024:.4g} kB of 1.953 kB, {size['built'] / 1024:.4g} kB in the built program" in text
-    assert "in the built program" in (tmp_path / "out" / "report.html").read_text()
+    assert f"size: {size['used'] / 1024:.4g} kB of 1.953 kB, {size['built'] / 1024:.4g} kB {where}" in text
+    assert where in (tmp_path / "out" / "report.html").read_text()
+    stored = json.loads(done.out)["sizes"]["files"]["model.qdq.onnx constants"]
+    assert stored == file_bytes(onnx.load(tmp_path / "out" / "model.qdq.onnx"))
+    assert (stored <= 2000) == (target != "packed")
 
 
 def test_a_size_that_the_program_of_a_given_plan_exceeds_leaves_the_plan_and_no_program(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:

@@ -143,11 +143,11 @@ def _obeyed(file: Path, seeds: Path, scratch: Path) -> list[object]:
 
 
 def _allocated(file: Path, seeds: Path, scratch: Path) -> list[object]:
-    return ["allocate", _in_place(file, seeds, scratch), "--target", "abstract", "--budget-size", "1.2kB", "--solver-time", 2]
+    return ["allocate", _in_place(file, seeds, scratch), "--target", "packed", "--budget-size", "1.2kB", "--solver-time", 2]
 
 
 def _swept(file: Path, seeds: Path, scratch: Path) -> list[object]:
-    return ["pareto", _in_place(file, seeds, scratch), "--target", "abstract", "--points", 2, "--solver-time", 2]
+    return ["pareto", _in_place(file, seeds, scratch), "--target", "packed", "--points", 2, "--solver-time", 2]
 
 
 def _for_target(file: Path, seeds: Path, scratch: Path) -> list[object]:

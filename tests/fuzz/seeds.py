@@ -96,7 +96,7 @@ def compile_place(folder: Path) -> None:
     from mpqc.values.request import Options
 
     budgets = (Budget(Resource.SIZE, 1.2 * 1024),)
-    options = Options(target="abstract", budgets=budgets, allow_slower=True)
+    options = Options(target="packed", budgets=budgets, allow_slower=True)
     compile_network(folder / "networks" / "small.onnx", options, folder / "arrays" / "samples.npy", output=folder / "place")
 
 

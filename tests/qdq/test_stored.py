@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mpqc.qdq.write.stored import stored_bytes
+from mpqc.qdq.write.stored import file_bytes, stored_bytes
 
 
 def file_of(*extra: TensorProto) -> onnx.ModelProto:
@@ -32,3 +32,12 @@ def test_codes_scales_biases_and_all_that_stays_float() -> None:
     assert stored_bytes(file_of(), {"w": 6}.get) == 6 + beside + activation
     kept = numpy_helper.from_array(np.zeros((7, 2), np.float32), "table")
     assert stored_bytes(file_of(kept), {"w": 6}.get) == 6 + beside + activation + 7 * 2 * 4
+
+
+def test_a_file_has_all_of_its_constants() -> None:
+    table = numpy_helper.from_array(np.zeros((7, 2), np.float32), "table")
+    inner = helper.make_graph([helper.make_node("Constant", [], ["c"], value=table)], "inner", [], [], [table])
+    model = file_of(table)
+    model.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=inner, else_branch=inner))
+    weight, bias, activation = 8 + 3 + 5 * 4, 5 * 4 + 5 * 4, 4 + 1  # nibbles of codes and zero points
+    assert file_bytes(model) == weight + bias + activation + 5 * 7 * 2 * 4

@@ -1,4 +1,4 @@
-"""What a QDQ file has to store: the bytes that a target which runs the file itself is held to."""
+"""What a QDQ file stores, and what a target without code that packs it in containers of its own has to store of it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ def stored_bytes(model: onnx.ModelProto, packed: Callable[[str], int | None]) ->
     return sum(_bytes(tensor, packed) for name, tensor in tensors.items() if name not in derived)
 
 
+def file_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all constants of `model` in the types that it gives them."""
+    return _graph_bytes(model.graph)
+
+
+def _graph_bytes(graph: onnx.GraphProto) -> int:
+    values = [item for node in graph.node for item in node.attribute]
+    inner = sum(_graph_bytes(item.g) for item in values if item.type == onnx.AttributeProto.GRAPH)
+    constants = [item.t for item in values if item.type == onnx.AttributeProto.TENSOR]
+    return inner + sum(map(_own_bytes, (*graph.initializer, *constants)))
+
+
 def _derived(node: onnx.NodeProto, tensors: dict[str, TensorProto]) -> list[str]:
     codes = tensors.get(node.input[0])
     if codes is None:
@@ -33,6 +45,11 @@ def _bytes(tensor: TensorProto, packed: Callable[[str], int | None]) -> int:
     own = packed(tensor.name.removesuffix("_q")) if tensor.name.endswith("_q") else None
     if own is not None and tensor.data_type != TensorProto.INT32:
         return own
+    return _own_bytes(tensor)
+
+
+def _own_bytes(tensor: TensorProto) -> int:
+    """Bytes of the tensor in its type."""
     elements = prod(tensor.dims)
     bits = _SUB_BYTE.get(tensor.data_type)
     return -(-elements * bits // 8) if bits else elements * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize

@@ -11,6 +11,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mpqc.errors import UsageError
+from mpqc.facts.file_types import FILE_ACTIVATION_BITS, FILE_WEIGHT_BITS
 from mpqc.facts.ops import Role, facts
 from mpqc.numerics import integer
 from mpqc.qdq.write.biases import bias_codes, raised_scales
@@ -18,7 +19,8 @@ from mpqc.values.qtype import QParams, QType
 from mpqc.values.site import OpNode, SiteKind, SiteTable
 
 LOWEST_OPSET, NARROW_OPSET, INT2_OPSET = 13, 21, 25
-_ELEMENTS: dict[int, int] = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
+_TYPES = (TensorProto.INT2, TensorProto.INT4, TensorProto.INT8, TensorProto.INT16)
+_ELEMENTS: dict[int, int] = dict(zip(FILE_WEIGHT_BITS, _TYPES, strict=True))
 _SINCE = {2: INT2_OPSET, 4: NARROW_OPSET, 8: LOWEST_OPSET, 16: NARROW_OPSET}
 
 
@@ -30,7 +32,7 @@ class _Storage:
 
 
 def _activation_storage(qtype: QType, opset: int) -> _Storage:
-    if qtype.bits in (8, 16) and opset >= _SINCE[qtype.bits]:
+    if qtype.bits in FILE_ACTIVATION_BITS and opset >= _SINCE[qtype.bits]:
         return _Storage(_ELEMENTS[qtype.bits], None)
     return _Storage(_wide_element(qtype, opset), (qtype.qmin, qtype.qmax))
 
