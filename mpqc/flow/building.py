@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpqc.errors import BudgetInfeasibleError
 from mpqc.flow.export import Exporting, export_program
-from mpqc.flow.verification import Solve, Spent, Verifier, verified
+from mpqc.flow.verification import Solve, Spent, Verifier, retold, verified
 from mpqc.values.artifacts import Artifacts
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, same_bits
@@ -19,6 +22,7 @@ from mpqc.workspace.job import Job
 if TYPE_CHECKING:
     import onnx
 
+    from mpqc.lowering.arena import Moment
     from mpqc.lowering.lowered import Lowered
     from mpqc.targets import Target
     from mpqc.values.program import Program
@@ -57,12 +61,16 @@ class Builder:
     exporting: Exporting
     target: Target
     job: Job
+    memory: float | None = None
+    """Bytes that a budget leaves for activations and scratch: where scratch for all cores takes more, kernels are cut for one"""
+    _busiest: Moment | None = None
     _draft: Draft | None = None
     _built: Built | None = None
 
     def measure(self, plan: Plan, verifier: Verifier | None) -> Spent:
         """Drafts `plan` and counts what its program takes; with a verifier builds it, and prices it too."""
         draft = self._drafted(plan)
+        self._busiest = None if draft.lowered is None else draft.lowered.arena.busiest
         spent = {Resource.SIZE: self._stored_bytes(draft)} if draft.lowered is None else _counted(draft.lowered)
         if verifier is None:
             return spent
@@ -79,7 +87,7 @@ class Builder:
 
     def _drafted(self, plan: Plan) -> Draft:
         """Writes plan.json and model.qdq.onnx of `plan`; the program of another plan goes."""
-        from mpqc.flow.artifacts import lowered_program, remove_program
+        from mpqc.flow.artifacts import remove_program
 
         workspace, progress = self.job.workspace, self.job.progress
         remove_program(workspace)
@@ -89,9 +97,17 @@ class Builder:
             model = self._with_source_batch(model)
         workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
         with progress.phase("lower"):
-            lowered = lowered_program(program, self.target)
+            lowered = self._lowered(program)
         self._draft, self._built = Draft(plan, model, program, lowered), None
         return self._draft
+
+    def _lowered(self, program: Program) -> Lowered | None:
+        from mpqc.flow.artifacts import lowered_program
+
+        lowered = lowered_program(program, self.target)
+        if lowered is None or self.memory is None or lowered.arena.nbytes <= self.memory or self.target.cores == 1:
+            return lowered
+        return lowered_program(program, self.target.model_copy(update={"cores": 1}))
 
     def _write(self, draft: Draft) -> Built:
         from mpqc.flow.artifacts import write_artifacts, write_nothing
@@ -101,7 +117,13 @@ class Builder:
         write = write_artifacts if launched().leads else write_nothing
         with self.job.progress.phase("build"):
             artifacts = write(draft.program, draft.lowered, self.target, self.job.workspace, batches=self.exporting.batches)
-        return Built(draft.model, draft.program, replace(artifacts, file_bytes=file_bytes(draft.model)))
+        note = "; ".join(filter(None, (artifacts.note, self._thrift(draft))))
+        return Built(draft.model, draft.program, replace(artifacts, note=note, file_bytes=file_bytes(draft.model)))
+
+    def _thrift(self, draft: Draft) -> str:
+        if draft.lowered is None or draft.lowered.target.cores == self.target.cores:
+            return ""
+        return f"kernels are cut for one core: scratch for {self.target.cores} would take more than the budget of activation memory"
 
     def _with_source_batch(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """`model` with the batch dimension as the source has it; where it holds to a batch of 1, a warning says why."""
@@ -132,7 +154,29 @@ class Builder:
         """What `measure` says of `plan` with the weights of the file, in a folder that does not stay."""
         with tempfile.TemporaryDirectory(dir=self.job.workspace.root, prefix=".mpqc-aside-") as folder:
             aside = Job(Workspace(Path(folder)), self.job.progress)
-            return Builder(replace(self.exporting, trained=None), self.target, aside).measure(plan, verifier)
+            builder = Builder(replace(self.exporting, trained=None), self.target, aside, self.memory)
+            spent = builder.measure(plan, verifier)
+            self._busiest = builder._busiest
+            return spent
+
+    def of(self, exporting: Exporting) -> Builder:
+        """A builder of the same kind that exports plans otherwise."""
+        return Builder(exporting, self.target, self.job, self.memory)
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Adds to a refusal of activation memory which node the program measured last needs most of it for."""
+        try:
+            yield
+        except BudgetInfeasibleError as error:
+            if self._busiest is None or Resource.PEAK_MEMORY.value not in error.least:
+                raise
+            raise retold(error, f"{error.hint}; {_needs(self._busiest)}") from error
+
+
+def _needs(moment: Moment) -> str:
+    parts = f"{moment.live_bytes:,} B of activations and {moment.workspace_bytes:,} B of scratch"
+    return f"its program needs most at {moment.op}, {parts}; a smaller image takes less, and fewer bits where it runs on integers"
 
 
 def _counted(lowered: Lowered) -> Spent:

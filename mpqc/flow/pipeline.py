@@ -21,7 +21,7 @@ from mpqc.flow.plan_choice import choose_plan, cost_model_of
 from mpqc.flow.plan_guard import guarded_plan
 from mpqc.flow.results import Analysis, Compiled
 from mpqc.flow.saved import way_out_kept
-from mpqc.flow.verification import BuiltPlan, Solve, Verifier, counted_again, first_plan, guard, open_verifier, verified
+from mpqc.flow.verification import BuiltPlan, Solve, Verifier, counted_again, first_plan, guard, merged, open_verifier, verified
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan
 from mpqc.values.request import Options
@@ -64,16 +64,17 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     verifier = open_verifier(options.pricer, cost_model.target) if options.price and launched().leads else None
     analysis = analyze_network(material, options, job)
     cost_model = cost_model.for_network(analysis.table)
-    builder = Builder(_exporting(analysis, options.opset, None), cost_model.target, job)
+    memory = merged(options.budgets).get(Resource.PEAK_MEMORY)
+    builder = Builder(_exporting(analysis, options.opset, None), cost_model.target, job, memory)
     choose = partial(_chosen, analysis, options, cost_model, options.budgets)
-    with job.progress.phase("allocate"), way_out_kept(job.workspace):
+    with job.progress.phase("allocate"), way_out_kept(job.workspace), builder.explaining():
         plan = first_plan(choose, options.budgets, lambda plan: builder.measure_aside(plan, None))
     trained = None
     if options.training is not None:
         start = _start(plan, analysis, options, cost_model, builder)
         trained = _trained(analysis, start, options, cost_model.target, job)
-        plan, builder = trained.plan, Builder(_exporting(analysis, options.opset, trained), cost_model.target, job)
-    with way_out_kept(job.workspace):
+        plan, builder = trained.plan, builder.of(_exporting(analysis, options.opset, trained))
+    with way_out_kept(job.workspace), builder.explaining():
         held = _held(plan, analysis, options, cost_model, builder, verifier)
         plan, builder = (held.plan, builder) if trained else _repaired(held.plan, analysis, options, builder)
     built = builder.built()
@@ -100,7 +101,7 @@ def analyze(source: Any, options: Options, data: Any = None, *, output: Path, pr
 def _start(plan: Plan, analysis: Analysis, options: Options, cost_model: CostModel, builder: Builder) -> BuiltPlan:
     """The plan that training starts from, and the budgets inside which it may change bits: what programs have beside their plans is taken off."""
     solve = _solving(analysis, options, cost_model)
-    with way_out_kept(builder.job.workspace):
+    with way_out_kept(builder.job.workspace), builder.explaining():
         return verified(plan, options.budgets, lambda plan: builder.measure(plan, None), solve)
 
 
@@ -150,7 +151,7 @@ def _repaired(plan: Plan, analysis: Analysis, options: Options, builder: Builder
     if made.is_idle(analysis.calibration):
         return plan, builder
     exporting = replace(builder.exporting, calibration=made.calibration, trained=made.parameters, biases=made.biases)
-    better = Builder(exporting, builder.target, builder.job)
+    better = builder.of(exporting)
     return counted_again(replace(plan, notes=(*plan.notes, *made.notes)), options.budgets, lambda plan: better.measure(plan, None)), better
 
 

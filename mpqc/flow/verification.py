@@ -134,8 +134,15 @@ def _told(error: BudgetInfeasibleError, built: BuiltPlan) -> BudgetInfeasibleErr
     more = {resource.value: built.spent[resource] for resource in attained if built.spent[resource] > error.least[resource]}
     texts = (f"{_text(Resource(name), amount)} of {RESOURCES[Resource(name)].label}" for name, amount in more.items())
     hint = f"{error.hint}; its program takes {' and '.join(texts)}" if more else error.hint
-    least = {**error.least, **more}
-    return BudgetInfeasibleError(error.what, where=error.where, why=error.why, hint=hint, least=least, together=error.together, plan=error.plan)
+    return retold(error, hint, {**error.least, **more})
+
+
+def retold(error: BudgetInfeasibleError, hint: str, least: Mapping[str, float] | None = None) -> BudgetInfeasibleError:
+    """`error` with another hint and, where they are given, other least values."""
+    values = error.least if least is None else least
+    return BudgetInfeasibleError(
+        error.what, where=error.where, why=error.why, hint=hint, least=dict(values), together=error.together, plan=error.plan
+    )
 
 
 def merged(budgets: Iterable[Budget]) -> dict[Resource, float]:

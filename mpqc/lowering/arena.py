@@ -30,6 +30,22 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """What is in memory during one launch, in bytes."""
+
+    op: str
+    live_bytes: int
+    """Activations"""
+    workspace_bytes: int
+    """Scratch of its kernel"""
+
+    @property
+    def nbytes(self) -> int:
+        """Both together."""
+        return self.live_bytes + self.workspace_bytes
+
+
+@dataclass(frozen=True)
 class Arena:
     """Where every tensor lies."""
 
@@ -40,6 +56,8 @@ class Arena:
     """Most bytes of activations that are live during one launch, without workspaces: what no plan can be below"""
     workspace_bytes: int
     """The largest workspace of a kernel, as much as its threads need together"""
+    busiest: Moment | None = None
+    """The launch that most bytes are live during; None where there is none"""
 
 
 def plan_arena(launches: Sequence[Launch], outputs: Sequence[Slot]) -> Arena:
@@ -48,7 +66,14 @@ def plan_arena(launches: Sequence[Launch], outputs: Sequence[Slot]) -> Arena:
     offsets = min((_place(spans, key) for key in _ORDERS), key=lambda found: _end(spans, found))
     scratch = {launch.workspace.index for launch in launches if launch.workspace}
     kept = [span for index, span in enumerate(spans) if index not in scratch]
-    return Arena(offsets, _end(spans, offsets), peak(kept), max((spans[index].nbytes for index in scratch), default=0))
+    largest = max((spans[index].nbytes for index in scratch), default=0)
+    moments = (_moment(launch, at, kept) for at, launch in enumerate(launches))
+    return Arena(offsets, _end(spans, offsets), peak(kept), largest, max(moments, key=lambda moment: moment.nbytes, default=None))
+
+
+def _moment(launch: Launch, at: int, kept: Sequence[Span]) -> Moment:
+    live = sum(span.nbytes for span in kept if span.first <= at <= span.last)
+    return Moment(launch.op, live, launch.workspace.nbytes if launch.workspace else 0)
 
 
 def live_spans(launches: Sequence[Launch], outputs: Sequence[Slot]) -> tuple[Span, ...]:

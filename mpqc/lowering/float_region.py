@@ -25,7 +25,8 @@ def import_float(op: Float) -> IRModule:
     Raises LoweringError naming the region's node and op types where the frontend does not take it.
     """
     try:
-        return _legalized(_imported(op))
+        with _said_to_log():
+            return _legalized(_imported(op))
     except LoweringError:
         raise
     except Exception as error:  # the frontend raises whatever its Python code happens to raise
@@ -44,13 +45,12 @@ def _imported(op: Float) -> IRModule:
     _check_crops(op, model)
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input}
     dtypes = {value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name for value in model.graph.input}
-    with _said_to_log():
-        return from_onnx(model, shapes, dtypes, keep_params_in_input=False, sanitize_input_names=False)
+    return from_onnx(model, shapes, dtypes, keep_params_in_input=False, sanitize_input_names=False)
 
 
 @contextmanager
 def _said_to_log() -> Iterator[None]:
-    """The frontend prints what it cannot convert, and its C++ code warns past Python's streams where it fails: both are for the log."""
+    """The frontend prints what it cannot convert, and TVM's C++ code warns past Python's streams where it or a pass fails: both are for the log."""
     with redirect_stdout(StringIO()) as said, TemporaryFile() as warned:
         kept = os.dup(2)
         os.dup2(warned.fileno(), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from mpqc.errors import LoweringError
 from mpqc.flow.checking import FLOAT, INTEGER, REFUSED, check_network
 from mpqc.flow.lowerable import refusals
 from mpqc.frontend import load_network
+from mpqc.lowering.float_region import import_float
 from mpqc.quantize.sites import find_sites
+from mpqc.values.program import Float
 from tests.onnx_models import graph_model, noise
 
 
@@ -37,6 +40,15 @@ def test_a_compile_stops_before_it_calibrates(tmp_path: Path, capfd: pytest.Capt
         mpqc.compile(network("Det"), target="host", output=tmp_path)
     assert not (tmp_path / "sites.json").exists()
     assert capfd.readouterr().out == "", "what TVM prints is not for standard output"
+
+
+def test_what_a_pass_of_tvm_warns_is_not_for_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    node = helper.make_node("Resize", ["x", "", "factors"], ["y"], "grown", mode="n")
+    model = graph_model([node], {"x": noise(1, 2, 4, 4)}, {"factors": np.array([1, 1, 2, 2], np.float32)}, ["y"])
+    with pytest.raises(LoweringError, match="Unknown resize method"):
+        import_float(Float("grown", ("x",), ("y",), model.SerializeToString(), ("Resize",), "mode n"))
+    gc.collect()
+    assert "Warning" not in capfd.readouterr().err
 
 
 def test_check_says_what_becomes_of_every_operator(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpqc.lowering.arena import Span, live_spans, peak, plan_arena
+from mpqc.lowering.arena import Moment, Span, live_spans, peak, plan_arena
 from mpqc.lowering.launch import Launch, Slot
 
 
@@ -26,6 +26,7 @@ def test_a_tensor_lives_from_its_launch_to_its_last_use_and_outputs_to_the_end()
     arena = plan_arena(launches, (c,))
     assert (arena.live_bytes, arena.workspace_bytes) == (160, 300)
     assert arena.nbytes == 128 + 64 + 320
+    assert arena.busiest == Moment("op", 150, 300)
 
 
 def test_views_of_a_tensor_are_one_tensor() -> None:

@@ -245,7 +245,7 @@ def test_nothing_is_pruned_where_two_bits_fit_or_where_it_is_not_wanted(tmp_path
 
 
 def test_where_pruning_cannot_help_nothing_goes_and_the_report_says_so(tmp_path: Path) -> None:
-    done = compiled(tmp_path / "a", (Budget(Resource.WEIGHT_BITS, 1.6), Budget(Resource.LARGEST_ACTIVATION, 250.0)))
+    done = compiled(tmp_path / "a", (Budget(Resource.WEIGHT_BITS, 1.6), Budget(Resource.LARGEST_ACTIVATION, 250.0)), target="packed")
     assert done.analysis.original is None
     assert HOPELESS in done.report.notes
     assert {choice.bits for choice in done.plan.choices} & {1}

@@ -74,14 +74,14 @@ class Module:
 
 
 def small_session(*budgets: Budget, recipe: Recipe | None = None, labels: bool = True) -> Session:
-    """A session at the best plan by `fit` on the abstract target; batches of 8 pictures with random labels."""
+    """A session at the best plan by `fit` on the target `packed`; batches of 8 pictures with random labels."""
     recipe = recipe or Recipe(steps=20, batch=8, tau=4)
     network = residual_network(batch=8)
     table = find_sites(network)
     batches = open_data(images(16), network.inputs, limit=16)
     calibration = calibrate(network, table, batches)
     sensitivities = measure(network, table, calibration, batches, bits=WIDTHS)
-    cost_model = CostModel(load_target("abstract")).for_network(table)
+    cost_model = CostModel(load_target("packed")).for_network(table)
     plan = allocate(table, sensitivities, cost_model, budgets, candidates={site.name: range(2, 9) for site in table.sites})
     module = Module(with_quantizers(network, table), calibration)
     inputs = torch.from_numpy(images(8, seed=3))
