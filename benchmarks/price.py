@@ -50,12 +50,12 @@ class Price:
     """Dearest first; the last is what no kernel spends"""
 
 
-def price(bundle: Path, runs: tuple[int, int] = (1, 2)) -> Price:
+def price(bundle: Path, runs: tuple[int, int] = (1, 2), core: str = "cortex-a76") -> Price:
     """Prices the model of `bundle`. Raises RunError with the tool's message where it fails."""
     with tempfile.TemporaryDirectory() as kept:
         settings = ["--top", "1000000", "--keep", kept]
-        result = pricer().priced(runner_command(bundle), runs, f"LD_LIBRARY_PATH={bundle / 'lib'}", options=settings)
-        few, many = (read_counts(Path(kept) / f"dump.{count}", bundle / "model.so") for count in runs)
+        result = pricer(core).priced(runner_command(bundle), runs, f"LD_LIBRARY_PATH={bundle / 'lib'}", options=settings)
+        few, many = (read_counts(Path(kept) / f"dump.{count}", bundle / "model.so", core) for count in runs)
     description = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
     spent = _spent(result, few, many, runs[1] - runs[0], CodeMap(bundle / "model.so"))
     return Price(description["name"], result["modelled_ms"], result["instructions"], _shares(result, description, spent))
@@ -63,12 +63,12 @@ def price(bundle: Path, runs: tuple[int, int] = (1, 2)) -> Price:
 
 @dataclass(frozen=True)
 class Count:
-    """What ran of one block of model.so: how often, its instructions, its lines missed in L2 and in L3."""
+    """What ran of one block of model.so: how often, its instructions, and its misses."""
 
     runs: int
     instructions: int
-    beyond_l2: int
-    beyond_l3: int
+    waited: float
+    """Cycles that the tool adds for lines that were not in a cache"""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Counts:
     """File offset -> address"""
 
 
-def read_counts(dump: Path, module: Path) -> Counts:
+def read_counts(dump: Path, module: Path, core: str) -> Counts:
     """The counts that the tool's plugin left; the tool itself adds equal code at equal places of a page, here they stay apart."""
     lines = dump.read_text(encoding="utf-8").splitlines()
     maps = [line[2:].split(" ", 3) for line in lines if line.startswith("M ")]
@@ -93,13 +93,17 @@ def read_counts(dump: Path, module: Path) -> Counts:
         code[address] = fields[12]
         for low, high, offset in own:
             if low <= address < high:
-                blocks[address - low + offset] = Count(numbers[0], numbers[1], sum(numbers[5:8]), sum(numbers[8:11]))
+                blocks[address - low + offset] = Count(numbers[0], numbers[1], sum(p * n for p, n in zip(PENALTIES[core], numbers[2:], strict=True)))
                 at[address - low + offset] = address
     return Counts(blocks, code, at)
 
 
-PENALTIES = 3.9, 7.6
-"""Cycles that the tool adds for a line that misses L2, and L3"""
+PENALTIES = {
+    "cortex-a76": (0, 0, 0, 3.9, 3.9, 3.9, 7.6, 7.6, 7.6),
+    "cortex-a72": (0, 0, 42.8, 10.0, 10.0, 0, 0, 0, 0),
+    "cortex-a53": (0, 0, 52.7, 21.9, 21.9, 0, 0, 0, 0),
+}
+"""Cycles that the tool adds for a line that misses L1, L2, L3: of a load in a row, of another load, of a store"""
 
 
 def _spent(result: dict[str, Any], few: Counts, many: Counts, repeats: int, places: CodeMap) -> dict[str, float]:
@@ -107,11 +111,10 @@ def _spent(result: dict[str, Any], few: Counts, many: Counts, repeats: int, plac
     each = {many.code[int(block["address"], 16)]: block["core_cycles_per_run"] for block in result["blocks"]}
     spent: dict[str, float] = {}
     for offset, count in many.blocks.items():
-        before = few.blocks.get(offset, Count(0, 0, 0, 0))
+        before = few.blocks.get(offset, Count(0, 0, 0.0))
         core = each.get(many.code[many.at[offset]], count.instructions / DECODED)
-        beyond = PENALTIES[0] * (count.beyond_l2 - before.beyond_l2) + PENALTIES[1] * (count.beyond_l3 - before.beyond_l3)
         name = places.kernel(offset) or OTHER
-        spent[name] = spent.get(name, 0.0) + ((count.runs - before.runs) * core + beyond) / repeats
+        spent[name] = spent.get(name, 0.0) + ((count.runs - before.runs) * core + count.waited - before.waited) / repeats
     return spent
 
 

@@ -52,7 +52,8 @@ def _modelled(given: Calibrating, showing: Quiet, target: Target, only: tuple[st
     from mpqc.timing.pricer import find_pricer
     from mpqc.timing.rows import modelled_rows
 
-    return modelled_rows(target, find_pricer(given.pricer), only, Progress(quiet=showing.quiet).say)
+    tool = find_pricer(given.pricer, target.llvm.mcpu if target.llvm else None)
+    return modelled_rows(target, tool, only, Progress(quiet=showing.quiet).say)
 
 
 def _measured(given: Calibrating, address: str, target: Target, only: tuple[str, ...]) -> tuple[CostRow, ...]:

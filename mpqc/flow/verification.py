@@ -73,13 +73,13 @@ class Verifier:
         return self.pricer.bundle(bundle) / (self.target.clock_hz or 1) * 1e6
 
 
-def open_verifier(tool: Path | None, target: Target) -> Verifier:
+def open_verifier(tool: str | None, target: Target) -> Verifier:
     """A verifier for `target`. Raises UsageError where the target runs no bundle that can be priced, ToolMissingError without a tool."""
     from mpqc.timing.pricer import find_pricer
 
     if target.machine != "aarch64" or target.clock_hz is None:
         raise UsageError("cannot be priced", where=target.name, why="there is no AArch64 bundle or no clock_hz", hint="leave --price out")
-    pricer = find_pricer(tool)
+    pricer = find_pricer(tool, target.llvm.mcpu if target.llvm else None)
     pricer.require(target)
     return Verifier(pricer, target)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -22,24 +23,37 @@ from mpqc.lowering.toolchain import zig
 from mpqc.targets import Target
 
 VARIABLE = "MPQC_PRICER"
-CORES = {"a76time": "cortex-a76"}
-"""The core that a tool of this name models; a tool of another name is taken at its user's word. These names are looked for on PATH."""
+CORES = {"a76time": "cortex-a76", "a72time": "cortex-a72", "a53time": "cortex-a53"}
+"""The core that a tool of this name models; a tool of another name is taken at its user's word. On PATH that of the core is looked for."""
 TRIAL = Path(__file__).with_name("trial.c")
 """A small program that every pricing tool must be able to price"""
 METHOD = "emulator's block counts priced by a model of core and caches; warm caches; one core"
 
 
-def find_pricer(given: Path | None = None) -> Pricer:
-    """The pricing tool: `given`, else $MPQC_PRICER, else one of CORES on PATH. Raises ToolMissingError where there is none."""
-    named = given or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    path = named or next((Path(found) for name in CORES if (found := shutil.which(name))), None)
-    if path is None:
-        why = f"neither --pricer nor {VARIABLE} names one, and PATH has no {' or '.join(CORES)}"
-        raise ToolMissingError("no pricing tool", where="PATH", why=why, hint=f"give --pricer PATH or set {VARIABLE}")
+def find_pricer(given: str | Path | None = None, core: str | None = None) -> Pricer:
+    """The pricing tool: `given`, else $MPQC_PRICER, each a program with or without arguments, else the one of CORES on PATH that models `core`.
+
+    core: LLVM's name; None for any. Raises ToolMissingError where there is none.
+    """
+    named = str(given or os.environ.get(VARIABLE) or "")
+    names = [name for name, modelled in CORES.items() if core in (None, modelled)]
+    command = _command(named) if named else next(([found] for name in names if (found := shutil.which(name))), None)
+    if command is None:
+        why = f"neither --pricer nor {VARIABLE} names one, and " + (f"PATH has no {' or '.join(names)}" if names else f"none is known for a {core}")
+        raise ToolMissingError("no pricing tool", where="PATH", why=why, hint=f"give --pricer COMMAND or set {VARIABLE}")
+    path = Path(command[0])
     if not path.is_file() or not os.access(path, os.X_OK):
         why = "there is no such program" if not path.is_file() else "it is not executable"
-        raise ToolMissingError("no pricing tool", where=str(path), why=why, hint=f"give --pricer PATH or set {VARIABLE}")
-    return Pricer(path.resolve())
+        raise ToolMissingError("no pricing tool", where=str(path), why=why, hint=f"give --pricer COMMAND or set {VARIABLE}")
+    return Pricer(path.resolve(), tuple(command[1:]))
+
+
+def _command(named: str) -> list[str]:
+    """Program and arguments; a path with blanks in it, where there is such a file, is a program."""
+    if Path(named).exists():
+        return [named]
+    program, *arguments = shlex.split(named) or [named]
+    return [program if Path(program).exists() else shutil.which(program) or program, *arguments]
 
 
 @dataclass(frozen=True)
@@ -47,11 +61,14 @@ class Pricer:
     """A pricing tool at `tool`."""
 
     tool: Path
+    arguments: tuple[str, ...] = ()
+    """Given before all others"""
 
     @cached_property
     def method(self) -> str:
         """What rows that it made say: the tool, by name and digest, and how it works."""
-        return f"{self.tool.name} {hashlib.sha256(self.tool.read_bytes()).hexdigest()[:8]}: {METHOD}"
+        name = " ".join((self.tool.name, *self.arguments))
+        return f"{name} {hashlib.sha256(self.tool.read_bytes()).hexdigest()[:8]}: {METHOD}"
 
     def require(self, target: Target) -> None:
         """Raises UsageError where the tool models another core than `target`'s, ToolMissingError where it cannot price a small program.
@@ -61,7 +78,7 @@ class Pricer:
         core, wanted = CORES.get(self.tool.name), target.llvm.mcpu if target.llvm else None
         if core and core != wanted:
             why = f"{self.tool.name} models a {core}"
-            raise UsageError("cannot be priced by this tool", where=target.name, why=why, hint="give a tool of its own: --pricer PATH")
+            raise UsageError("cannot be priced by this tool", where=target.name, why=why, hint="give a tool of its own: --pricer COMMAND")
         if target.llvm:
             self.try_out(target.llvm.mtriple)
 
@@ -90,7 +107,7 @@ class Pricer:
     def priced(self, command: Sequence[object], runs: tuple[int, int], *environment: str, options: Sequence[str] = ()) -> dict:
         """All that the tool says of a program, as `cycles` runs it. Raises RunError where it fails or says nothing of use."""
         settings = ["--json", "-", "--runs", *map(str, runs), *options, *(part for pair in environment for part in ("-E", pair))]
-        done = subprocess.run([str(self.tool), *settings, "--", *map(str, command)], capture_output=True, text=True, check=False)
+        done = subprocess.run([str(self.tool), *self.arguments, *settings, "--", *map(str, command)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RunError(
                 "the pricing tool failed", where=str(command[0]), why=_last_line(done.stderr), hint=f"{self.tool}, exit code {done.returncode}"

@@ -221,8 +221,10 @@ class Priced:
     """Who prices programs."""
 
     GROUP: ClassVar[str] = "Time"
-    pricer: Path | None = option(None, "pricing tool; without it $MPQC_PRICER, else a76time on PATH")
-    """The pricing tool; None: where mpqc.timing.pricer finds one"""
+    pricer: str | None = option(
+        None, "pricing tool, with its arguments; without it $MPQC_PRICER, else the one of the core on PATH: a76time, a72time, a53time"
+    )
+    """The pricing tool, a command; None: where mpqc.timing.pricer finds one"""
 
 
 @dataclass(frozen=True)

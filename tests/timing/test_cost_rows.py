@@ -126,7 +126,7 @@ def test_a_tool_that_prints_no_price_is_named(tmp_path: Path, cycles: str) -> No
 
 def test_a_tool_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(ToolMissingError, match=r"none: no pricing tool.*--pricer PATH"):
+    with pytest.raises(ToolMissingError, match=r"none: no pricing tool.*--pricer COMMAND"):
         find_pricer()
     (tmp_path / "text").write_text(json.dumps({}))
     with pytest.raises(ToolMissingError, match="not executable"):
@@ -145,8 +145,29 @@ def test_a_tool_is_found_by_option_variable_and_path_in_this_order(monkeypatch: 
     monkeypatch.delenv(VARIABLE)
     assert find_pricer().tool == tools["bin"]
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolMissingError, match=r"neither --pricer nor MPQC_PRICER names one.*--pricer PATH"):
+    with pytest.raises(ToolMissingError, match=r"neither --pricer nor MPQC_PRICER names one.*--pricer COMMAND"):
         find_pricer()
+
+
+def test_a_tool_may_have_arguments_and_blanks_in_its_path(tmp_path: Path) -> None:
+    (tmp_path / "my tools").mkdir()
+    path = program(tmp_path / "my tools" / "time", TOOL.format(cycles=1, fails=False))
+    assert find_pricer(str(path)).arguments == ()
+    found = find_pricer(f"'{path}' --core a72")
+    assert (found.tool, found.arguments) == (path, ("--core", "a72"))
+    assert found.method.startswith("time --core a72 ")
+
+
+def test_the_tool_of_the_core_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("a76time", "a53time"):
+        program(tmp_path / name, TOOL.format(cycles=1, fails=False))
+    assert find_pricer(core="cortex-a53").tool.name == "a53time"
+    with pytest.raises(ToolMissingError, match="PATH has no a72time"):
+        find_pricer(core="cortex-a72")
+    with pytest.raises(ToolMissingError, match="none is known for a neoverse-v1"):
+        find_pricer(core="neoverse-v1")
 
 
 def test_a_tool_for_another_core_is_refused(mpqc: Mpqc, tmp_path: Path) -> None:
