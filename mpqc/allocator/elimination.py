@@ -137,7 +137,7 @@ class Elimination:
 
 
 class _Planner:
-    """Chooses the rounds: at each, groups of least degree that are not neighbours."""
+    """Chooses the rounds: at each, groups of least degree, or of two neighbours, that are not neighbours themselves and whose tables are worth it."""
 
     def __init__(self, order: Elimination) -> None:
         self.order = order
@@ -174,7 +174,8 @@ class _Planner:
         chosen: list[int] = []
         taken: set[int] = set()
         for group in sorted(left, key=lambda group: (len(self.around[group]), group)):
-            if len(self.around[group]) > max(least, 2):
+            degree = len(self.around[group])
+            if degree > max(least, 2) or self.order.choices ** (degree + 1) > CELLS:
                 break
             if group not in taken:
                 chosen.append(group)

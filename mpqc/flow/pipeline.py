@@ -18,7 +18,7 @@ from mpqc.flow.analysis import Material, analyze_network
 from mpqc.flow.building import Builder, Held, built_inside
 from mpqc.flow.export import Exporting
 from mpqc.flow.plan_choice import choose_plan, cost_model_of
-from mpqc.flow.plan_guard import guarded_plan
+from mpqc.flow.plan_guard import guarded_plan, warn_of_worthless
 from mpqc.flow.results import Analysis, Compiled
 from mpqc.flow.saved import way_out_kept
 from mpqc.flow.verification import BuiltPlan, Solve, Verifier, counted_again, first_plan, guard, merged, open_verifier, verified
@@ -79,6 +79,7 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
         plan, builder = (held.plan, builder) if trained else _repaired(held.plan, analysis, options, builder)
     built = builder.built()
     job.workspace.write_text("plan.json", plan.to_json())
+    warn_of_worthless(plan, job.progress)
     warn_of_unpriced(built.program, options.budgets, job.progress)
     with job.progress.phase("report"):
         measured = _measured(analysis, built.program, material.labels, cost_model, trained, held)

@@ -17,12 +17,19 @@ from mpqc.values.site import SiteKind, SiteTable
 
 if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
+    from mpqc.data.batches import Batches
     from mpqc.flow.results import Analysis
+    from mpqc.workspace.progress import Progress
 
 SAMPLES = 32
 """Samples that plans are compared on"""
 PLAIN = (8, 8)
 """Weight and activation bits of the obvious plan"""
+WORTHLESS = "every plan tried loses what the network knew"
+SEVERAL = 4
+"""Samples from which their mean is no answer to one of them"""
+VARIES = 1e-6
+"""Loss of that mean below which the network answers the same for every sample itself"""
 
 
 def guarded_plan(plan: Plan, analysis: Analysis, cost_model: CostModel, budgets: Sequence[Budget], fixed: Mapping[str, int | None]) -> Plan:
@@ -39,11 +46,31 @@ def guarded_plan(plan: Plan, analysis: Analysis, cost_model: CostModel, budgets:
     few = replace(analysis.batches, limit=min(analysis.batches.limit, SAMPLES))
     own, *others = plan_losses(analysis.network, table, analysis.calibration, few, (plan, *rivals.values()))
     least, (weights, activations) = min(zip(others, rivals, strict=True))
+    worthless = _worthless(min(own, least), analysis, few)
     if own <= least:
-        return plan
+        return replace(plan, notes=(*plan.notes, *worthless)) if worthless else plan
     best = rivals[weights, activations]
     note = f"the solver's plan loses {own:.3g} on the calibration data, w{weights}a{activations} everywhere {least:.3g}: that one is taken"
-    return replace(best, strategy=plan.strategy, notes=(*best.notes, *plan.notes, note))
+    return replace(best, strategy=plan.strategy, notes=(*best.notes, *plan.notes, note, *worthless))
+
+
+def _worthless(least: float, analysis: Analysis, batches: Batches) -> tuple[str, ...]:
+    """A note where the best plan loses as much as answering the same for every sample would."""
+    from mpqc.sensitivity.plan_loss import blank_loss
+
+    if len(list(batches)) < SEVERAL:
+        return ()
+    blank = blank_loss(analysis.network, analysis.table, batches)
+    if least < blank or blank < VARIES:
+        return ()
+    return (f"{WORTHLESS}: the best one loses {least:.3g} on the calibration data, the same answer for every sample {blank:.3g}; raise the budgets",)
+
+
+def warn_of_worthless(plan: Plan, progress: Progress) -> None:
+    """Says aloud what the notes of `plan` say of that."""
+    for note in plan.notes:
+        if note.startswith(WORTHLESS):
+            progress.warn(note)
 
 
 def uniform_rivals(

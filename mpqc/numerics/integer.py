@@ -151,7 +151,7 @@ def exact_float(weight: np.ndarray) -> type[np.floating]:
 
     Partial sums are integers of at most 128 * max_o sum|w[o]|: below 2^24 float32 holds them all, below 2^53 float64 does.
     """
-    largest = 128 * int(np.abs(weight.astype(np.int64)).reshape(weight.shape[0], -1).sum(axis=1).max(initial=0))
+    largest = 128 * int(np.abs(weight.astype(np.int64)).sum(axis=tuple(range(1, weight.ndim))).max(initial=0))
     return np.float32 if largest < 2**24 else np.float64
 
 

@@ -52,6 +52,15 @@ def trial_losses(network: Network, table: SiteTable, batches: Batches, trials: S
     return losses
 
 
+def blank_loss(network: Network, table: SiteTable, batches: Batches) -> float:
+    """The mean loss (task.py) of a network that answers the mean of the float network's answers, whatever the sample: what knows nothing loses."""
+    task = find_task(network, batches)
+    runner = _Observer(with_quantizers(network, table), table, task)
+    teacher = [runner.observe(batch) for batch in batches]
+    blank = {name: torch.stack([seen[name] for seen in teacher]).mean(dim=0) for name in task.tensors}
+    return float(torch.stack([task.loss(floats, blank) for floats in teacher]).mean())
+
+
 class _Observer(fx.Interpreter):
     """Runs a network with quantizers and keeps the tensors that a task compares, as their readers see them."""
 

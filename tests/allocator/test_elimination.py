@@ -84,6 +84,15 @@ def test_rounds_take_groups_of_least_degree_that_are_no_neighbours() -> None:
     assert [step.groups.tolist() for step in star.steps] == [list(range(1, 21)), [0]]
 
 
+def test_no_round_takes_a_table_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of a chain have one neighbour, the groups inside two: a table of 27 cells."""
+    chain = [(at, at + 1) for at in range(4)]
+    monkeypatch.setattr("mpqc.allocator.elimination.CELLS", 26)
+    steps = Elimination(5, 3, chain).steps
+    assert [step.groups.tolist() for step in steps] == [[0, 4], [1, 3], [2]]
+    assert max(step.neighbours.shape[1] for step in steps) == 1
+
+
 def test_tables_up_to_the_limit_are_eliminated(monkeypatch: pytest.MonkeyPatch) -> None:
     clique = list(itertools.combinations(range(4), 2))
     monkeypatch.setattr("mpqc.allocator.elimination.CELLS", 81)

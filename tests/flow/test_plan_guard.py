@@ -13,7 +13,7 @@ from onnx import helper
 import mpqc
 from mpqc.cost.model import CostModel
 from mpqc.data.batches import open_data
-from mpqc.flow.plan_guard import guarded_plan, uniform_rivals
+from mpqc.flow.plan_guard import WORTHLESS, guarded_plan, uniform_rivals, warn_of_worthless
 from mpqc.flow.results import Analysis
 from mpqc.frontend import load_network
 from mpqc.quantize.calibration import calibrate
@@ -24,6 +24,7 @@ from mpqc.sensitivity.roundoff import relative_errors
 from mpqc.targets import load_target
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, uniform_plan
+from mpqc.workspace.progress import Progress
 from tests.onnx_models import graph_model
 from tests.quant_models import images, residual_network, weights
 
@@ -62,6 +63,19 @@ def test_a_plan_that_measures_better_stays(subject: tuple[Analysis, CostModel]) 
     budget = Budget(Resource.WEIGHT_BITS, 4)
     better = plan(subject, 8, 8)  # as if the budget let it
     assert guarded_plan(better, *subject, (budget,), {}) is better
+
+
+def test_the_best_of_worthless_plans_says_that_it_is_worthless(subject: tuple[Analysis, CostModel], capsys: pytest.CaptureFixture[str]) -> None:
+    known, model = subject
+    model = CostModel(load_target("packed")).for_network(known.table)
+    budgets = (Budget(Resource.WEIGHT_BITS, 1), Budget(Resource.ACTIVATION_BITS, 1))
+    taken = guarded_plan(plan(subject, 2, 1), known, model, budgets, {})
+    assert taken.notes[-1].startswith(WORTHLESS)
+    warn_of_worthless(taken, Progress(quiet=True))
+    assert f"warning: {WORTHLESS}: the best one loses " in capsys.readouterr().err
+    better = guarded_plan(plan(subject, 2, 2), *subject, (), {})
+    warn_of_worthless(better, Progress(quiet=True))
+    assert capsys.readouterr().err == ""
 
 
 def test_where_no_uniform_plan_fits_there_is_no_rival(subject: tuple[Analysis, CostModel]) -> None:

@@ -98,6 +98,13 @@ def test_float32_is_left_where_a_sum_may_pass_its_integers(rows: list[list[int]]
     assert integer.exact_float(np.array([*rows, [0] * len(rows[0])])) is real
 
 
+def test_weights_without_output_channels_sum_to_nothing() -> None:
+    weight = np.zeros((0, 3, 1, 1), np.int8)
+    assert integer.exact_float(weight) is np.float32
+    assert integer.conv2d(codes(3, 2, 3, 4, 4), weight, np.zeros(0, np.int32)).shape == (2, 0, 4, 4)
+    assert integer.gemm(codes(3, 2, 5), np.zeros((0, 5), np.int8), np.zeros(0, np.int32)).shape == (2, 0)
+
+
 def test_float32_holds_many_small_rows() -> None:
     assert integer.exact_float(np.full((64, 2, 32, 32), 60)) is np.float32  # 122,880 a row
     assert integer.exact_float(np.full((2, 2, 33, 32), 64)) is np.float64  # 135,168 a row
