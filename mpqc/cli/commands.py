@@ -17,6 +17,9 @@ from mpqc.errors import DataError, GuardError, LoweringError
 from mpqc.values.request import Forced, Options, Shaped, Solving, Targeted
 from mpqc.values.text import printable
 
+PLANNED = "these are the plan's numbers: mpqc compile counts what is built, and solves again where that is over a budget"
+"""Said of plans that were made from saved sensitivities"""
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -87,6 +90,7 @@ def allocate_command(folder: Path, solving: Solving, showing: Json) -> None:
 
     for line in plan_lines(plan):
         _say(line)
+    _say(PLANNED)
     _say(f"written to {folder / 'plan.json'}: try  mpqc compile MODEL --plan {folder / 'plan.json'}")
 
 
@@ -104,6 +108,7 @@ def pareto_command(folder: Path, sweeping: Sweeping, solving: Solving, showing: 
     for trade in trades:
         limit, used = format_amount(resource, trade.limit), format_amount(resource, trade.used)
         print(f"{resource.value} within {limit:>12}: {used:>12}  loss +{trade.loss:<12.4g} {trade.status}")
+    _say(PLANNED)
     _say(f"written to {folder / FILE}")
 
 

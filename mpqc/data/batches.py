@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mpqc.data.sources import Item, Wanted, item_stream
-from mpqc.errors import DataError
+from mpqc.data.sources import Item, Place, Wanted, item_stream
+from mpqc.errors import DataError, UsageError
 from mpqc.values.network import TensorSpec
 from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
 from mpqc.workspace.digest import digest
@@ -76,8 +76,9 @@ class Batches:
         """
         index = 0
         for item in self.stream():
-            arrays = {spec.name: self._fit(_typed_as_is(self._given(item, spec, index), spec, index), spec, index) for spec in self.inputs}
-            count = self._count(arrays, index)
+            place = item.place(index)
+            arrays = {spec.name: self._fit(_typed_as_is(self._given(item, spec, place), spec, place), spec, place) for spec in self.inputs}
+            count = self._count(arrays, place)
             kept = slice(0, min(count, self.limit - index))
             yield Item({name: array[kept] for name, array in arrays.items()}, None if item.labels is None else item.labels[kept])
             index += count
@@ -105,48 +106,50 @@ class Batches:
     def _samples(self) -> Iterator[tuple[Batch, int | None]]:
         index = 0
         for item in self.stream():
-            arrays = {spec.name: self._fit(self._input(item, spec, index), spec, index) for spec in self.inputs}
-            for row in range(self._count(arrays, index)):
+            place = item.place(index)
+            arrays = {spec.name: self._fit(self._input(item, spec, place), spec, place) for spec in self.inputs}
+            for row in range(self._count(arrays, place)):
                 yield {name: array[row] for name, array in arrays.items()}, None if item.labels is None else int(item.labels[row])
                 index += 1
 
     @staticmethod
-    def _count(arrays: Batch, index: int) -> int:
+    def _count(arrays: Batch, place: Place) -> int:
         counts = {name: array.shape[0] for name, array in arrays.items()}
         if len(set(counts.values())) > 1:
-            raise DataError(f"inputs with different numbers of samples: {counts}", where=f"sample {index}")
+            raise DataError(f"inputs with different numbers of samples: {counts}", where=str(place))
         return next(iter(counts.values()))
 
     def _whole(self) -> Iterator[tuple[Batch, np.ndarray | None]]:
         count = -1
         for count, item in enumerate(islice(self.stream(), self.start, self.start + self.limit)):
-            yield {spec.name: self._exact(self._input(item, spec, count), spec, count) for spec in self.inputs}, item.labels
+            place = item.place(count)
+            yield {spec.name: self._exact(self._input(item, spec, place), spec, place) for spec in self.inputs}, item.labels
         if count < 0:
             raise DataError("there is no sample in the data", hint="give at least one")
 
-    def _input(self, item: Item, spec: TensorSpec, index: int) -> np.ndarray:
-        return self._prepared(_typed(self._given(item, spec, index), spec, index), spec)
+    def _input(self, item: Item, spec: TensorSpec, place: Place) -> np.ndarray:
+        return self._prepared(_typed(self._given(item, spec, place), spec, place), spec)
 
     @staticmethod
-    def _given(item: Item, spec: TensorSpec, index: int) -> np.ndarray:
+    def _given(item: Item, spec: TensorSpec, place: Place) -> np.ndarray:
         if spec.name not in item.arrays:
-            raise DataError("the data has no array for this input", where=f"{spec.name}, sample {index}", why=f"it has {', '.join(item.arrays)}")
+            raise DataError("the data has no array for this input", where=f"{spec.name}, {place}", why=f"it has {', '.join(item.arrays)}")
         return item.arrays[spec.name]
 
     def _prepared(self, array: np.ndarray, spec: TensorSpec) -> np.ndarray:
         return self.prepare(array) if spec.name == self.inputs[0].name and spec.dtype == "float32" else array
 
-    def _fit(self, array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+    def _fit(self, array: np.ndarray, spec: TensorSpec, place: Place) -> np.ndarray:
         """`array` with a first dimension that counts samples, whatever their number."""
         array = array[None] if array.shape == spec.shape[1:] else array
         if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:] or array.shape[0] == 0:
-            raise _misfit(array, spec, index)
-        return _finite(array, spec, index)
+            raise _misfit(array, spec, place)
+        return _finite(array, spec, place)
 
-    def _exact(self, array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+    def _exact(self, array: np.ndarray, spec: TensorSpec, place: Place) -> np.ndarray:
         if array.shape != spec.shape:
-            raise _misfit(array, spec, index)
-        return _finite(array, spec, index)
+            raise _misfit(array, spec, place)
+        return _finite(array, spec, place)
 
     @staticmethod
     def _join(samples: list[tuple[Batch, int | None]]) -> tuple[Batch, np.ndarray | None]:
@@ -209,7 +212,7 @@ def _normalizer(spec: TensorSpec, form: Preprocessing) -> Callable[[np.ndarray],
         return _unchanged
     offset, spread = (_along_channels(value, spec, name, neutral) for value, name, neutral in ((form.mean, "mean", 0.0), (form.std, "std", 1.0)))
     if np.any(spread == 0):
-        raise DataError("std is zero", where="data: std")
+        raise UsageError("a deviation of 0 cannot be divided by", where="--std", hint="give one above 0 for every channel")
     factor = np.float32(1.0 if form.scale is None else form.scale)
     return lambda array: ((array * factor - offset) / spread).astype(np.float32)
 
@@ -220,30 +223,31 @@ def _along_channels(value: Any, spec: TensorSpec, name: str, neutral: float) -> 
         return array.reshape(())
     axis = next((axis for axis in (1, len(spec.shape) - 1) if 0 <= axis < len(spec.shape) and spec.shape[axis] == array.size), None)
     if axis is None:
-        raise DataError(f"{name} has {array.size} values and the input has the shape {list(spec.shape)}", where=f"data: {name}")
+        what = f"{array.size} values for an input of the shape {list(spec.shape)}"
+        raise UsageError(what, where=f"--{name}", hint="give one for all channels, or one for each")
     return array.reshape([array.size if index == axis else 1 for index in range(1, len(spec.shape))])
 
 
-def _typed(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
-    return _typed_as_is(array, spec, index).astype(spec.dtype)
+def _typed(array: np.ndarray, spec: TensorSpec, place: Place) -> np.ndarray:
+    return _typed_as_is(array, spec, place).astype(spec.dtype)
 
 
-def _typed_as_is(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+def _typed_as_is(array: np.ndarray, spec: TensorSpec, place: Place) -> np.ndarray:
     if array.dtype.kind not in _TO_NUMBER_KINDS.get(np.dtype(spec.dtype).kind, ""):
-        raise DataError(f"expected {spec.dtype}, found {array.dtype}", where=f"{spec.name}, sample {index}")
+        raise DataError(f"expected {spec.dtype}, found {array.dtype}", where=f"{spec.name}, {place}")
     return array
 
 
-def _misfit(array: np.ndarray, spec: TensorSpec, index: int) -> DataError:
-    where = f"{spec.name}, sample {index}"
+def _misfit(array: np.ndarray, spec: TensorSpec, place: Place) -> DataError:
+    where = f"{spec.name}, {place}"
     return DataError(f"expected the shape {list(spec.shape)}, found {list(array.shape)}", where=where, hint="any first dimension is cut into batches")
 
 
-def _finite(array: np.ndarray, spec: TensorSpec, index: int) -> np.ndarray:
+def _finite(array: np.ndarray, spec: TensorSpec, place: Place) -> np.ndarray:
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         row = int(np.argwhere(~np.isfinite(array))[0][0]) if array.ndim else 0
         fault = "NaN" if np.any(np.isnan(array)) else "an infinite value"
-        raise DataError(f"{fault} in the data", where=f"{spec.name}, sample {index + row}")
+        raise DataError(f"{fault} in the data", where=f"{spec.name}, {place.row(row)}")
     return array
 
 

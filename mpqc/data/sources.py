@@ -20,6 +20,22 @@ LABELS = "labels"
 """Name of the array of labels in a .npz file or a dict."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a sample is, for messages."""
+
+    file: str
+    """That it was read from, where it is one of several; else empty"""
+    index: int
+
+    def __str__(self) -> str:
+        return self.file or f"sample {self.index}"
+
+    def row(self, count: int) -> Place:
+        """So many samples further."""
+        return Place(self.file, self.index + count)
+
+
 @dataclass(frozen=True, eq=False)
 class Item:
     """What a source gives at once: one sample or several, by input name; not checked yet."""
@@ -27,6 +43,12 @@ class Item:
     arrays: Mapping[str, np.ndarray]
     labels: np.ndarray | None = None
     """int64 [samples]"""
+    file: str = ""
+    """That it was read from, where it is one of several"""
+
+    def place(self, index: int) -> Place:
+        """Where it is. index: of its first sample."""
+        return Place(self.file, index)
 
 
 Stream = Callable[[], Iterator[Item]]
@@ -209,7 +231,7 @@ def _folder(path: Path, inputs: tuple[TensorSpec, ...], wanted: Wanted) -> tuple
         raise DataError("no image or .npy file in the folder", where=str(path), hint=f"looked for {', '.join((*SUFFIXES, '.npy'))}")
     # spread over the whole folder: sorted names often begin with one class
     chosen = [files[round(index)] for index in np.linspace(0, len(files) - 1, min(wanted.limit, len(files)))]
-    return "images", lambda: (Item({inputs[0].name: _file(file, inputs[0], wanted.form)}) for file in chosen)
+    return "images", lambda: (Item({inputs[0].name: _file(file, inputs[0], wanted.form)}, file=str(file)) for file in chosen)
 
 
 def files_in(path: Path) -> list[Path]:

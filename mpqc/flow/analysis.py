@@ -65,12 +65,15 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
     from mpqc.data.batches import check_labels, notes_on_scale
     from mpqc.flow.float_check import warnings_on
     from mpqc.flow.lowerable import check_lowerable
+    from mpqc.flow.plan_choice import check_fixed
     from mpqc.quantize.winograd import with_forms
     from mpqc.targets import load_target
 
     with job.progress.phase("import"):
         read = _read(material, options.reading, options.training)
-        check_lowerable(read.network, read.table, load_target(options.target))
+        target = load_target(options.target)
+        check_fixed(options.fixed, read.table, target)
+        check_lowerable(read.network, read.table, target)
     labels = material.labels if read.samples is None else None
     if labels is not None:
         check_labels(labels, read.batches)

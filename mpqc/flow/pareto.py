@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mpqc.errors import BudgetInfeasibleError, UsageError
-from mpqc.flow.plan_choice import cost_model_of
+from mpqc.flow.plan_choice import check_fixed, cost_model_of
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan
 from mpqc.values.request import Solving
@@ -41,6 +41,7 @@ def sweep_saved(folder: Path, solving: Solving, resource: Resource, points: int)
     target cannot price the resource, BudgetInfeasibleError where the other budgets cannot be met.
     """
     table, sensitivities = read_sites(folder / "sites.json"), read_sensitivities(folder / "sensitivities.json")
+    check_fixed(solving.fixed, table, cost_model_of(solving).target)
     widest = _plan(table, sensitivities, solving)
     most = _used(widest, resource)
     limits = [float(limit) for limit in np.linspace(_least(table, sensitivities, solving, resource, most), most, points)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from mpqc.errors import PlanError
+from mpqc.errors import PlanError, UsageError
 from mpqc.values.plan import Plan, bits_by_group, uniform_plan
 from mpqc.values.request import Choosing, Solving
 from mpqc.values.sensitivities import Sensitivities
@@ -14,6 +15,10 @@ from mpqc.values.site import SiteTable
 
 if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
+    from mpqc.targets import Target
+
+NEAREST = 3
+"""Names that a message offers for one that is unknown"""
 
 
 def cost_model_of(solving: Solving) -> CostModel:
@@ -39,6 +44,22 @@ def choose_plan(table: SiteTable, sensitivities: Sensitivities | None, cost_mode
         return evaluate(table, checked(with_fixed(uniform, fixed), table), cost_model, budgets)
     plan = allocate(table, sensitivities, cost_model, budgets, seconds=choosing.solver_seconds, seed=choosing.seed, fixed=fixed)
     return replace(plan, strategy=sensitivities.method)
+
+
+def check_fixed(fixed: Mapping[str, int | None], table: SiteTable, target: Target) -> None:
+    """Raises UsageError, with the names that are nearest, for a site that the network does not have, and for bits that the target does not."""
+    from mpqc.cost.model import CostModel
+
+    model = CostModel(target)
+    for name, bits in fixed.items():
+        site = table.by_name.get(name)
+        if site is None:
+            near = get_close_matches(name, table.by_name, n=NEAREST, cutoff=0.3)
+            hint = f"nearest: {', '.join(near)}" if near else "sites.json and `mpqc analyze` have the names"
+            raise UsageError(f"the network has no site {name!r}", where="--fix", hint=hint)
+        if bits is not None and bits not in model.choices(site):
+            widths = ", ".join(map(str, model.choices(site)))
+            raise UsageError(f"{target.name} has no {bits} bits for {name!r}", where="--fix", hint=f"it has {widths}, and float")
 
 
 def with_fixed(plan: Plan, fixed: Mapping[str, int | None]) -> Plan:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpqc.errors import BudgetInfeasibleError
-from mpqc.flow.plan_choice import cost_model_of
+from mpqc.flow.plan_choice import check_fixed, cost_model_of
 from mpqc.values.plan import Plan
 from mpqc.values.request import Solving
 from mpqc.values.sensitivities import read_sensitivities
@@ -26,6 +26,7 @@ def allocate_saved(folder: Path, solving: Solving) -> Plan:
     table = read_sites(folder / "sites.json")
     sensitivities = read_sensitivities(folder / "sensitivities.json")
     cost_model = cost_model_of(solving).for_network(table)
+    check_fixed(solving.fixed, table, cost_model.target)
     seconds, seed, fixed = solving.solver_seconds, solving.seed, solving.fixed
     with way_out_kept(Workspace(folder)):
         plan = allocate(table, sensitivities, cost_model, solving.budgets, seconds=seconds, seed=seed, fixed=fixed)

@@ -111,7 +111,7 @@ def test_analysis_for_an_unknown_target(mpqc: Mpqc, place: Place, tmp_path: Path
 
 def test_fixed_bits_hold_in_a_uniform_plan(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
     uniform = (*place.compiling, "--strategy", "uniform", "-q", "-o", tmp_path / "out")
-    assert "nowhere" in mpqc(*uniform, "--fix", "nowhere=4").complaint(1)
+    assert "nowhere" in mpqc(*uniform, "--fix", "nowhere=4").complaint(2)
     assert mpqc(*uniform, "--fix", "w0=4").code == 0
     bits = {choice["site"]: choice["bits"] for choice in json.loads((tmp_path / "out" / "plan.json").read_text())["choices"]}
     assert bits.pop("w0") == 4
@@ -165,8 +165,24 @@ def test_a_latency_budget_needs_cost_rows(mpqc: Mpqc, place: Place, tmp_path: Pa
 
 
 def test_an_unknown_site(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
-    assert "nowhere" in mpqc(*place.compiling, "--fix", "nowhere=8", "-o", tmp_path / "out").complaint(1)
-    assert not (tmp_path / "out" / "plan.json").exists()
+    assert "nowhere" in mpqc(*place.compiling, "--fix", "nowhere=8", "-o", tmp_path / "out").complaint(2)
+    assert "nearest: w0" in mpqc(*place.compiling, "--fix", "w00=8", "-o", tmp_path / "out").complaint(2)
+    assert "has no 9 bits for 'w0'" in mpqc(*place.compiling, "--fix", "w0=9", "-o", tmp_path / "out").complaint(2)
+    assert not (tmp_path / "out" / "sites.json").exists(), "calibration comes later"
+    for command in ("allocate", "pareto"):
+        assert "nearest: w0" in mpqc(command, place.out, "--fix", "w00=8").complaint(2)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--std", "0,1,1"), ("--std", "0"), ("--mean", "1,2"), ("--std", "1,1,1,1,1,1,1")])
+def test_preprocessing_that_does_not_fit(mpqc: Mpqc, place: Place, tmp_path: Path, option: str, value: str) -> None:
+    assert option in mpqc(*place.compiling, option, value, "-o", tmp_path / "out").complaint(2)
+
+
+def test_plans_from_saved_sensitivities_say_that_nothing_was_built(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
+    for name in ("sites.json", "sensitivities.json"):
+        shutil.copy(place.out / name, tmp_path)
+    assert "mpqc compile counts what is built" in mpqc("allocate", tmp_path).out
+    assert "mpqc compile counts what is built" in mpqc("pareto", tmp_path, "--points", "2").out
 
 
 @pytest.mark.parametrize("damage", ["other network", "not JSON", "no plan", "bad bits", "unknown kind", "twice", "a list", "wrong type"])
@@ -238,7 +254,7 @@ def test_a_full_disk(mpqc: Mpqc, place: Place, tmp_path: Path, monkeypatch: pyte
 def test_a_log_on_a_full_disk_does_not_hide_the_failure(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
     (tmp_path / "out" / ".mpqc").mkdir(parents=True)
     os.symlink("/dev/full", tmp_path / "out" / "log.txt")
-    assert "stranger" in mpqc(*place.compiling, "--fix", "stranger=8", "-o", tmp_path / "out").complaint(1)
+    assert "stranger" in mpqc(*place.compiling, "--fix", "stranger=8", "-o", tmp_path / "out").complaint(2)
 
 
 def test_running_what_is_no_bundle(mpqc: Mpqc, tmp_path: Path) -> None:

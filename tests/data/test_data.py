@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mpqc.data.batches import Batches, notes_on_scale, open_data
-from mpqc.errors import DataError
+from mpqc.errors import DataError, UsageError
 from mpqc.values.network import TensorSpec
 
 X = TensorSpec("x", (2, 3, 4, 4), "float32")
@@ -287,12 +287,21 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         list(open_data(folder, (ONE,), limit=1))
 
 
+def test_a_file_of_a_folder_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    wrong = {"narrow.npy": FIVE[0, :2], "odd.npy": np.full((3, 4, 4), np.nan, np.float32), "words.npy": np.full((3, 4, 4), "a")}
+    for name, array in wrong.items():
+        np.save(tmp_path / name, array)
+        with pytest.raises(DataError, match=name.replace(".", r"\.")):
+            list(open_data(tmp_path, (ONE,), limit=9))
+        (tmp_path / name).unlink()
+
+
 def test_options_that_cannot_be_meant() -> None:
     with pytest.raises(DataError, match="limit of 0"):
         open_data(FIVE, (ONE,), limit=0)
-    with pytest.raises(DataError, match="std is zero"):
+    with pytest.raises(UsageError, match="--std: a deviation of 0"):
         open_data(FIVE, (ONE,), limit=1, std=0)
-    with pytest.raises(DataError, match="mean has 2 values"):
+    with pytest.raises(UsageError, match="--mean: 2 values for an input of the shape"):
         open_data(FIVE, (ONE,), limit=1, mean=[1, 2])
 
 
