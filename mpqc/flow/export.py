@@ -33,7 +33,7 @@ class Exporting:
     """Of the QDQ file; None: what the types need"""
     trained: TrainedParameters | None = None
     """Weights and grids that were learned for the one plan that is exported; None: those of the file"""
-    biases: Mapping[str, np.ndarray] | None = None
+    constants: Mapping[str, np.ndarray] | None = None
     """By initializer, for the one plan that is exported; None: they are corrected for each plan"""
 
 
@@ -53,7 +53,7 @@ def export_program(exporting: Exporting, plan: Plan) -> tuple[onnx.ModelProto, P
         whole = export_qdq(network, table, plan, trained, opset=exporting.opset, weights=trained.weights)
         model = RemoveZeroChannels().run(whole).model  # channels that training left without any weight
         return model, read_qdq(model)
-    weights = exporting.biases
+    weights = exporting.constants
     if weights is None and exporting.batches.origin != "noise":
         weights = correct_biases(network, table, plan, calibration, exporting.batches)
     model = export_qdq(network, table, plan, calibration, opset=exporting.opset, weights=weights)

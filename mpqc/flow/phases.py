@@ -1,11 +1,15 @@
-"""The phases between a network and its plan whose results are kept: calibration and sensitivities."""
+"""The phases around a plan whose results are kept: calibration and sensitivities before it, rounding behind it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from mpqc.values.plan import Plan
 from mpqc.values.sensitivities import Sensitivities, read_sensitivities
 from mpqc.values.site import SiteTable
 from mpqc.workspace.phase import Phase, write_text
@@ -13,6 +17,7 @@ from mpqc.workspace.phase import Phase, write_text
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
     from mpqc.quantize.calibration import Calibration
+    from mpqc.quantize.rounding import Rounded
     from mpqc.values.network import Network
 
 SCORED_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
@@ -46,6 +51,18 @@ class SensitivityInputs:
     bits: tuple[int, ...] = SCORED_BITS
 
 
+@dataclass(frozen=True, eq=False)
+class RoundingInputs:
+    """What weights that are rounded together depend on."""
+
+    network: Network
+    table: SiteTable
+    calibration: Calibration
+    batches: Batches
+    plan: Plan
+    samples: int
+
+
 def _calibration(inputs: CalibrationInputs) -> Calibration:
     from mpqc.quantize.calibration import calibrate
 
@@ -77,7 +94,32 @@ def _read_sensitivities(path: Path, _: SensitivityInputs) -> Sensitivities:
     return read_sensitivities(path)
 
 
+def _rounding(inputs: RoundingInputs) -> Rounded:
+    from mpqc.quantize.rounding import round_weights
+
+    few = replace(inputs.batches, limit=min(inputs.batches.limit, inputs.samples))
+    return round_weights(inputs.network, inputs.table, inputs.plan, inputs.calibration, few, samples=inputs.samples)
+
+
+def _saved_rounding(made: Rounded, path: Path) -> None:
+    arrays = [*made.weights.values(), *made.biases.values()]
+    with path.open("wb") as file:
+        np.savez(file, *arrays, names=np.array([*made.weights, *made.biases], np.str_), weights=np.int64(len(made.weights)))
+
+
+def _read_rounding(path: Path, _: RoundingInputs) -> Rounded:
+    from mpqc.data.sources import load_arrays
+    from mpqc.quantize.rounding import Rounded
+
+    kept = load_arrays(path)
+    assert isinstance(kept, dict)
+    found = {str(name): kept[f"arr_{index}"] for index, name in enumerate(kept["names"])}
+    weights = dict(islice(found.items(), int(kept["weights"])))
+    return Rounded(weights, {name: found[name] for name in found.keys() - weights.keys()})
+
+
 CALIBRATION: Phase[CalibrationInputs, Calibration, Calibration] = Phase("calibration", _calibration, _saved_calibration, _read_calibration, ".npz")
 SENSITIVITIES: Phase[SensitivityInputs, Sensitivities, Sensitivities] = Phase(
     "sensitivities", _sensitivities, _saved_sensitivities, _read_sensitivities
 )
+ROUNDING: Phase[RoundingInputs, Rounded, Rounded] = Phase("rounding", _rounding, _saved_rounding, _read_rounding, ".npz")

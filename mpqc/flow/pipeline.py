@@ -151,7 +151,7 @@ def _repaired(plan: Plan, analysis: Analysis, options: Options, builder: Builder
         made = repair(inputs, builder.job)
     if made.is_idle(analysis.calibration):
         return plan, builder
-    exporting = replace(builder.exporting, calibration=made.calibration, trained=made.parameters, biases=made.biases)
+    exporting = replace(builder.exporting, calibration=made.calibration, trained=made.parameters, constants=made.constants)
     better = builder.of(exporting)
     return counted_again(replace(plan, notes=(*plan.notes, *made.notes)), options.budgets, lambda plan: better.measure(plan, None)), better
 

@@ -39,7 +39,7 @@ def correct_biases(
     """
     prepared = with_quantizers(network, table)
     ApplyPlan().run(prepared, table, plan, calibration)
-    run = _Corrector(prepared, table)
+    run = Corrector(prepared, table)
     with torch.no_grad():
         run.start([arguments(prepared.module, batch) for batch in islice(batches, samples)])
         for node in prepared.module.graph.nodes:
@@ -47,13 +47,14 @@ def correct_biases(
     return run.biases
 
 
-class _Corrector(fx.Interpreter):
+class Corrector(fx.Interpreter):
     """Runs all samples through a node before the next one."""
 
     def __init__(self, network: Network, table: SiteTable) -> None:
         super().__init__(network.module)
         self.biases: dict[str, np.ndarray] = {}
         self.samples: list[dict[fx.Node, Any]] = []
+        self.constant: set[fx.Node] = set()
         self.axes = {node.name: 1 if node.op_type == "Conv" else -1 for node in table.nodes if node.weight and node.bias_elements}
         self.left = Counter({node: len(node.users) for node in network.module.graph.nodes})
         reads = Counter(item for node in network.module.graph.nodes if node.op == "get_attr" for item in [node.target] for _ in node.users)
@@ -67,14 +68,24 @@ class _Corrector(fx.Interpreter):
     def step(self, node: fx.Node) -> None:
         """Run one node on all samples, correct it if it has a bias, and drop what nobody reads any more."""
         if node.op not in ("placeholder", "output"):
-            for values in self.samples:
-                values[node] = self._value(node, values)
+            self.prepare(node)
+            self._run(node)
             self._correct(node)
         for source in node.all_input_nodes:
             self.left[source] -= 1
             if self.left[source] == 0:
                 for values in self.samples:
                     values.pop(source, None)
+
+    def prepare(self, node: fx.Node) -> None:
+        """Before `node` runs."""
+
+    def _run(self, node: fx.Node) -> None:
+        """On all samples; once, where its value depends on none."""
+        self.constant |= {node} if node.op == "get_attr" or (node.all_input_nodes and self.constant.issuperset(node.all_input_nodes)) else set()
+        shared = self._value(node, self.samples[0]) if node in self.constant else None
+        for values in self.samples:
+            values[node] = self._value(node, values) if node not in self.constant else shared
 
     def _value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         self.env = values

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A quantized network: bits, grids, and biases that are others than the file's."""
+    """A quantized network: bits, grids, and constants (biases, weights on their grids) that are others than the file's."""
 
     plan: Plan
     calibration: Calibrated
-    biases: Mapping[str, np.ndarray] = field(default_factory=dict)
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
     """By initializer"""
 
 
@@ -71,12 +71,12 @@ class _Observer(fx.Interpreter):
         quantized = {item.site: node for node in network.module.graph.nodes if (item := quantizer_of(network.module, node))}
         self.observed = {quantized.get(name, values[name]): name for name in task.tensors}
         self.seen: dict[str, Tensor] = {}
-        self.biases: dict[str, Tensor] = {}
+        self.constants: dict[str, Tensor] = {}
 
     def apply(self, trial: Trial) -> None:
         """From now on the network is that of `trial`."""
         ApplyPlan().run(self.network, self.table, trial.plan, trial.calibration)
-        self.biases = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in trial.biases.items()}
+        self.constants = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in trial.constants.items()}
 
     def observe(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """The compared tensors for one batch."""
@@ -87,7 +87,7 @@ class _Observer(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         source = origin(n) if n.op == "get_attr" else None
-        value = self.biases[source.tensor] if source is not None and source.tensor in self.biases else super().run_node(n)
+        value = self.constants[source.tensor] if source is not None and source.tensor in self.constants else super().run_node(n)
         if n in self.observed:
             self.seen[self.observed[n]] = value
         return value

@@ -88,7 +88,7 @@ class Reconstruction:
     parameters: TrainedParameters
     blocks: int
     before: float
-    """With weights rounded to nearest, biases corrected"""
+    """With the constants that were started from"""
     after: float
 
 
@@ -125,14 +125,14 @@ def reconstruct(
     samples: Tensor,
     effort: Effort = Effort(),
     *,
-    biases: Mapping[str, np.ndarray] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
     keep: Keep | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Reconstruction:
     """Weights rounded for `plan` on `samples` (float32 inputs of a network with one input): what export_qdq takes beside the plan.
 
-    `biases`: where those of layers start. `tell`: is given a line where a stopped one goes on. Weights of layers that lie in no block (several
-    tensors alive all the way) round to nearest. Raises ModelError for networks that cannot learn, by node.
+    `constants`: biases and rounded weights that are started from, by initializer. `tell`: is given a line where a stopped one goes on. Weights of
+    layers that lie in no block (several tensors alive all the way) stay as they start. Raises ModelError for networks that cannot learn, by node.
     """
     from mpqc.training.faults import refuse_untrainable
     from mpqc.training.folding import fold
@@ -142,9 +142,9 @@ def reconstruct(
     refuse_untrainable(network, table)
     trainable = make_trainable(network, table, calibration, task, batch_norm=False, group=Group())
     generator = torch.Generator().manual_seed(effort.seed)
-    states = _install(trainable, plan, effort, generator)
+    student = _Student(trainable, constants or {})
+    states = _install(trainable, plan, effort, generator, constants or {})
     trainable.root.eval().requires_grad_(False)
-    student = _Student(trainable, biases or {})
     _check_batch(student, samples)
     seen, unseen = _split(samples)
     before = _loss(student, task, unseen)
@@ -164,28 +164,28 @@ def reconstruct(
 
 
 class _Student:
-    """The quantized network and, in `floating`, the float one with the biases of the file."""
+    """The quantized network and, in `floating`, the float one with the weights and biases of the file."""
 
-    def __init__(self, trainable: Trainable, biases: Mapping[str, np.ndarray]) -> None:
-        """`biases`: where those of layers start, by initializer."""
+    def __init__(self, trainable: Trainable, constants: Mapping[str, np.ndarray]) -> None:
+        """`constants`: where biases start, by initializer."""
         self.trainable, self.root = trainable, trainable.root
         named = {layer.bias: self.root.get_parameter(layer.bias_at) for layer in trainable.layers if layer.bias}
-        self._given = {bias: bias.detach().clone() for bias in named.values()}
-        for name in named.keys() & biases.keys():
-            named[name].data = torch.from_numpy(np.ascontiguousarray(biases[name])).reshape(named[name].shape).to(named[name].dtype)
+        self._given = {given: given.detach().clone() for given in (*named.values(), *trainable.weights())}
+        for name in named.keys() & constants.keys():
+            named[name].data = _like(constants[name], named[name])
 
     @contextmanager
     def floating(self) -> Iterator[None]:
         """Within the block nothing is quantized, corrected or learned."""
-        learned = {bias: bias.data for bias in self._given}
+        learned = {parameter: parameter.data for parameter in self._given}
         try:
-            for bias, value in self._given.items():
-                bias.data = value
+            for parameter, value in self._given.items():
+                parameter.data = value
             with self.trainable.floating():
                 yield
         finally:
-            for bias, value in learned.items():
-                bias.data = value
+            for parameter, value in learned.items():
+                parameter.data = value
 
 
 def _check_batch(student: _Student, samples: Tensor) -> None:
@@ -229,8 +229,10 @@ def _resume(trainable: Trainable, keep: Keep | None) -> int:
     return int(kept["done"])
 
 
-def _install(trainable: Trainable, plan: Plan, effort: Effort, generator: torch.Generator) -> dict[str, TrainedState]:
-    """Calibrated grids at every site, by site; those of weights with rounding to be learned."""
+def _install(
+    trainable: Trainable, plan: Plan, effort: Effort, generator: torch.Generator, constants: Mapping[str, np.ndarray]
+) -> dict[str, TrainedState]:
+    """Calibrated grids at every site, by site; those of weights with rounding to be learned, from what `constants` rounds them to."""
     made: dict[str, TrainedState] = {}
     for name, sites in trainable.table.groups.items():
         bits = plan.bits(sites[0].name)
@@ -239,7 +241,10 @@ def _install(trainable: Trainable, plan: Plan, effort: Effort, generator: torch.
         state = _state(sites[0].kind, bits, effort, generator)
         state.set(trainable.calibrated(sites[0].name, bits))
         if isinstance(state, RoundingState):
-            state.begin(trainable.weight(sites[0].name))
+            weight = trainable.weight(sites[0].name)
+            if sites[0].name in constants:
+                weight.data = state.near(weight.detach(), _like(constants[sites[0].name], weight))
+            state.begin(weight)
         made[name] = state
     found = {site.name: made[site.group_name] for site in trainable.table.sites if site.group_name in made}
     trainable.install(found)
@@ -368,6 +373,10 @@ def _quantizer_in(root: fx.GraphModule, node: fx.Node) -> FakeQuantize | None:
     """The quantizer that `node` calls, alone or at the end of a chain."""
     called = root.get_submodule(str(node.target)) if node.op == "call_module" else None
     return called.parts[1] if isinstance(called, Fused) else quantizer_of(root, node)
+
+
+def _like(values: np.ndarray, tensor: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).reshape(tensor.shape).to(tensor.dtype)
 
 
 def _scaled(parts: list[Tensor]) -> list[Tensor]:

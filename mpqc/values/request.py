@@ -37,6 +37,9 @@ RANGES = (AUTO, "mse", "minmax", "percentile")
 EFFORTS = {"fast": 0, "normal": 300, "high": 2000}
 """Effort -> steps that a block is reconstructed in"""
 ON, OFF = "on", "off"
+NEAREST, GPTQ = "nearest", "gptq"
+ROUNDINGS = (AUTO, NEAREST, GPTQ)
+"""How weights round before anything is learned"""
 
 Part = TypeVar("Part", bound="Seeded")
 
@@ -165,11 +168,15 @@ class Repairing(Seeded):
     GROUP: ClassVar[str] = "Without training"
     effort: str = option(
         "fast",
-        "fast: biases corrected; normal: ranges chosen by what they cost the output, and weights, biases and steps of activations learned block by "
-        f"block, {EFFORTS['normal']} steps each; high: {EFFORTS['high']} steps",
+        "fast: weights of a layer rounded together and biases corrected; normal: ranges chosen by what they cost the output, and weights, biases "
+        f"and steps of activations learned block by block, {EFFORTS['normal']} steps each; high: {EFFORTS['high']} steps",
     )
     """One of EFFORTS"""
     bias_correction: str = option(AUTO, "mean errors of the codes are taken up by biases: on, off, or auto, where that lowers the loss")
+    rounding: str = option(
+        AUTO, "nearest: each weight alone; gptq: those of a layer together, so that its outputs change least; auto: gptq where that lowers the loss"
+    )
+    """One of ROUNDINGS"""
     range_choice: str = option(AUTO, "range of each activation among mse, minmax and percentile by the loss: on, off, or auto, as --effort says")
     reconstruction: int | None = option(
         None, "learn the rounding of each block in so many steps (0: not), whatever --effort says", unit="steps", least=0
@@ -178,6 +185,8 @@ class Repairing(Seeded):
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:
             raise UsageError(f"unknown effort {self.effort!r}", where="--effort", hint=f"use one of {', '.join(EFFORTS)}")
+        if self.rounding not in ROUNDINGS:
+            raise UsageError(f"unknown rounding {self.rounding!r}", where="--rounding", hint=f"use one of {', '.join(ROUNDINGS)}")
         for name, value in (("--bias-correction", self.bias_correction), ("--range-choice", self.range_choice)):
             if value not in (AUTO, ON, OFF):
                 raise UsageError(f"{value!r} is not {AUTO}, {ON} or {OFF}", where=name)

@@ -35,7 +35,7 @@ def inputs_of(asked: Repairing, bits: tuple[int, int] = (3, 4), *, data: bool = 
 
 def error_of(inputs: RepairInputs, made: Repaired) -> float:
     """Mean squared error of the exported program."""
-    exporting = Exporting(inputs.network, inputs.table, made.calibration, inputs.batches, None, made.parameters, made.biases)
+    exporting = Exporting(inputs.network, inputs.table, made.calibration, inputs.batches, None, made.parameters, made.constants)
     program, samples = export_program(exporting, inputs.plan)[1], images(64, seed=5)
     floats = np.concatenate([run(inputs.network, {"x": image[None]})["y"].numpy() for image in samples])
     return float(np.square(Interpreter(program).run({"x": samples})["y"].reshape(floats.shape) - floats).mean())
@@ -46,13 +46,27 @@ def job_in(folder: Path) -> Job:
 
 
 def test_each_repair_lowers_the_error_of_what_is_exported(tmp_path: Path) -> None:
-    plain = inputs_of(Repairing(bias_correction="off"), (2, 8))
+    plain = inputs_of(Repairing(bias_correction="off", rounding="nearest"), (2, 8))
     errors = [error_of(plain, repair(plain, job_in(tmp_path)))]
     learned = replace(plain, asked=Repairing(effort="normal", reconstruction=100))
     made = repair(learned, job_in(tmp_path))
     assert made.parameters is not None
     assert "blocks reconstructed in 100 steps each" in made.notes[-1]
     assert error_of(learned, made) < 0.6 * errors[0]
+
+
+def test_weights_rounded_together_lower_the_error_and_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest = inputs_of(Repairing(rounding="nearest"), (3, 8))
+    together = replace(nearest, asked=Repairing())
+    made = repair(together, job_in(tmp_path))
+    assert any("layers rounded together: loss" in note for note in made.notes)
+    assert error_of(together, made) < 0.5 * error_of(nearest, repair(nearest, job_in(tmp_path)))
+    monkeypatch.setattr("mpqc.quantize.rounding.round_weights", None)
+    again = repair(together, job_in(tmp_path))
+    assert again.constants.keys() == made.constants.keys()
+    assert all(np.array_equal(again.constants[name], value) for name, value in made.constants.items())
+    with pytest.raises(TypeError):
+        repair(inputs_of(Repairing(), (4, 8)), job_in(tmp_path))
 
 
 def test_a_second_run_learns_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +82,7 @@ def test_a_second_run_learns_nothing_again(tmp_path: Path, monkeypatch: pytest.M
 def test_without_data_nothing_is_repaired(tmp_path: Path) -> None:
     inputs = inputs_of(Repairing(effort="high", bias_correction="on"), data=False)
     made = repair(inputs, job_in(tmp_path))
-    assert (made.biases, made.parameters, made.calibration) == ({}, None, inputs.calibration)
+    assert (made.constants, made.parameters, made.calibration) == ({}, None, inputs.calibration)
 
 
 def test_ranges_are_chosen_by_what_they_cost_the_output() -> None:
@@ -95,6 +109,8 @@ def test_samples_that_are_left_out() -> None:
 def test_what_cannot_be_asked_for_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown effort"):
         Options(effort="huge")
+    with pytest.raises(UsageError, match="--rounding"):
+        Options(rounding="up")
     with pytest.raises(UsageError, match="--bias-correction"):
         Options(bias_correction="maybe")
     assert [Options(effort=name).repairing.steps for name in ("fast", "normal", "high")] == [0, 300, 2000]

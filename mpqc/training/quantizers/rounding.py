@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from mpqc.training.quantizers.base import TrainedState
 from mpqc.training.quantizers.dorefa import along
 
+LEAN = 0.45
+"""How far a weight that starts from a code lies from it at most, in steps: it rounds to that code"""
 LOW, HIGH = -0.1, 1.1
 """The stretch of the sigmoid (zeta, gamma)"""
 
@@ -27,6 +29,11 @@ class RoundingState(TrainedState):
         steps = weight.detach() / self._scale(weight)
         fraction = (steps - torch.floor(steps)).clamp(1e-4, 1 - 1e-4)
         self.choice.data = -torch.log((HIGH - LOW) / (fraction - LOW) - 1)
+
+    def near(self, weight: Tensor, rounded: Tensor) -> Tensor:
+        """What starts as `rounded` (on the grid) and may learn to round to the next code on the side of `weight`."""
+        reach = LEAN * self._scale(weight)
+        return rounded + torch.clamp(weight - rounded, -reach, reach)
 
     def share(self) -> Tensor:
         """h(V): how far each weight is rounded up, 0 to 1."""
