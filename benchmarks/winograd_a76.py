@@ -28,7 +28,7 @@ from provenance import SMOKE, absent, few, write_results
 from mpqc.lowering.kernels.conv import conv2d
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.winograd import refusal, winograd
-from mpqc.numerics.winograd import FORMS, FormName
+from mpqc.numerics.winograd import SHORT, FormName
 from mpqc.timing.pricer import Pricer
 from mpqc.timing.program import write_program
 from mpqc.values.program import Conv
@@ -110,7 +110,7 @@ def make(layer: tuple[int, int, int], setting: Setting) -> Kernel:
     shape = (1, size, size, inputs)
     if setting.form is None:
         return conv2d(op, shape, low, low, KernelTarget())
-    assert not refusal(op, (low, -low - 1), setting.form), FORMS[setting.form].transformed(weight)
+    assert not refusal(op, (low, -low - 1), setting.form), SHORT[setting.form].transformed(weight)
     return winograd(op, shape, (low, -low - 1), (low, low), KernelTarget(), setting.form)
 
 

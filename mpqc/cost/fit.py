@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from mpqc.cost import chains
+from mpqc.cost.large_tiles import LargeTiles
 from mpqc.cost.run import Run, Widths, overflow
 from mpqc.facts.kernels import (
     BLOCK_BYTES,
@@ -181,6 +182,21 @@ def _winograd(lines: int) -> dict[str, Quantity]:
     }
 
 
+def _large_tiles() -> dict[str, Quantity]:
+    def of(take: Callable[[LargeTiles], float]) -> Quantity:
+        return lambda run: take(LargeTiles(run.shape, run.cores))
+
+    return {
+        **_ALWAYS,
+        "products": of(lambda tiles: tiles.products),
+        "sums": of(lambda tiles: tiles.sums),
+        "outputs": of(lambda tiles: tiles.outputs),
+        "vectors transformed": of(lambda tiles: tiles.vectors),
+        TRANSFORMED: of(lambda tiles: tiles.widened),
+        "input values padded": lambda run: run.shape.inputs,
+    }
+
+
 _PRODUCT: dict[str, Quantity] = {
     **_ALWAYS,
     "MACs": lambda run: run.shape.pixels * _channels(run.shape) * _vectors(run.shape) * VECTOR,
@@ -233,6 +249,7 @@ _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.CONV: _MATRIX,
     OpKind.WINOGRAD_TILE: _winograd(2),
     OpKind.WINOGRAD_ROW: _winograd(1),
+    OpKind.WINOGRAD_TILE4: _large_tiles(),
     OpKind.GEMM: _MATRIX,
     OpKind.MATMUL: _PRODUCT,
     OpKind.DEPTHWISE: _WINDOW,
@@ -278,7 +295,9 @@ class Fit:
         return sum(price * known[name](run) for name, price in self.prices.items())
 
 
-APART: Mapping[OpKind, frozenset[str]] = {OpKind.WINOGRAD_TILE: frozenset({TRANSFORMED}), OpKind.WINOGRAD_ROW: frozenset({TRANSFORMED})}
+APART: Mapping[OpKind, frozenset[str]] = {
+    kind: frozenset({TRANSFORMED}) for kind in (OpKind.WINOGRAD_TILE, OpKind.WINOGRAD_ROW, OpKind.WINOGRAD_TILE4)
+}
 """Kinds whose widths differ in the prices of these quantities alone: the others are found from the rows of all widths together"""
 
 

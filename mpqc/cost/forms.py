@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mpqc.facts.features import KernelName
 from mpqc.facts.kernels import is_transformable
 from mpqc.numerics.winograd import FORMS, FormName
 from mpqc.targets import OpKind
 from mpqc.values.site import OpNode, Site
 
-KINDS: dict[OpKind, FormName] = {OpKind.WINOGRAD_TILE: "tile", OpKind.WINOGRAD_ROW: "row"}
+KINDS: dict[OpKind, FormName] = {OpKind.WINOGRAD_TILE: "tile", OpKind.WINOGRAD_ROW: "row", OpKind.WINOGRAD_TILE4: "tile4"}
 """Kinds of kernels that do a convolution in another form"""
+KERNELS: dict[OpKind, KernelName] = {OpKind.WINOGRAD_TILE: "winograd", OpKind.WINOGRAD_ROW: "winograd", OpKind.WINOGRAD_TILE4: "winograd16"}
+"""The code that computes each"""
 
 
 def exact_kinds(node: OpNode, weight: Site | None, weight_bits: int | None, input_bits: Sequence[int]) -> tuple[OpKind, ...]:
@@ -32,6 +35,8 @@ def has_forms(node: OpNode) -> bool:
 
 def _is_exact(name: FormName, node: OpNode, weight: Site, weight_bits: int, input_bits: int) -> bool:
     form, depth = FORMS[name], node.weight_shape[1]
+    if node.weight_shape[0] // node.groups < form.channels:
+        return False
     return form.is_sure(weight_bits, input_bits, depth) or (form.takes(weight_bits, input_bits, depth) and (weight_bits, name) in weight.forms)
 
 

@@ -14,7 +14,7 @@ from math import ceil, prod
 
 from mpqc.cost.file import channels, file_bytes_beside, file_overhead_bytes, file_weight_bytes
 from mpqc.cost.fit import ALL_WIDTHS, Fit, fit_rows
-from mpqc.cost.forms import KINDS, cheapest, exact_kinds, has_forms
+from mpqc.cost.forms import KERNELS, KINDS, cheapest, exact_kinds, has_forms
 from mpqc.cost.fusion import fused_additions
 from mpqc.cost.run import Context, Run, Widths
 from mpqc.cost.storage import bytes_beside, packable, panel_elements, panel_overhead
@@ -128,7 +128,7 @@ class CostModel:
     def kernel_cycles(self, kind: OpKind, shape: Shape, weight_bits: int) -> float | None:
         """Cycles of a kernel with weights stored `weight_bits` wide; None where the target has none or no cost rows for it."""
         widths = self.target.kernel_bits(kind, weight_bits, max(self.target.containers.activations))
-        has_code = kind not in KINDS or best_form("winograd", self.target.features) is not None
+        has_code = kind not in KERNELS or best_form(KERNELS[kind], self.target.features) is not None
         if widths is None or self._fit(kind, widths) is None or not has_code:
             return None
         return self._cycles(Workload(kind, shape), widths, FLOAT_BITS)

@@ -55,7 +55,7 @@ EMULATED: Mapping[str, frozenset[str]] = {
 }
 """What the cores of `qemu-aarch64 -cpu` have; one that is not listed is not checked"""
 
-KernelName = Literal["product", "winograd", "residual", "depthwise", "matmul", "requantization", "binary", "table"]
+KernelName = Literal["product", "winograd", "winograd16", "residual", "depthwise", "matmul", "requantization", "binary", "table"]
 """Kernels with code for some instruction sets; all others are portable loops."""
 
 
@@ -75,6 +75,7 @@ _DOTPROD, _NEON = Form("dotprod", frozenset({"neon", "dotprod"})), Form("neon", 
 FORMS: Mapping[KernelName, tuple[Form, ...]] = {
     "product": (_DOTPROD, _NEON, PORTABLE),
     "winograd": (_DOTPROD,),
+    "winograd16": (_NEON,),
     "residual": (_DOTPROD,),
     "depthwise": (_DOTPROD, _NEON, PORTABLE),
     "matmul": (_DOTPROD, PORTABLE),
@@ -83,9 +84,9 @@ FORMS: Mapping[KernelName, tuple[Form, ...]] = {
     # NEON has TBL of four registers, but a Cortex-A72 does one in 7 cycles (its optimization guide), an A76 two in three: without dotprod, loads.
     "table": (_DOTPROD, PORTABLE),
 }
-"""The forms of each kernel, fastest first. product: convolutions and fully connected layers. winograd: the same products of 3x3 kernels
-with fewer multiplications (kernels/winograd.py). residual: an addition done at the end of a convolution; a core without it runs the addition
-as a kernel of its own."""
+"""The forms of each kernel, fastest first. product: convolutions and fully connected layers. winograd, winograd16: the same products of 3x3
+kernels with fewer multiplications, in int8 and in int16 (kernels/winograd.py, winograd16.py). residual: an addition done at the end of a
+convolution; a core without it runs the addition as a kernel of its own."""
 
 
 def best_form(kernel: KernelName, features: Iterable[str]) -> str | None:

@@ -32,6 +32,14 @@ LARGE_PATCH_WEIGHTS = 64 * 1024
 """Weights of a convolution from which these blocks are large"""
 POSITIONS = 4
 """Products along an axis of a tile of Winograd's algorithm, which gives two outputs"""
+LARGE_POSITIONS, LARGE_OUTPUTS = 6, 4
+"""The same of a large tile: products and outputs along an axis"""
+LARGE_TILES, LARGE_CHANNELS = 4, 16
+"""Large tiles, and output channels of the panels, that are multiplied together"""
+LARGE_LANES = 8
+"""Input channels of a vector of transformed inputs of large tiles, int16"""
+LARGE_BLOCK = 300 * 1024
+"""Transformed inputs of a block of large tiles: what weights, transformed once a block, are used for"""
 PRODUCT_ROWS = 64
 """Rows of the first operand that share one packing of the second, where two activations are multiplied"""
 SHORT_WINDOW = 255
@@ -56,7 +64,18 @@ def patch_rows(height: int, row_bytes: int, weights: int, cores: int) -> int:
     row_bytes: transformed inputs of a row of tiles.
     """
     most = LARGE_PATCH_BLOCK_BYTES if weights > LARGE_PATCH_WEIGHTS else PATCH_BLOCK_BYTES
-    count = ceil(height / max(1, most // row_bytes))
+    return _even_rows(height, max(1, most // row_bytes), cores)
+
+
+def large_patch_rows(height: int, width: int, depth: int, cores: int) -> int:
+    """Rows of large tiles of a block, of `height` with `width` tiles of `depth` input channels: as many as fit, in even blocks."""
+    row_bytes = width * ceil(depth / LARGE_LANES) * LARGE_LANES * LARGE_POSITIONS**2 * 2
+    return _even_rows(height, max(1, LARGE_BLOCK // row_bytes), cores)
+
+
+def _even_rows(height: int, most: int, cores: int) -> int:
+    """Rows of a block, at most `most` of `height`, in blocks of about one size that the cores share evenly."""
+    count = ceil(height / most)
     count = ceil(count / cores) * cores if count >= cores else count
     return ceil(height / count)
 

@@ -14,6 +14,8 @@ class OpKind(StrEnum):
     """Convolution of 3x3, stride 1, by products of transformed tiles: what `conv` is where the bits allow it"""
     WINOGRAD_ROW = "winograd_row"
     """The same, transformed along rows alone"""
+    WINOGRAD_TILE4 = "winograd_tile4"
+    """The same by products of transformed tiles of 4x4 outputs in int16, for cores without SDOT"""
     DEPTHWISE = "depthwise"
     """Convolution with one input channel a group"""
     GEMM = "gemm"
@@ -44,5 +46,5 @@ class OpKind(StrEnum):
 
 STAND_INS = {OpKind.NEAREST: OpKind.RESIZE, OpKind.RESIDUAL: OpKind.BINARY}
 """The kind by which a target judges and prices another one that it does not list."""
-WEIGHTED = frozenset({OpKind.CONV, OpKind.WINOGRAD_TILE, OpKind.WINOGRAD_ROW, OpKind.DEPTHWISE, OpKind.GEMM})
+WEIGHTED = frozenset({OpKind.CONV, OpKind.WINOGRAD_TILE, OpKind.WINOGRAD_ROW, OpKind.WINOGRAD_TILE4, OpKind.DEPTHWISE, OpKind.GEMM})
 """Kinds that read a constant weight."""

@@ -13,7 +13,6 @@ import numpy as np
 from mpqc.cost.forms import KINDS, cheapest
 from mpqc.cost.model import CostModel
 from mpqc.cost.run import Context
-from mpqc.facts.features import best_form
 from mpqc.facts.kernels import is_transformable
 from mpqc.lowering.kernels.winograd import refusal
 from mpqc.numerics.winograd import FormName
@@ -26,7 +25,7 @@ ANY: Codes = (-128, 127)
 
 def choose_forms(program: Program, target: Target) -> dict[str, FormName]:
     """Form of each convolution that is not computed directly, by the name of the op."""
-    if best_form("winograd", target.features) is None or not target.rows:
+    if not target.rows:
         return {}
     model, ranges = CostModel(target, Context(_weight_bytes(program))), code_ranges(program)
     chosen = {op.name: _form(op, program, model, ranges[op.inputs[0]]) for op in program.ops if isinstance(op, Conv)}

@@ -1,4 +1,4 @@
-"""When a 3x3 convolution may be computed by Winograd's algorithm in int8 and int32 without any rounding: the proof, for widths and for actual codes.
+"""When a 3x3 convolution may be computed by Winograd's algorithm without any rounding: the proof for int8, for widths and for actual codes.
 
 Along one axis, with the fractions of the weights' transform taken out (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks,
 2016, section 4.1), two outputs are sums of four products instead of six:
@@ -19,15 +19,17 @@ from typing import Literal
 
 import numpy as np
 
+from mpqc.facts.kernels import CHANNEL_TILE
+from mpqc.numerics.winograd16 import TAPS as TAPS
+from mpqc.numerics.winograd16 import LongForm
 from mpqc.values.qtype import QType
 
-FormName = Literal["tile", "row"]
-"""tile: F(2x2,3x3), 16 products for 36. row: F(2,3) along a row, 12 for 18."""
+FormName = Literal["tile", "row", "tile4"]
+"""tile: F(2x2,3x3), 16 products for 36. row: F(2,3) along a row, 12 for 18. tile4: F(4x4,3x3) in int16, 36 products for 144 (winograd16.py)."""
 WEIGHTS = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int64)
 """Of three taps along an axis"""
 INT8 = QType(8)
 ACCUMULATOR = 2**31
-TAPS = 9
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Form:
     name: FormName
     shift: int
     """Accumulators hold 2^shift times the direct sum; so many times inputs are added in pairs"""
+    channels: int = CHANNEL_TILE
+    """Fewest output channels of a group"""
 
     def inputs_fit(self, codes: tuple[int, int]) -> bool:
         """Whether transformed inputs fit int8, for codes from codes[0] to codes[1], padding included."""
@@ -71,5 +75,7 @@ class Form:
         return largest * 3**self.shift <= -INT8.qmin and self.takes(weight_bits, input_bits, depth)
 
 
-FORMS: Mapping[str, Form] = {"tile": Form("tile", 2), "row": Form("row", 1)}
-"""By name, fewest products first"""
+SHORT: Mapping[str, Form] = {"tile": Form("tile", 2), "row": Form("row", 1)}
+"""Forms in int8, by name, fewest products first"""
+FORMS: Mapping[str, Form | LongForm] = {**SHORT, "tile4": LongForm()}
+"""All of them"""

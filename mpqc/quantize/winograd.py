@@ -17,8 +17,8 @@ from mpqc.values.site import OpNode, SiteTable
 if TYPE_CHECKING:
     from mpqc.quantize.calibration import Calibration
 
-LOOKED_AT: dict[FormName, tuple[int, ...]] = {"tile": (5, 6), "row": (7,)}
-"""Widths next to those whose codes always fit: of wider ones, trained weights hardly ever do"""
+LOOKED_AT: dict[FormName, tuple[int, ...]] = {"tile": (5, 6), "row": (7,), "tile4": (6, 7, 8)}
+"""Widths next to those whose codes always fit: of wider ones, trained weights hardly ever do. tile4: those that many input channels leave open"""
 
 
 def with_forms(table: SiteTable, calibration: Calibration, *, is_rounding_open: bool = False) -> SiteTable:

@@ -195,8 +195,8 @@ def _entered(op: Op, tensors: list[Tensor], target: KernelTarget) -> Kernel:
     return next(step.kernel for step in steps if isinstance(step, Call) and step.op == op.name)
 
 
-INPUT_BITS: Mapping[FormName, int] = {"tile": 6, "row": 7}
-LARGEST: Mapping[FormName, int] = {"tile": 14, "row": 42}
+INPUT_BITS: Mapping[FormName, int] = {"tile": 6, "row": 7, "tile4": 8}
+LARGEST: Mapping[FormName, int] = {"tile": 14, "row": 42, "tile4": 127}
 """Codes of which no filter is too large for the form"""
 
 
@@ -365,6 +365,7 @@ _CASES: dict[str, Callable[[KernelTarget], Iterator[Case]]] = {
     "conv": _convs,
     "winograd_tile": partial(_winograds, "tile"),
     "winograd_row": partial(_winograds, "row"),
+    "winograd_tile4": partial(_winograds, "tile4"),
     "depthwise": _depthwises,
     "gemm": _gemms,
     "matmul": _matmuls,

@@ -11,7 +11,7 @@ from mpqc.cost.model import CostModel
 from mpqc.targets import CostRow, OpKind, Shape, Target, load_target
 from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
 
-TILE, ROW = OpKind.WINOGRAD_TILE, OpKind.WINOGRAD_ROW
+TILE, ROW, TILE4 = OpKind.WINOGRAD_TILE, OpKind.WINOGRAD_ROW, OpKind.WINOGRAD_TILE4
 WEIGHT = Site("w", SiteKind.WEIGHT, (64, 64, 3, 3), axis=0)
 KNOWN = replace(WEIGHT, forms=((5, "tile"), (7, "row")))
 SHAPE = (1, 64, 16, 16)
@@ -26,8 +26,21 @@ NODE = OpNode("conv", "Conv", ("x",), "y", "w", SHAPE, SHAPE, (64, 64, 3, 3), 64
     ],
 )  # fmt: skip
 def test_bits_decide_and_known_codes_add(weight_bits: int | None, input_bits: int, sure: tuple[OpKind, ...], known: tuple[OpKind, ...]) -> None:
-    assert exact_kinds(NODE, WEIGHT, weight_bits, (input_bits,)) == sure
-    assert exact_kinds(NODE, KNOWN, weight_bits, (input_bits,)) == known
+    large = () if weight_bits is None else (TILE4,)  # of 64 input channels always
+    assert exact_kinds(NODE, WEIGHT, weight_bits, (input_bits,)) == (*sure, *large)
+    assert exact_kinds(NODE, KNOWN, weight_bits, (input_bits,)) == (*known, *large)
+
+
+@pytest.mark.parametrize(
+    ("weight_bits", "input_bits", "sure"), [(8, 8, False), (7, 8, False), (8, 7, False), (6, 8, True), (7, 7, True), (2, 2, True)]
+)
+def test_large_tiles_of_many_channels_need_bits_or_known_codes(weight_bits: int, input_bits: int, sure: bool) -> None:
+    """512 input channels: 9 * 512 * 2^(w - 1) * 2^(a - 1) < 2^25 from 14 bits down."""
+    deep = replace(NODE, weight_shape=(64, 512, 3, 3))
+    assert (TILE4 in exact_kinds(deep, WEIGHT, weight_bits, (input_bits,))) == sure
+    assert TILE4 in exact_kinds(deep, replace(WEIGHT, forms=((weight_bits, "tile4"),)), weight_bits, (input_bits,))
+    assert TILE4 not in exact_kinds(replace(deep, weight_shape=(15, 512, 3, 3)), WEIGHT, weight_bits, (input_bits,))
+    assert TILE4 not in exact_kinds(replace(deep, groups=8), WEIGHT, weight_bits, (input_bits,))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +78,17 @@ def test_a_form_that_is_dearer_or_has_no_rows_is_not_taken() -> None:
     assert dear.form(NODE, 4, (6,)) == ""
     assert model(ROWS[:2]).form(NODE, 4, (6,)) == ""
     assert round(model(ROWS[:2]).microseconds(NODE, 4, (6,), 8) * 2400) == 80000
+
+
+def test_a_form_that_the_core_has_no_code_for_is_not_taken() -> None:
+    """Rows of both forms: a core with SDOT has code for either, one without for the int16 tiles alone."""
+    rows = [row(OpKind.CONV, 8e4), row(TILE, 2e4), row(TILE, 2e4, 4), row(TILE4, 4e4), row(TILE4, 4e4, 4), row(OpKind.CONV, 8e4, 4)]
+    sdot = model(rows)
+    kernels = tuple(facts.model_copy(update={"ops": (*facts.ops, TILE4)}) if TILE in facts.ops else facts for facts in sdot.target.kernels)
+    for isa, forms in ((sdot.target.isa, ["tile4", "tile"]), (("neon",), ["tile4", "tile4"])):
+        target = sdot.target.model_copy(update={"kernels": kernels, "isa": isa})
+        found = CostModel(target, sites=sdot.sites)
+        assert [found.form(NODE, *bits) for bits in ((8, (8,)), (4, (6,)))] == forms
 
 
 def test_a_target_without_latency_names_no_form() -> None:

@@ -212,6 +212,31 @@ def test_of_tiles_and_rows() -> None:
     }
 
 
+def test_of_large_tiles() -> None:
+    assert counted(OpKind.WINOGRAD_TILE4, SQUARE) == {  # 2 by 2 tiles of 4x4
+        "call": 1,
+        "products": 4 * 36 * 16 * 24,
+        "sums": 4 * 36 * 16,
+        "outputs": 4 * 16 * 16,
+        "vectors transformed": 4 * 3,
+        "weight values transformed": 16 * 24,
+        "input values padded": 500,
+    }
+    grouped = counted(OpKind.WINOGRAD_TILE4, Shape(9, 11, 20, 9, 11, 34, 3, 3, 1, 1, 2))  # 3 by 3 tiles, in fours 12; 17 channels are 32
+    assert grouped["products"] == 12 * 36 * 64 * 16
+    assert grouped["outputs"] == 9 * 16 * 64
+    assert grouped["vectors transformed"] == 9 * 2 * 2
+
+
+@pytest.mark.parametrize(("cores", "blocks", "tiles"), [(1, 4, 196), (4, 4, 196), (3, 5, 4 * 44 + 28), (8, 4, 196)])
+def test_blocks_of_large_tiles(cores: int, blocks: int, tiles: int) -> None:
+    """14 rows of 14 tiles of 64 channels, 64,512 bytes each: 4 rows fit a block of 300 kB; three cores share six of 3, which five fill."""
+    run = Run(Shape(56, 56, 64, 56, 56, 64, 3, 3), (8, 8), CACHES, cores=cores)
+    found = quantities(OpKind.WINOGRAD_TILE4)
+    assert found["weight values transformed"](run) == blocks * 64 * 64
+    assert found["products"](run) == tiles * 36 * 64 * 64
+
+
 def test_of_tiles_in_groups() -> None:
     grouped = counted(OpKind.WINOGRAD_TILE, Shape(9, 11, 20, 9, 11, 12, 3, 3, 1, 1, 2))  # 5 by 6 tiles, 4 by 6 whole; 10 of 16, 6 of 8 channels
     assert grouped["products"] == (3 * 30 + 24) * 4 * 16 * 16

@@ -59,8 +59,9 @@ CODES: dict[KernelName, Mapping[str, object]] = {
     "table": elementwise.TABLE_FORMS,
     "residual": {"dotprod": True},
     "winograd": {"dotprod": True},
+    "winograd16": {"neon": True},
 }
-"""What each kernel has code for; the last two have one form and are used or not"""
+"""What each kernel has code for; the last three have one form and are used or not"""
 
 
 @pytest.mark.parametrize("kernel", FORMS)

@@ -15,7 +15,7 @@ from mpqc.lowering.kernels.winograd import refusal
 from mpqc.lowering.product_forms import choose_forms, code_ranges
 from mpqc.numerics.interpreter import Interpreter, interpret_all
 from mpqc.numerics.ranges import BIAS_LIMIT
-from mpqc.numerics.winograd import FORMS
+from mpqc.numerics.winograd import SHORT
 from mpqc.runtime import run_emulated, write_bundle
 from mpqc.targets import load_target
 from mpqc.values.program import Binary, Concat, Conv, Op, Pool, Program, Resize, Table
@@ -125,11 +125,11 @@ def test_no_code_leaves_its_range(bits: int) -> None:
                 assert values[name].max() <= high, name
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize(("weight_bits", "input_bits"), [(4, 6), (6, 7), (6, 5)])
 def test_what_widths_promise_no_codes_break(name: str, weight_bits: int, input_bits: int) -> None:
     """The worst weights over as many channels as are promised, under the largest bias: the kernel refuses none of them."""
-    form, edge, low = FORMS[name], 1 << (weight_bits - 1), -(1 << (input_bits - 1))
+    form, edge, low = SHORT[name], 1 << (weight_bits - 1), -(1 << (input_bits - 1))
     most = (1 << 30) // ((2 * 9 * edge * -low) << form.shift)
     assert form.is_sure(weight_bits, input_bits, most) == form.is_sure(weight_bits, input_bits, 1)
     if not form.is_sure(weight_bits, input_bits, 1):

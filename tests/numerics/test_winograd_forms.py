@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mpqc.numerics.winograd import FORMS, WEIGHTS, FormName
+from mpqc.numerics.winograd import SHORT as FORMS
+from mpqc.numerics.winograd import WEIGHTS, FormName
 from mpqc.values.qtype import QType
 
 INPUTS = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.int64)

@@ -13,13 +13,14 @@ import numpy as np
 
 from mpqc.facts.kernels import patch_rows
 from mpqc.lowering.kernels import requant as requantization
+from mpqc.lowering.kernels import winograd16
 from mpqc.lowering.kernels import winograd_micro as micro
 from mpqc.lowering.kernels.contraction import Strip
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.packing import narrow, take_panels
 from mpqc.lowering.kernels.residual import Residual
 from mpqc.lowering.kernels.winograd_loops import SHARE, TAPS, UNIT, Winograd, joined, primfunc
-from mpqc.numerics.winograd import FORMS, FormName
+from mpqc.numerics.winograd import SHORT, FormName
 from mpqc.values.program import Conv
 
 PARALLEL_MACS = 1 << 18
@@ -27,7 +28,9 @@ PARALLEL_MACS = 1 << 18
 
 def refusal(op: Conv, codes: tuple[int, int], form: FormName) -> str:
     """Why `form` cannot compute `op` exactly on input codes from codes[0] to codes[1] (padding included); empty where it can."""
-    exact = FORMS[form]
+    if form == "tile4":
+        return winograd16.refusal(op, codes)
+    exact = SHORT[form]
     if op.weight.shape[2:] != (3, 3) or (op.strides, op.dilations) != ((1, 1), (1, 1)):
         return "only kernels of 3x3 with stride 1 are computed so"
     if min(op.pads) < 0:
@@ -53,8 +56,10 @@ def winograd(
     added: Residual | None = None,
 ) -> Kernel:
     """The kernel of `op`, as conv.conv2d gives it, in a form that `refusal` has nothing against. zero_points: of input and output."""
+    if form == "tile4":
+        return winograd16.winograd16(op, input_shape, zero_points, target, added)
     matrix = op.weight.reshape(op.weight.shape[0], -1)
-    requant = requantization.widened(matrix, op, zero_points[1], FORMS[form].shift, codes)
+    requant = requantization.widened(matrix, op, zero_points[1], SHORT[form].shift, codes)
     assert requant is not None, op.name
     c = _plan(op, input_shape, requant, target, form)
     c = joined(c, added.form) if added else c

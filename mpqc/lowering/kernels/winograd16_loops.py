@@ -1,0 +1,371 @@
+"""The PrimFunc of a Winograd convolution F(4x4,3x3) in int16, over tiles of 4x4 outputs.
+
+For each task (a block of rows of tiles, a share of the weight panels):
+    copy the input rows of the block into scratch with their padding;
+    for each group: transform the patches of the block, and for each panel of its weights and each row of six positions:
+        for each chunk of input channels: transform the panel's weights at that row into scratch (they are stored as plain codes, packed), and
+            for each position and four tiles: multiply, sums go to scratch between chunks;
+        for each tile: transform the sums along the row, combine them with those of the rows before, and where that completes a line of outputs,
+            undo the scale, requantize and store.
+All that is written again and again stays in L1 that way, and weights take the space of their codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil, prod
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from mpqc.facts.kernels import LARGE_OUTPUTS, LARGE_POSITIONS
+from mpqc.lowering.kernels import requant as requantization
+from mpqc.lowering.kernels import residual as residuals
+from mpqc.lowering.kernels import winograd16_micro as micro
+from mpqc.lowering.kernels.contraction import Strip, copy_row
+from mpqc.lowering.kernels.emit import Buffer, Expr, flat, load, scratch, splat, store
+from mpqc.lowering.kernels.micro import Operand
+from mpqc.lowering.kernels.requant import Requant
+from mpqc.numerics.winograd16 import SHIFTS, TAPS
+
+LINE = 32
+"""int16 of a cache line: the distance between positions is an odd number of them, so that those of a patch lie in different sets"""
+INVERSE_AT = 8
+"""Of the scalars: what undoes the odd factor"""
+
+
+@dataclass(frozen=True)
+class Winograd16:
+    """All that the code depends on. Constants (weights, bias, multipliers, zero points) are parameters of the code."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    groups: int
+    group_depth: int
+    """Input channels of a group"""
+    group_channels: int
+    """Output channels of a group, at least those of a panel"""
+    strip: Strip
+    rows: int
+    """Rows of tiles of a block; the last one may have fewer"""
+    splits: int
+    """Shares of the panels"""
+    parallel: bool
+    weight_bits: int
+    """Width that the codes are stored in"""
+    chunk: int
+    """Vectors of input channels of a chunk; the last one may have fewer"""
+    part: int
+    """Register tiles of a part of a block, whose sums are combined before those of the next part are computed"""
+    requant: Requant
+    residual: residuals.Form | None = None
+
+    @property
+    def height(self) -> int:
+        """Rows of tiles."""
+        return ceil(self.output_shape[1] / LARGE_OUTPUTS)
+
+    @property
+    def width(self) -> int:
+        """Tiles of a row."""
+        return ceil(self.output_shape[2] / LARGE_OUTPUTS)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of an image."""
+        return ceil(self.height / self.rows)
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of input channels of a group."""
+        return ceil(self.group_depth / micro.LANES)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of input channels of a group."""
+        return ceil(self.vectors / self.chunk)
+
+    @property
+    def quads(self) -> int:
+        """Register tiles of a block."""
+        return ceil(self.rows * self.width / micro.TILES)
+
+    @property
+    def parts(self) -> int:
+        """Parts of a block."""
+        return ceil(self.quads / self.part)
+
+    @property
+    def position(self) -> int:
+        """From the transformed inputs at a position to those at the next, in int16."""
+        lines = ceil(self.quads * self.vectors * micro.GROUP / LINE)
+        return (lines + 1 - lines % 2) * LINE
+
+    @property
+    def panels(self) -> int:
+        """Panels of one group."""
+        return ceil(self.group_channels / micro.CHANNELS)
+
+    @property
+    def panel_bytes(self) -> int:
+        """Stored bytes of a panel."""
+        return self.vectors * micro.LANES * TAPS * micro.CHANNELS * self.weight_bits // 8
+
+
+@lru_cache(maxsize=512)
+def primfunc(c: Winograd16) -> tirx.PrimFunc:
+    """The same parameters as those of contraction.primfunc, with panels of codes as winograd16.py packs them, and one more of the scalars."""
+    panels, width = c.groups * c.panels, micro.CHANNELS
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name(c.name)
+            T.func_attr({"global_symbol": c.name, "tirx.noalias": True, "op_pattern": 8})
+            x = T.arg("x", T.buffer(c.input_shape, "int8"))
+            other = [T.arg("other", T.buffer(c.output_shape, "int8"))] if c.residual else []
+            weights = T.arg("weights", T.buffer((panels, c.panel_bytes), "int8"))
+            start = T.arg("start", T.buffer((panels, 2 * width), "int32"))
+            scale = T.arg("scale", T.buffer((panels, width), "float32"))
+            scalars = T.arg("scalars", T.buffer((INVERSE_AT + 1,), "int32"))
+            added = [T.arg("added", T.buffer((10, 4), "int32"))] if c.residual else []
+            out = T.arg("out", T.buffer(c.output_shape, "int8"))
+            extra = [flat(buffer) for buffer in (*other, *added)] or [None, None]
+            _Emitter(c, flat(x), flat(weights), flat(start), flat(scale), scalars, flat(out), extra[0], extra[1]).tasks()
+        return builder.get()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some rows of tiles of an image."""
+
+    image: Expr
+    first: Expr
+    """Its first row of tiles in the image"""
+    rows: Expr
+    padded: Buffer
+    patches: Buffer
+    """Transformed inputs: int16 [row of positions, position, four tiles, vector, tile, 8]"""
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Weights of a panel, where its outputs go, and what lies between."""
+
+    block: _Block
+    index: Expr
+    channel: Expr
+    """First output channel, of all groups'"""
+    wide: Buffer
+    """Transformed weights of a row of positions and a chunk: int16 [position, input channel, channel]"""
+    products: Buffer
+    """int32 [position, tile, channel]: sums of a row of positions"""
+    kept: Buffer
+    """int32 [3, tile, output, channel]: what later rows of positions are combined with"""
+
+
+@dataclass(frozen=True)
+class _Emitter:
+    c: Winograd16
+    x: Buffer
+    weights: Buffer
+    start: Buffer
+    scale: Buffer
+    scalars: Buffer
+    out: Buffer
+    other: Buffer | None
+    added: Buffer | None
+
+    def tasks(self) -> None:
+        """Tasks of blocks; where there are fewer of them than cores, the cores share the patches of each block, and then its panels."""
+        c, alone = self.c, self.c.splits == 1
+        with (T.parallel if c.parallel and alone else T.serial)(c.input_shape[0] * c.blocks) as task:
+            image, number = tirx.floordiv(task, c.blocks), tirx.floormod(task, c.blocks)
+            first = number * c.rows
+            rows = c.rows if c.height % c.rows == 0 else T.min(c.rows, c.height - first)
+            padded, patches = scratch(c.strip.size, "int8"), scratch(LARGE_POSITIONS**2 * c.position, "int16")
+            block = _Block(image, first, rows, padded, patches)
+            self._pad(block)
+            with T.serial(c.groups) as group:
+                self._transform(block, group)
+                self._panels(block, group)
+
+    def _pad(self, block: _Block) -> None:
+        strip = self.c.strip
+        image = block.image * prod(self.c.input_shape[1:])
+        zero = T.cast(self.scalars[0], "int8")
+        with T.serial((block.rows - 1) * strip.step + strip.reach) as r:
+            y = block.first * strip.step - strip.top + r
+            copy_row(strip, Operand(self.x, image + y * strip.source_pitch), Operand(block.padded, r * strip.pitch), y, zero)
+
+    def _transform(self, block: _Block, group: Expr) -> None:
+        """All patches of the block for one group: those of a register tile, whose vectors share cache lines, one after the other."""
+        c, strip, pixel = self.c, self.c.strip, self.c.input_shape[3]
+        tiles = block.rows * c.width
+        with self._shared(_quads(tiles)) as quad, T.grid(c.vectors, micro.TILES) as (n, t):
+            tile = quad * micro.TILES + t
+            with T.If(tile < tiles), T.Then():
+                ty, tx = tirx.floordiv(tile, c.width), tirx.floormod(tile, c.width)
+                at = ty * strip.step * strip.pitch + tx * (LARGE_OUTPUTS * pixel) + group * c.group_depth + n * micro.LANES
+                to = (quad * c.vectors + n) * micro.GROUP + t * micro.LANES
+                places = [to + p * c.position for p in range(LARGE_POSITIONS**2)]
+                micro.transform_patch(Operand(block.padded, at), (strip.pitch, pixel), block.patches, places)
+
+    def _shared(self, extent: Expr) -> Any:
+        """A loop over the parts of a block."""
+        return (T.parallel if self.c.parallel and self.c.splits > 1 else T.serial)(extent)
+
+    def _panels(self, block: _Block, group: Expr) -> None:
+        c = self.c
+        share, tiles = ceil(c.panels / c.splits), c.quads * micro.TILES
+        with self._shared(c.splits) as split:
+            wide = scratch(LARGE_POSITIONS * c.chunk * micro.STEP, "int16")
+            products = scratch(LARGE_POSITIONS * c.part * micro.SUMS, "int32")
+            kept = scratch(3 * tiles * LARGE_OUTPUTS * micro.CHANNELS, "int32")
+            with T.serial(T.min(share, c.panels - split * share) if c.panels % share else share) as p:
+                index, first = self._place(group, split * share + p)
+                panel = _Panel(block, index, first, wide, products, kept)
+                for r in micro.ROWS:
+                    self._row(panel, r)
+
+    def _place(self, group: Expr, within: Expr) -> tuple[Expr, Expr]:
+        """Index and first output channel of a panel; the last one of a group overlaps the one before, so that it is whole."""
+        c, first = self.c, within * micro.CHANNELS
+        if c.group_channels % micro.CHANNELS:
+            first = T.min(first, c.group_channels - micro.CHANNELS)
+        return group * c.panels + within, group * c.group_channels + first
+
+    def _row(self, panel: _Panel, r: int) -> None:
+        """A row of positions: parts of the block one after the other, which need the same weights; one part where these are cut in chunks."""
+        c = self.c
+        if c.chunks == 1:
+            self._widen(panel, r, 0, c.vectors)
+        with T.serial(c.parts) as part:
+            first = part * c.part
+            quads = T.min(c.part, _quads(panel.block.rows * c.width) - first)
+            with T.serial(c.chunks) as chunk:
+                vectors = c.chunk if c.vectors % c.chunk == 0 else T.min(c.chunk, c.vectors - chunk * c.chunk)
+                if c.chunks > 1:
+                    self._widen(panel, r, chunk, vectors)
+                with T.grid(LARGE_POSITIONS, quads) as (p, quad):
+                    self._products(panel, chunk, vectors, (r, p, quad, first + quad))
+            with T.serial(T.min(c.part * micro.TILES, panel.block.rows * c.width - first * micro.TILES)) as within:
+                self._combine(panel, r, within, first * micro.TILES + within)
+
+    def _widen(self, panel: _Panel, r: int, chunk: Expr, vectors: Expr) -> None:
+        """The transformed weights of a panel at a row of positions, for a chunk of input channels."""
+        c, bits = self.c, self.c.weight_bits
+        fields, word = 8 // bits, micro.CHANNELS
+        with T.serial(vectors * (micro.LANES // fields)) as unit:
+            at = panel.index * c.panel_bytes + (chunk * (c.chunk * micro.LANES // fields) + unit) * (TAPS * word)
+            rows = micro.TAP_ROWS.get(r, (0, 1, 2))
+            words = [T.Bind(load(self.weights, at + tap * word, word)) if tap // 3 in rows else None for tap in range(TAPS)]
+            for field in range(fields):
+                channel = unit * fields + field
+                places = [(p * (c.chunk * micro.LANES) + channel) * micro.CHANNELS for p in range(LARGE_POSITIONS)]
+                micro.transform_weights(words, r, field, bits, panel.wide, places)
+
+    def _products(self, panel: _Panel, chunk: Expr, vectors: Expr, which: tuple[int, Expr, Expr, Expr]) -> None:
+        """Four tiles at position p of row r, quad-th of the part, number `tiles` of the block: their sums so far, and those of a chunk."""
+        c, (r, p, within, quad) = self.c, which
+        acc, sums = scratch(micro.SUMS, "int32"), (p * c.part + within) * micro.SUMS
+        self._begin(acc, panel, chunk, sums)
+        v = (r * LARGE_POSITIONS + p) * c.position + (quad * c.vectors + chunk * c.chunk) * micro.GROUP
+        micro.multiply(acc, Operand(panel.block.patches, v), Operand(panel.wide, p * (c.chunk * micro.STEP)), vectors)
+        for i in range(0, micro.SUMS, 4):
+            store(panel.products, sums + i, 4, load(acc, i, 4))
+
+    def _begin(self, acc: Buffer, panel: _Panel, chunk: Expr, sums: Expr) -> None:
+        if self.c.chunks == 1:
+            _clear(acc)
+            return
+        with T.If(chunk == 0):
+            with T.Then():
+                _clear(acc)
+            with T.Else():
+                for i in range(0, micro.SUMS, 4):
+                    store(acc, i, 4, load(panel.products, sums + i, 4))
+
+    def _combine(self, panel: _Panel, r: int, within: Expr, tile: Expr) -> None:
+        """Sums of a row of positions of one tile with those of the rows before it: some are kept, some are outputs."""
+        done = scratch(2 * LARGE_OUTPUTS * micro.CHANNELS, "int32")
+        lines: dict[int, int] = {}
+        for part in range(0, micro.CHANNELS, 4):
+            at = within * micro.CHANNELS + part
+            m = [T.Bind(load(panel.products, p * (self.c.part * micro.SUMS) + at, 4)) for p in range(LARGE_POSITIONS)]
+            for j, value in enumerate(micro.transformed_products(m)):
+                found = self._finished(panel, r, value, (tile * LARGE_OUTPUTS + j) * micro.CHANNELS + part)
+                lines = {line: n for n, line in enumerate(found)}
+                for line, sums in found.items():
+                    self._unscale(panel, sums, (line, j), done, (lines[line] * LARGE_OUTPUTS + j) * micro.CHANNELS + part)
+        for line, n in lines.items():
+            self._store_line(panel, tile, line, done, n * LARGE_OUTPUTS * micro.CHANNELS)
+
+    def _finished(self, panel: _Panel, r: int, value: Expr, at: Expr) -> dict[int, Expr]:
+        """Lines that row r completes, from four sums along it; what is not complete is kept at `at`."""
+        kept, size = panel.kept, self.c.quads * micro.TILES * LARGE_OUTPUTS * micro.CHANNELS
+        sums, differences, third = at, at + size, at + 2 * size
+        if r in (1, 3):
+            store(kept, sums if r == 1 else third, 4, value)
+            return {}
+        if r == 2:
+            first = T.Bind(load(kept, sums, 4))
+            store(kept, differences, 4, first - value)
+            store(kept, sums, 4, first + value)
+            return {}
+        if r in (0, 5):
+            return {0 if r == 0 else 3: load(kept, sums if r == 0 else differences, 4) + micro.sixfold(value)}
+        near, odd, before = (T.Bind(load(kept, place, 4)) for place in (sums, differences, third))
+        far, wide = T.Bind(before + value), T.Bind(before - value)
+        store(kept, sums, 4, far - micro.doubled(near, 2))
+        store(kept, differences, 4, micro.doubled(wide) - odd)
+        return {1: wide - micro.doubled(odd), 2: far - near}
+
+    def _unscale(self, panel: _Panel, sums: Expr, which: tuple[int, int], done: Buffer, to: int) -> None:
+        """Accumulators, as the direct form has them, of output j of a line."""
+        shift = SHIFTS[which[0]] + SHIFTS[which[1]]
+        product = sums * splat(self.scalars[INVERSE_AT], 4)
+        start = panel.index * (2 * micro.CHANNELS) + to % micro.CHANNELS
+        store(done, to, 4, T.shift_right(product, splat(T.int32(shift), 4)) + load(self.start, start, 4))
+
+    def _store_line(self, panel: _Panel, tile: Expr, line: int, done: Buffer, first: int) -> None:
+        """Requantizes and stores the outputs of a line of a tile that lie inside the image."""
+        c, block = self.c, panel.block
+        _, height, width, channels = c.output_shape
+        ty, tx = tirx.floordiv(tile, c.width), tirx.floormod(tile, c.width)
+        y, x = (block.first + ty) * LARGE_OUTPUTS + line, tx * LARGE_OUTPUTS
+        at = ((block.image * height + y) * width + x) * channels + panel.channel
+        for j in range(LARGE_OUTPUTS):
+            conditions = [y < height] if height % LARGE_OUTPUTS and line >= height % LARGE_OUTPUTS else []
+            conditions += [x + j < width] if width % LARGE_OUTPUTS and j >= width % LARGE_OUTPUTS else []
+            self._output(conditions, done, first + j * micro.CHANNELS, panel, at + j * channels)
+
+    def _output(self, conditions: list[Expr], done: Buffer, first: int, panel: _Panel, at: Expr) -> None:
+        if not conditions:
+            store(self.out, at, micro.CHANNELS, self._codes(done, first, panel, at))
+            return
+        with T.If(conditions[0] if len(conditions) == 1 else tirx.all(*conditions)), T.Then():
+            store(self.out, at, micro.CHANNELS, self._codes(done, first, panel, at))
+
+    def _codes(self, done: Buffer, first: int, panel: _Panel, at: Expr) -> Expr:
+        c, width = self.c, micro.CHANNELS
+        place = requantization.Place(self.scale, panel.index * width, self.start, (2 * panel.index + 1) * width)
+        if c.residual is None:
+            return requantization.emit(c.requant, done, first, width, place, self.scalars)
+        return residuals.emit(c.residual, c.requant, done, first, width, place, (self.other, at), self.added)
+
+
+def joined(c: Winograd16, form: residuals.Form) -> Winograd16:
+    """With a residual addition at its end."""
+    return replace(c, name=f"{c.name}_{form.key}", residual=form)
+
+
+def _clear(acc: Buffer) -> None:
+    for i in range(0, micro.SUMS, 4):
+        store(acc, i, 4, splat(T.int32(0), 4))
+
+
+def _quads(tiles: Expr) -> Expr:
+    return tirx.floordiv(tiles + (micro.TILES - 1), micro.TILES)
