@@ -125,9 +125,9 @@ class CostModel:
             return ""
         return KINDS.get(cheapest(self._prices(node, work, weight_bits, input_bits, FLOAT_BITS)), "")
 
-    def kernel_cycles(self, kind: OpKind, shape: Shape, weight_bits: int) -> float | None:
-        """Cycles of a kernel with weights stored `weight_bits` wide; None where the target has none or no cost rows for it."""
-        widths = self.target.kernel_bits(kind, weight_bits, max(self.target.containers.activations))
+    def kernel_cycles(self, kind: OpKind, shape: Shape, weight_bits: int, input_bits: int | None = None) -> float | None:
+        """Cycles of a kernel with these weights and inputs (None: of the widest); None where the target has none or no cost rows for it."""
+        widths = self.target.kernel_bits(kind, weight_bits, input_bits or max(self.target.containers.activations))
         has_code = kind not in KERNELS or best_form(KERNELS[kind], self.target.features) is not None
         if widths is None or self._fit(kind, widths) is None or not has_code:
             return None

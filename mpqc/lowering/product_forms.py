@@ -13,11 +13,13 @@ import numpy as np
 from mpqc.cost.forms import KINDS, cheapest
 from mpqc.cost.model import CostModel
 from mpqc.cost.run import Context
+from mpqc.facts.features import best_form
 from mpqc.facts.kernels import is_transformable
 from mpqc.lowering.kernels.winograd import refusal
 from mpqc.numerics.winograd import FormName
 from mpqc.targets import OpKind, Shape, Target
 from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table
+from mpqc.values.qtype import QType
 
 Codes = tuple[int, int]
 ANY: Codes = (-128, 127)
@@ -43,9 +45,22 @@ def _form(op: Conv, program: Program, model: CostModel, codes: Codes) -> FormNam
     if not exact:
         return None
     shape = _shape(op, program)
-    prices = {kind: model.kernel_cycles(kind, shape, op.weight_bits) for kind in (OpKind.CONV, *exact)}
+    prices = {OpKind.CONV: model.kernel_cycles(OpKind.CONV, shape, *_direct_bits(op, codes, model.target))}
+    prices |= {kind: model.kernel_cycles(kind, shape, op.weight_bits) for kind in exact}
     known = {kind: cycles for kind, cycles in prices.items() if cycles is not None}
     return KINDS.get(cheapest(known)) if OpKind.CONV in known else None
+
+
+def _direct_bits(op: Conv, codes: Codes, target: Target) -> tuple[int, int | None]:
+    """Widths of weights and inputs that the direct kernel is priced by: those of the codes where products are as fast as these are narrow."""
+    if best_form("product", target.features) != "neon":
+        return op.weight_bits, None
+    return _bits((int(op.weight.min()), int(op.weight.max()))), _bits(codes)
+
+
+def _bits(codes: Codes) -> int:
+    """The narrowest width, of 2 at least, that holds `codes` of int8."""
+    return next(bits for bits in range(2, 9) if QType(bits).qmin <= codes[0] and codes[1] <= QType(bits).qmax)
 
 
 def _has_forms(op: Conv) -> bool:
