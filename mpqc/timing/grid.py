@@ -58,6 +58,11 @@ WINOGRADS = (
     ((32, 32), 16, 16, 1), ((112, 112), 64, 64, 1), ((20, 20), 13, 27, 1), ((40, 40), 64, 64, 1), ((64, 64), 64, 32, 1), ((28, 28), 64, 128, 0),
     ((14, 14), 512, 512, 1), ((28, 28), 256, 256, 1), ((50, 40), 32, 32, 1), ((7, 7), 128, 256, 0), ((24, 24), 96, 24, 1), ((5, 5), 160, 160, 1),
 )  # fmt: skip
+LARGE_WINOGRADS = (
+    ((56, 56), 64, 64, 1), ((16, 16), 32, 32, 1), ((28, 28), 128, 128, 1), ((7, 7), 512, 512, 1), ((14, 14), 256, 256, 1), ((8, 8), 64, 64, 1),
+    ((20, 20), 13, 27, 1), ((50, 40), 32, 32, 1), ((24, 24), 96, 24, 1), ((7, 7), 128, 256, 0), ((32, 32), 16, 16, 1), ((28, 28), 64, 128, 0),
+    ((14, 14), 512, 512, 1), ((5, 5), 160, 160, 1),
+)  # fmt: skip
 # rows, inputs, outputs
 GEMMS = (
     (1, 640, 128), (1, 128, 128), (1, 128, 8), (1, 64, 10), (1, 256, 12), (1, 1280, 1001), (1, 2048, 1000), (1, 512, 1000), (1, 1024, 4096),
@@ -121,8 +126,9 @@ def _convs(target: KernelTarget) -> Iterator[Case]:
 
 
 def _winograds(form: FormName, target: KernelTarget) -> Iterator[Case]:
+    grid, step = (LARGE_WINOGRADS, 4) if form == "tile4" else (WINOGRADS, 2)
     for bits in WIDTHS:
-        for size, inputs, outputs, pad in WINOGRADS if bits == max(WIDTHS) else WINOGRADS[::2]:
+        for size, inputs, outputs, pad in grid if bits == max(WIDTHS) else grid[::step]:
             yield _winograd(form, size, (inputs, outputs), pad, bits, target)
 
 
