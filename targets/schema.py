@@ -71,6 +71,8 @@ class Choices(_Facts):
 
     weights: Widths
     activations: Widths
+    half_integer_weights: Annotated[tuple[Bits, ...], BeforeValidator(_without_twins)] = ()
+    """Widths of weights that the target also takes on the half-integer grid, in the same container: codes 2q + 1 of the q that is stored"""
 
 
 class KernelFacts(_Facts):

@@ -40,6 +40,8 @@ LARGE_LANES = 8
 """Input channels of a vector of transformed inputs of large tiles, int16"""
 LARGE_BLOCK = 300 * 1024
 """Transformed inputs of a block of large tiles: what weights, transformed once a block, are used for"""
+ODD_DEPTH = 8
+"""Input channels that rows of odd weight codes come in"""
 PRODUCT_ROWS = 64
 """Rows of the first operand that share one packing of the second, where two activations are multiplied"""
 SHORT_WINDOW = 255
@@ -83,6 +85,14 @@ def _even_rows(height: int, most: int, cores: int) -> int:
 def is_depthwise(groups: int, input_channels: int) -> bool:
     """Whether a convolution has the depthwise kernels: every group is one input channel."""
     return 1 < groups == input_channels
+
+
+def stores_odd(depth: int) -> bool:
+    """Whether the kernels read weights of `depth` input channels (of a group) or features on the half-integer grid at 2 bits.
+
+    Other depths are filled up with zeros, which that grid does not have; nor do depthwise kernels read it.
+    """
+    return depth % ODD_DEPTH == 0
 
 
 def stores_vectors(output_channels: int, groups: int) -> bool:

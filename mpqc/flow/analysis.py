@@ -82,10 +82,12 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
     for note in (*read.network.notes, *read.batches.notes, *notes_on_scale(read.batches), *suspicions):
         job.progress.warn(note)
     pruned = pruning.pruned_to_fit(_pruning(read, options), job)
-    network, table, batches = pruned.network, pruned.table, read.batches
+    network, table, batches, target = pruned.network, pruned.table, read.batches, load_target(options.target)
     LOG.debug("network %s", network.digest)
     with job.progress.phase("calibrate"):
         calibration = CALIBRATION.run(job.workspace, CalibrationInputs(network, table, batches, range_method(options.ranges, batches)))
+        if options.weight_grid == AUTO:
+            calibration = calibration.with_half(target.choices.half_integer_weights)
     with job.progress.phase("sensitivities"):
         sensitivities = _measured(Analysis(network, table, batches, calibration, None), options.method, options.seed, job)
     if not options.training:  # which changes weights

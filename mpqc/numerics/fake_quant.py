@@ -13,27 +13,30 @@ from mpqc.values.qtype import QParams, QType
 
 
 class _RoundToGrid(torch.autograd.Function):
-    """y = clamp(rne(x / s), low, high) * s, where low and high are code bounds minus the zero point (integers in float32).
+    """y = clamp(rne(x / s), low, high) * s, where low and high are code bounds minus the zero point (integers in float32); with `half` the
+    nearest odd number in place of the nearest integer.
 
     Gradients: straight through inside the range and zero outside for x; that of LSQ (Esser et al., 2020, equation 3) for s.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, half: bool) -> Tensor:
         steps = x / scale
-        codes = torch.clamp(torch.round(steps), low, high)
-        ctx.save_for_backward(steps, codes, scale, low, high)
+        rounded = nearest_odd(steps) if half else torch.round(steps)
+        codes = torch.clamp(rounded, low, high)
+        ctx.save_for_backward(steps, codes, rounded, low, high)
+        ctx.scale_shape = scale.shape
         return codes * scale
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        steps, codes, scale, low, high = ctx.saved_tensors
-        inside = (torch.round(steps) >= low) & (torch.round(steps) <= high)
+        steps, codes, rounded, low, high = ctx.saved_tensors
+        inside = (rounded >= low) & (rounded <= high)
         for_x = gradients[0] * inside
         if not ctx.needs_input_grad[1]:
-            return for_x, None, None, None
+            return for_x, None, None, None, None
         slope = torch.where(inside, codes - steps, codes)
-        return for_x, (gradients[0] * slope).sum_to_size(scale.shape), None, None
+        return for_x, (gradients[0] * slope).sum_to_size(ctx.scale_shape), None, None, None
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qtype: QType) -> Tensor:
@@ -44,7 +47,12 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qtype: QType) ->
     """
     scale, zero = _along(scale, qtype.axis, x.ndim), _along(zero_point, qtype.axis, x.ndim)
     low, high = (qtype.qmin - zero).to(torch.float32), (qtype.qmax - zero).to(torch.float32)
-    return _RoundToGrid.apply(x, scale, low, high)  # type: ignore[no-untyped-call,no-any-return]
+    return _RoundToGrid.apply(x, scale, low, high, qtype.half)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def nearest_odd(steps: Tensor) -> Tensor:
+    """2 rne((steps - 1) / 2) + 1: what the half-integer grid rounds to."""
+    return torch.round((steps - 1) / 2) * 2 + 1
 
 
 def _along(values: Tensor, axis: int | None, rank: int) -> Tensor:

@@ -29,11 +29,15 @@ def saturate(codes: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 def quantize(x: np.ndarray, q: QParams) -> np.ndarray:
-    """Codes of `x` (float32, any shape) as int32: clamp(rne(x / s) + z). Source: ONNX QuantizeLinear."""
+    """Codes of `x` (float32, any shape) as int32: clamp(rne(x / s) + z). Source: ONNX QuantizeLinear.
+
+    On the half-integer grid clamp(2 rne((x / s - 1) / 2) + 1): the nearest odd number, from between two the one that is 1 more than a multiple of 4.
+    """
     scale = along(q.scale.astype(np.float32), q.qtype.axis, x.ndim)
     zero = along(q.zero_point.astype(np.int32), q.qtype.axis, x.ndim)
-    steps = np.rint(x.astype(np.float32) / scale)
-    bounded = np.clip(steps, -(2.0**24), 2.0**24)  # infinities and huge values saturate instead of wrapping
+    steps = x.astype(np.float32) / scale
+    rounded = np.rint((steps - 1) / 2) * 2 + 1 if q.qtype.half else np.rint(steps)
+    bounded = np.clip(rounded, -(2.0**24), 2.0**24)  # infinities and huge values saturate instead of wrapping
     return saturate(bounded.astype(np.int64) + zero, q.qtype.qmin, q.qtype.qmax)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpqc.values.qtype import QParams, QType
+from mpqc.values.qtype import MOST_HALF_BITS, QParams, QType
 
 TINY = np.float32(2.0**-60)
 """The smallest scale: products of two scales and their quotients stay normal float32 numbers."""
@@ -95,22 +95,33 @@ def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, fl
     return min(max(low, float(edges[first])), 0.0), max(min(high, float(edges[len(histogram.counts) - last])), 0.0)
 
 
-def weight_qparams(weight: np.ndarray, axis: int | None, bits: int, *, search: bool, floor: np.ndarray | None = None) -> QParams:
+def weight_qparams(weight: np.ndarray, axis: int | None, bits: int, *, search: bool, floor: np.ndarray | None = None, half: bool = False) -> QParams:
     """Symmetric qparams of a constant, one scale for each index of `axis`.
 
     Args:
         search: take the scales with the least squared error instead of those that hold the largest value.
         floor: float32 [n], scales may not be smaller (so that biases fit int32).
+        half: the half-integer grid is allowed, and taken where its squared error over the tensor is less.
     """
     rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
-    qtype = QType(bits, axis)
+    grids = [QType(bits, axis), QType(bits, axis, half=True)] if half and bits <= MOST_HALF_BITS else [QType(bits, axis)]
+    qtype, scale = min(((grid, _scales(rows, grid, search, floor)) for grid in grids), key=lambda found: _total_loss(rows, *found))
+    scale = scale.reshape(()) if axis is None else scale
+    return QParams(qtype, scale, np.zeros(scale.shape, np.int32))
+
+
+def _scales(rows: np.ndarray, qtype: QType, search: bool, floor: np.ndarray | None) -> np.ndarray:
+    """float32 [n], positive and at least `floor`."""
     scale = largest_scales(rows, qtype)
     if search:
         scale = _search_scales(rows, scale, qtype)
-    scale = _fill_dead(scale)
-    scale = np.maximum(scale, TINY if floor is None else np.maximum(floor, TINY)).astype(np.float32)
-    scale = scale.reshape(()) if axis is None else scale
-    return QParams(qtype, scale, np.zeros(scale.shape, np.int32))
+    filled = scale if qtype.half else _fill_dead(scale)  # which has no 0: rows of zeros stay next to it
+    bounded: np.ndarray = np.maximum(filled, TINY if floor is None else np.maximum(floor, TINY))
+    return bounded.astype(np.float32)
+
+
+def _total_loss(rows: np.ndarray, qtype: QType, scale: np.ndarray) -> float:
+    return float(_scale_losses(rows, scale, qtype)[0].sum())
 
 
 def largest_scales(rows: np.ndarray, qtype: QType) -> np.ndarray:
@@ -144,7 +155,8 @@ def _better(rows: np.ndarray, best: np.ndarray, loss: np.ndarray, scale: np.ndar
 def _scale_losses(rows: np.ndarray, scale: np.ndarray, qtype: QType) -> tuple[np.ndarray, np.ndarray]:
     """Summed squared error [n] and codes [n, m] of each row at its scale."""
     safe = np.where(scale > 0, scale, np.float32(1.0))[:, None]
-    codes = np.clip(np.rint(rows / safe), qtype.qmin, qtype.qmax)
+    steps = rows / safe
+    codes = np.clip(np.rint((steps - 1) / 2) * 2 + 1 if qtype.half else np.rint(steps), qtype.qmin, qtype.qmax)
     error = codes * safe - rows
     return np.einsum("nm,nm->n", error, error), codes
 

@@ -22,7 +22,7 @@ import numpy as np
 from mpqc.facts.kernels import CHANNEL_TILE
 from mpqc.numerics.winograd16 import TAPS as TAPS
 from mpqc.numerics.winograd16 import LongForm
-from mpqc.values.qtype import QType
+from mpqc.values.qtype import QType, largest_code
 
 FormName = Literal["tile", "row", "tile4"]
 """tile: F(2x2,3x3), 16 products for 36. row: F(2,3) along a row, 12 for 18. tile4: F(4x4,3x3) in int16, 36 products for 144 (winograd16.py)."""
@@ -65,14 +65,13 @@ class Form:
 
         Sums may take half of what int32 has for them, the zero point's share included: biases have the other half (ranges.BIAS_LIMIT).
         """
-        weights, inputs = QType(weight_bits), QType(input_bits)
-        sums = (2 * TAPS * depth * -weights.qmin * -inputs.qmin) << self.shift
+        inputs = QType(input_bits)
+        sums = (2 * TAPS * depth * largest_code(weight_bits) * -inputs.qmin) << self.shift
         return self.inputs_fit((inputs.qmin, inputs.qmax)) and sums <= ACCUMULATOR // 2
 
     def is_sure(self, weight_bits: int, input_bits: int, depth: int) -> bool:
         """Whether all weights and inputs of these widths are exact."""
-        largest = -QType(weight_bits).qmin
-        return largest * 3**self.shift <= -INT8.qmin and self.takes(weight_bits, input_bits, depth)
+        return largest_code(weight_bits) * 3**self.shift <= -INT8.qmin and self.takes(weight_bits, input_bits, depth)
 
 
 SHORT: Mapping[str, Form] = {"tile": Form("tile", 2), "row": Form("row", 1)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from mpqc.data.sources import load_arrays
 from mpqc.errors import DataError, PlanError, UsageError
+from mpqc.facts.kernels import stores_odd
 from mpqc.facts.ops import carries
 from mpqc.numerics.ranges import BIAS_LIMIT, BINS, Histogram, affine_qparams, mse_range, percentile_range, weight_qparams
 from mpqc.values.network import Network
@@ -51,6 +53,8 @@ class Calibration:
     digest: str = ""
     """Of the network that was observed"""
     notes: tuple[str, ...] = ()
+    half: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Weight site -> widths that may lie on the half-integer grid: they do where its squared error is less"""
     chosen: Mapping[str, str] = field(default_factory=dict)
     """Sharing group -> the method for its activations, where it is another"""
     _known: dict[tuple[str, int], QParams] = field(default_factory=dict, repr=False)
@@ -70,11 +74,26 @@ class Calibration:
 
     def _weight(self, site: str, bits: int) -> QParams:
         axis = self.table.by_name[site].axis
-        return weight_qparams(self.weights[site], axis, bits, search=self.method == "mse", floor=self.floors.get(site))
+        return weight_qparams(
+            self.weights[site], axis, bits, search=self.method == "mse", floor=self.floors.get(site), half=self.allows_half(site, bits)
+        )
 
     def with_methods(self, chosen: Mapping[str, str]) -> Calibration:
         """The same observations with a method of its own for the activations of some sharing groups."""
         return replace(self, chosen={**self.chosen, **chosen}, _known={})
+
+    def with_half(self, widths: Collection[int]) -> Calibration:
+        """The same observations with weights of `widths` on the half-integer grid where that loses less and kernels store it in 2 bits."""
+        depths: dict[str, list[int]] = {site: [] for site in self.weights}
+        for node in self.table.nodes:
+            if node.weight in depths:
+                depths[node.weight].append(_depth(node, self.table.by_name[node.weight].axis))
+        half = {site: tuple(bits for bits in widths if bits != 2 or all(map(stores_odd, found))) for site, found in depths.items()}
+        return replace(self, half=half, _known={})
+
+    def allows_half(self, site: str, bits: int) -> bool:
+        """Whether the weight `site` may lie on the half-integer grid at `bits`."""
+        return bits in self.half.get(site, ())
 
     def with_weights(self, weights: Mapping[str, np.ndarray]) -> Calibration:
         """The same ranges with other (trained) weights; those that are missing stay."""
@@ -88,6 +107,13 @@ class Calibration:
         text = json.dumps({**head, "digest": self.digest, "notes": list(self.notes), "groups": groups})
         with path.open("wb") as file:
             np.savez_compressed(file, head=np.asarray(text), **arrays)
+
+
+def _depth(node: OpNode, axis: int | None) -> int:
+    """Values of a weight that one output is made of, those of a window counted once."""
+    if node.op_type == "Conv":
+        return node.weight_shape[1]
+    return prod(node.weight_shape) // (1 if axis is None else node.weight_shape[axis])
 
 
 def _range(histogram: Histogram, bits: int, method: str) -> tuple[float, float]:

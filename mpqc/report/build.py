@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mpqc.facts.amounts import format_budget
@@ -14,7 +14,8 @@ from mpqc.values.artifacts import Artifacts
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.history import TrainingSummary
 from mpqc.values.plan import Choice, Plan
-from mpqc.values.program import Float, Program
+from mpqc.values.program import Conv, Float, Gemm, Program
+from mpqc.values.qtype import MOST_HALF_BITS
 from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
 from mpqc.workspace.versions import versions
 
@@ -95,7 +96,9 @@ def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostM
     reasons = {choice.site: choice for choice in plan.choices}
     runs_as = {name: f"integer, {form} form" for name, form in forms.items()}
     runs_as |= {name: f"float: {reason}" for name, reason in _float_reasons(program).items()}
-    return tuple(_layer(node, table, plan, reasons, runs_as, cost_model) for node in table.nodes)
+    half = {op.name for op in program.ops if isinstance(op, (Conv, Gemm)) and (op.weight % 2 == 1).all()}
+    rows = (_layer(node, table, plan, reasons, runs_as, cost_model) for node in table.nodes)
+    return tuple(replace(row, half=row.name in half and (row.weight_bits or 0) <= MOST_HALF_BITS) for row in rows)
 
 
 def _layer(node: OpNode, table: SiteTable, plan: Plan, reasons: Mapping[str, Choice], runs_as: Mapping[str, str], cost_model: CostModel) -> LayerRow:

@@ -30,6 +30,8 @@ class LayerRow(Record):
     """integer | float: ... with the reason"""
     sensitivity: float | None
     reason: str
+    half: bool = False
+    """Whether the weight's codes lie on the half-integer grid"""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def plan_table(report: Report) -> Table:
 
 def _cells(row: LayerRow) -> tuple[str, ...]:
     microseconds = UNITLESS if row.predicted_us is None else f"{row.predicted_us:.1f}"
-    weight = UNITLESS if row.weight_bits is None else str(row.weight_bits)
+    weight = UNITLESS if row.weight_bits is None else f"{row.weight_bits}{' half' * row.half}"
     activation = "float" if row.activation_bits is None else str(row.activation_bits)
     return (row.name, row.op, weight, activation, str(row.weight_bytes or UNITLESS), microseconds, row.reason)
 

@@ -121,7 +121,7 @@ class Auto(LsqStrategy):
         site = self.session.table.groups[group][0]
         if site.kind is SiteKind.WEIGHT:
             weight = self.session.module.weight(site.name).detach().float().cpu().numpy()
-            state.set(weight_qparams(weight, site.axis, bits, search=True))
+            state.set(weight_qparams(weight, site.axis, bits, search=True, half=self.session.module.allows_half(site.name, bits)))
             return
         old, new = (self.session.module.calibrated(site.name, width) for width in (now.qtype.bits, bits))
         ratio = now.scale / np.maximum(old.scale, np.float32(1e-30))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from mpqc.errors import MpqcError, PlanError
 from mpqc.numerics.ranges import BIAS_LIMIT, TINY
 from mpqc.training.trainable import Layer, Trainable
 from mpqc.values.plan import Plan
-from mpqc.values.qtype import QParams, QType
+from mpqc.values.qtype import QParams
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def _weight(trainable: Trainable, layer: Layer, grids: Mapping[str, QParams], bi
     codes = np.rint(values / _along(found.scale, layer.axis, latent.ndim))
     scale = (found.scale * factor).astype(np.float32)
     scale = np.maximum(_roomy(scale, codes, layer, grids.get(_data(trainable, layer)), bias), TINY)
-    qtype = QType(found.qtype.bits, layer.axis if scale.ndim else None)
+    qtype = replace(found.qtype, axis=layer.axis if scale.ndim else None)
     grid = QParams(qtype, scale, np.zeros(scale.shape, np.int32))
     return (codes * _along(scale, layer.axis, latent.ndim)).astype(np.float32), grid
 

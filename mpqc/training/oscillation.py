@@ -7,17 +7,19 @@ each code is averaged, and a weight above a threshold is fixed at its average co
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mpqc.numerics.fake_quant import QuantizerState
+from mpqc.numerics.fake_quant import QuantizerState, nearest_odd
 from mpqc.training.quantizers import native_weights
-from mpqc.training.quantizers.lsq import LsqState
+from mpqc.training.quantizers.lsq import LsqState, levels_of
 from mpqc.training.session import Position
 from mpqc.training.trainable import Trainable
+from mpqc.values.qtype import QType
 from mpqc.values.site import SiteKind
 
 MOMENTUM = 0.02
@@ -31,7 +33,7 @@ QUIET = 0.1
 class Record:
     """What is known of the codes of one weight site; tensors of its shape."""
 
-    bits: int
+    qtype: QType
     codes: Tensor
     direction: Tensor
     """Sign of the last change, 0 before the first"""
@@ -65,16 +67,17 @@ class Oscillations:
             self.records.pop(site, None)
             return
         record = self.records.get(site)
-        if record is not None and record.bits == state.qtype.bits and _watched_at_once(state, weight.data, record, threshold):
+        if record is not None and record.qtype == state.qtype and _watched_at_once(state, weight.data, record, threshold):
             return
         scale = _along(state.scale.detach(), state.qtype.axis, weight.ndim)
         codes = torch.round(state(weight.detach()) / scale)
-        if record is None or record.bits != state.qtype.bits:
-            self.records[site] = _fresh(state.qtype.bits, codes)
+        if record is None or record.qtype != state.qtype:
+            self.records[site] = _fresh(state.qtype, codes)
             return
         _follow(record, codes)
         newly = (record.frequency > threshold) & ~record.frozen
-        record.kept = torch.where(newly, torch.round(record.average), record.kept)
+        nearest = nearest_odd(record.average) if record.qtype.half else torch.round(record.average)
+        record.kept = torch.where(newly, nearest, record.kept)
         record.frozen |= newly
         weight.data = torch.where(record.frozen, record.kept * scale, weight.data)
 
@@ -85,11 +88,17 @@ class Oscillations:
 
     def state_dict(self) -> dict[str, Any]:
         """What load_state_dict needs."""
-        return {site: dict(vars(record)) for site, record in self.records.items()}
+        return {site: {**vars(record), "qtype": record.qtype.key, "axis": record.qtype.axis} for site, record in self.records.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
-        self.records = {site: Record(**fields) for site, fields in state.items()}
+        self.records = {site: Record(qtype=QType.parse(key, axis), **fields) for site, key, axis, fields in _split(state)}
+
+
+def _split(state: dict[str, Any]) -> Iterator[tuple[str, str, int | None, dict[str, Any]]]:
+    for site, saved in state.items():
+        fields = dict(saved)
+        yield site, fields.pop("qtype"), fields.pop("axis"), fields
 
 
 def _watched_at_once(state: QuantizerState, weight: Tensor, record: Record, threshold: float) -> bool:
@@ -98,14 +107,13 @@ def _watched_at_once(state: QuantizerState, weight: Tensor, record: Record, thre
     by_channel = isinstance(state, LsqState) and state.qtype is not None and state.qtype.axis == 0 and state.scale.ndim == 1
     if not by_channel or state.qtype is None or not native_weights.suits(*tensors):
         return False
-    zero = int(state.zero_point.reshape(-1)[0])
-    native_weights.watch(tensors, state.scale, state.qtype.qmin - zero, state.qtype.qmax - zero, MOMENTUM, threshold)
+    native_weights.watch(tensors, state.scale, levels_of(state.qtype, state.zero_point), MOMENTUM, threshold)
     return True
 
 
-def _fresh(bits: int, codes: Tensor) -> Record:
+def _fresh(qtype: QType, codes: Tensor) -> Record:
     zeros = torch.zeros_like(codes)
-    return Record(bits, codes, zeros, zeros.clone(), codes.clone(), torch.zeros_like(codes, dtype=torch.bool), zeros.clone())
+    return Record(qtype, codes, zeros, zeros.clone(), codes.clone(), torch.zeros_like(codes, dtype=torch.bool), zeros.clone())
 
 
 def _follow(record: Record, codes: Tensor) -> None:

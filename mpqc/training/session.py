@@ -62,6 +62,9 @@ class TrainableModule(Protocol):
     def calibrated(self, site: str, bits: int) -> QParams:
         """What a state starts from: Calibration.qparams(site, bits), for weights with the scale divided by factor(site)."""
 
+    def allows_half(self, site: str, bits: int) -> bool:
+        """Whether a weight may lie on the half-integer grid at this width."""
+
     @property
     def quantizers(self) -> Mapping[str, FakeQuantize]:
         """By site. In evaluation (module.eval()) and for export, what state(x) gives in float32 must lie exactly on state.qparams()."""

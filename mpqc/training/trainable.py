@@ -98,6 +98,10 @@ class Trainable:
             return found
         return replace(found, scale=(found.scale / factor).astype(np.float32))
 
+    def allows_half(self, site: str, bits: int) -> bool:
+        """Whether a weight may lie on the half-integer grid at this width."""
+        return self.calibration.allows_half(site, bits)
+
     @contextmanager
     def floating(self) -> Iterator[None]:
         """Within the block nothing is quantized."""

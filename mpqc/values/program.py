@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mpqc.values.qtype import QParams
+from mpqc.values.qtype import QParams, QType
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ class Dequantize(Op):
     """Codes -> float32 (numerics.dequantize)."""
 
 
+def is_odd(codes: np.ndarray, bits: int) -> bool:
+    """Whether weight codes with a container of `bits` lie beyond it: the odd numbers -3 to 3 in 2 bits."""
+    plain = QType(bits)
+    return bool(codes.min(initial=0) < plain.qmin or codes.max(initial=0) > plain.qmax)
+
+
 @dataclass(frozen=True, eq=False)
 class Conv(Op):
     """2-D (or 1-D, with height 1) convolution, int32 accumulation, requantized:
@@ -64,7 +70,7 @@ class Conv(Op):
     weight: np.ndarray
     """int8 codes [O, I/groups, kh, kw]"""
     weight_bits: int
-    """2, 4 or 8: the container that stores the codes"""
+    """2, 4 or 8: the container that stores the codes (2 also for -3, -1, 1, 3: `odd`)"""
     bias: np.ndarray
     """int32 [O], with the input's zero point folded in"""
     multiplier: np.ndarray
@@ -78,6 +84,11 @@ class Conv(Op):
     """Smallest output code: the qtype's, raised by a fused Relu/Clip"""
     high: int
 
+    @property
+    def odd(self) -> bool:
+        """Whether the weight's codes are stored as q, of 2q + 1 (the half-integer grid)."""
+        return is_odd(self.weight, self.weight_bits)
+
 
 @dataclass(frozen=True, eq=False)
 class Gemm(Op):
@@ -90,6 +101,11 @@ class Gemm(Op):
     multiplier: np.ndarray
     low: int
     high: int
+
+    @property
+    def odd(self) -> bool:
+        """As in Conv."""
+        return is_odd(self.weight, self.weight_bits)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,8 @@ AUTO, NOTHING, PLANNED = "auto", "none", "plan"
 """What is pruned: as much as the budgets need, nothing, or what a plan says"""
 RANGES = (AUTO, "mse", "minmax", "percentile")
 """How ranges are chosen; AUTO: minmax without data, where nothing says how often a value comes, else mse"""
+GRIDS = (AUTO, "integer")
+"""Codes of weights; AUTO: of few bits also the odd numbers, where the target takes them and they lose less"""
 EFFORTS = {"fast": 0, "normal": 300, "high": 2000}
 """Effort -> steps that a block is reconstructed in"""
 ON, OFF = "on", "off"
@@ -144,8 +146,15 @@ class Reading(Shaped, Seeded):
     """Least and largest value of the inputs, where there is no data to see it in."""
     ranges: str = option(AUTO, f"how ranges are chosen: {listed(RANGES, 'or')}")
     """One of RANGES"""
+    weight_grid: str = option(
+        AUTO,
+        "codes of weights: integer, or auto: those of 1 to 3 bits on the half-integer grid (-3 -1 1 3) where that loses less and the target takes it",
+    )
+    """One of GRIDS"""
 
     def __post_init__(self) -> None:
+        if self.weight_grid not in GRIDS:
+            raise UsageError(f"unknown grid {self.weight_grid!r}", where="--weight-grid", hint=f"use one of {', '.join(GRIDS)}")
         if self.ranges not in RANGES:
             raise UsageError(f"unknown way to choose ranges {self.ranges!r}", where="--ranges", hint=f"use one of {', '.join(RANGES)}")
         if self.preset and self.preset not in PRESETS:

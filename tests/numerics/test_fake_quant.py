@@ -44,6 +44,35 @@ def test_per_axis_equals_numerics(x: np.ndarray, scale: list[float], bits: int, 
     assert np.array_equal(made, defined)
 
 
+@given(
+    x=arrays.arrays(np.float32, (4, 3, 2), elements=FLOATS),
+    scale=st.lists(SCALES, min_size=4, max_size=4),
+    bits=st.integers(1, 3),
+    axis=st.integers(0, 2),
+)
+def test_half_integer_grid_equals_numerics(x: np.ndarray, scale: list[float], bits: int, axis: int) -> None:
+    count = x.shape[axis]
+    q = QParams(QType(bits, axis, half=True), np.asarray(scale[:count], np.float32), np.zeros(count, np.int32))
+    made, defined = both(x, q)
+    assert np.array_equal(made, defined)
+    assert set(np.unique(quantize(x, q)).tolist()) <= set(range(-(2**bits) + 1, 2**bits, 2))
+
+
+def test_half_integer_grid_takes_the_nearest_odd_number() -> None:
+    x = np.asarray([-9.0, -2.1, -1.9, -0.1, 0.0, 0.1, 1.9, 2.1, 9.0], np.float32)
+    made, _ = both(x, QParams(QType(2, half=True), np.asarray(1.0, np.float32), np.asarray(0, np.int32)))
+    assert made.tolist() == [-3, -3, -1, -1, 1, 1, 1, 3, 3]
+
+
+def test_gradients_on_the_half_integer_grid_are_those_of_lsq() -> None:
+    x, scale = torch.tensor([0.6, 10.0, -10.0], requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    fake_quantize(x, scale, torch.tensor(0, dtype=torch.int32), QType(2, half=True)).sum().backward()
+    assert x.grad is not None
+    assert scale.grad is not None
+    assert x.grad.tolist() == [1.0, 0.0, 0.0]
+    assert float(scale.grad) == pytest.approx((1 - 1.2) + 3 - 3)
+
+
 def test_ties_round_to_even() -> None:
     x = np.asarray([0.5, 1.5, 2.5, -0.5, -1.5], np.float32)
     made, _ = both(x, QParams(QType(8), np.asarray(1.0, np.float32), np.asarray(3, np.int32)))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpqc.errors import UsageError
 from mpqc.numerics.integer import dequantize, quantize
 from mpqc.numerics.ranges import BINS, TINY, Histogram, affine_qparams, largest_scales, mse_range, percentile_range, range_losses, weight_qparams
 from mpqc.values.qtype import QParams, QType
@@ -256,3 +257,32 @@ def test_floors_below_the_least_scale_do_nothing() -> None:
     scales = weight_qparams(weight, 0, 8, search=False, floor=np.asarray([1e-25, 1e-4], np.float32)).scale
     assert scales.tolist() == [np.float32(2.0**-60), np.float32(1e-4)]
     assert weight_qparams(weight, None, 8, search=False).scale.shape == ()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_bell_shaped_weights_lose_less_on_the_half_integer_grid(bits: int) -> None:
+    weight = np.random.default_rng(4).normal(size=(8, 200)).astype(np.float32)
+    plain, free = (weight_qparams(weight, 0, bits, search=True, half=half) for half in (False, True))
+    assert free.qtype == QType(bits, 0, half=True)
+    assert loss(weight, free) < (0.95 if bits < 3 else 1) * loss(weight, plain)
+
+
+def test_sparse_weights_keep_their_zero() -> None:
+    weight = np.where(np.random.default_rng(5).random((8, 200)) < 0.8, 0, 1).astype(np.float32)
+    assert not weight_qparams(weight, 0, 2, search=True, half=True).qtype.half
+
+
+def test_more_than_three_bits_have_no_half_integer_grid() -> None:
+    weight = np.random.default_rng(6).normal(size=(8, 200)).astype(np.float32)
+    assert not weight_qparams(weight, 0, 4, search=True, half=True).qtype.half
+    with pytest.raises(UsageError, match="half-integer"):
+        QType(4, half=True)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_half_integer_scales_against_brute_force(bits: int) -> None:
+    weight = np.random.default_rng(7).laplace(size=(1, 60)).astype(np.float32)
+    found = weight_qparams(weight, 0, bits, search=True, half=True)
+    grids = [QType(bits, 0), QType(bits, 0, half=True)]
+    tried = [QParams(grid, np.asarray([scale], np.float32), np.zeros(1, np.int32)) for grid in grids for scale in np.linspace(0.01, 5, 2000)]
+    assert loss(weight, found) <= 1.02 * min(loss(weight, q) for q in tried)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from mpqc.quantize.calibration import Calibration, calibrate
 from mpqc.quantize.sites import find_sites
 from mpqc.values.network import Network
 from mpqc.values.plan import uniform_plan
+from mpqc.values.program import Conv
 from mpqc.values.qtype import QParams
 from mpqc.values.site import SiteTable
 from tests.onnx_models import noise
@@ -228,3 +230,23 @@ def test_a_fixed_batch_stays_fixed() -> None:
     assert not network.batch
     fixed = export_qdq(network, table, uniform_plan(table, "test", 8, 8), calibration)
     assert free_batch(fixed, network.batch, []).model is fixed
+
+
+@pytest.mark.parametrize(("bits", "element"), [(1, TensorProto.INT2), (2, TensorProto.INT4), (3, TensorProto.INT4)])
+def test_odd_codes_are_stored_in_the_narrowest_type_that_holds_them(bits: int, element: int) -> None:
+    """And mean the same in ONNX Runtime; kernels store 2 bits in 2 again, where the depth is whole vectors."""
+    g = Graph()
+    wide = g.op("Relu", g.op("Conv", "x", g.weight(8, 4, 3, 3), pads=[1] * 4))
+    network, table, calibration = prepared(g.model(g.op("Conv", wide, g.weight(4, 8, 3, 3), pads=[1] * 4)))
+    half = replace(calibration, method="mse").with_half((1, 2, 3))
+    model = export_qdq(network, table, uniform_plan(table, "test", bits, 8), half)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name.endswith("_q") and len(tensor.dims) == 4}
+    odd = {name: numpy_helper.to_array(tensor).astype(np.int8) for name, tensor in stored.items() if tensor.data_type == element}
+    codes = [values for values in odd.values() if values.shape[1] == 8]
+    assert len(codes) == 1
+    assert set(np.unique(codes[0])) == set(range(1 - 2**bits, 2**bits, 2))
+    program, x = read_qdq(model), noise(1, 4, 8, 8, seed=5)
+    convolutions = [op for op in program.ops if isinstance(op, Conv)]
+    assert [op.odd for op in convolutions if op.weight.shape[1] == 8] == [bits == 2]
+    assert {op.weight_bits for op in convolutions if op.weight.shape[1] == 8} == {4 if bits == 3 else 2}
+    assert relative(run(model, x), Interpreter(program).run({"x": x})[program.outputs[0]]) < 0.02

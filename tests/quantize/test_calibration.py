@@ -205,3 +205,16 @@ def test_eight_bits_stay_close_to_float(network: Network, table: SiteTable, cali
         for row in images(4, seed=9):
             exact, made = (run(item, {"x": row[None]})["y"].numpy() for item in (network, prepared))
             assert np.abs(made - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_weights_of_few_bits_take_the_half_integer_grid_where_kernels_store_it(calibrations: dict[str, Calibration], table: SiteTable) -> None:
+    free = calibrations["mse"].with_half((1, 2, 3))
+    for node_ in table.nodes:
+        if node_.weight is None:
+            continue
+        whole = node_.op_type != "Conv" or node_.weight_shape[1] % 8 == 0
+        assert free.allows_half(node_.weight, 2) == whole
+        assert free.allows_half(node_.weight, 3)
+        plain, found = (item.qparams(node_.weight, 1) for item in (calibrations["mse"], free))
+        assert (plain.qtype.half, found.qtype.half) == (False, True)
+        assert not free.qparams(node_.weight, 4).qtype.half

@@ -10,7 +10,7 @@ So a panel stays in L1 for the whole block, and the block's input in L1 or L2 fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from typing import Literal
 
@@ -83,6 +83,8 @@ class Contraction:
     blocks: Blocks
     parallel: bool
     weight_bits: int
+    odd: bool
+    """Stored is q of weight codes 2q + 1"""
     panel_bytes: int
     """Stored bytes of a panel"""
     unpack: Unpack
@@ -165,7 +167,7 @@ class _Emitter:
     def _reduction(self) -> Reduction:
         c = self.c
         narrow = c.weight_bits if c.unpack in ("register", "nested") else 8
-        return Reduction(c.window, c.tile, c.form, c.strip is not None, c.together, narrow, c.unpack == "nested")
+        return Reduction(c.window, c.tile, c.form, c.strip is not None, c.together, narrow, c.odd, c.unpack == "nested")
 
     def _source(self, image: Expr, row: Expr, rows: Expr, column: Expr) -> Operand:
         """Where the first pixel of a block begins, after its padded copy has been made if it needs one."""
@@ -238,7 +240,7 @@ class _Emitter:
             return Operand(self.weights, panel * stored)
         fields = 8 // bits
         wide = scratch(stored * fields, "int8")
-        unpacked = raised if self.c.requant.shift else sign_extended
+        unpacked = partial(raised if self.c.requant.shift else sign_extended, odd=self.c.odd)
         with T.serial(stored // 16) as word:
             packed = load(self.weights, panel * stored + word * 16, 16)
             store_run(wide, word * fields * 16, [unpacked(packed, field, bits) for field in range(fields)], paired=self.c.form.paired_stores)

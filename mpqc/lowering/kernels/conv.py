@@ -14,7 +14,7 @@ from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
 from mpqc.lowering.kernels.forms import PRODUCT_FORMS
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
-from mpqc.lowering.kernels.packing import pack, products_together, split_segments, take_panels
+from mpqc.lowering.kernels.packing import as_stored, pack, products_together, split_segments, take_panels
 from mpqc.lowering.kernels.requant import INT8, Requant
 from mpqc.lowering.kernels.residual import Residual
 from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
@@ -38,6 +38,8 @@ class ConvSpec:
     dilations: tuple[int, int] = (1, 1)
     groups: int = 1
     weight_bits: int = 8
+    odd: bool = False
+    """Weight codes are 2q + 1 of what is stored"""
     column: bool = False
     """Pointwise, and the image has been laid out as one column of pixels"""
 
@@ -74,13 +76,13 @@ class ConvSpec:
         """Legal in a symbol; says all the numbers."""
         sizes = ["x".join(map(str, self.input_shape)), str(self.channels)]
         parts = [f"conv{self.kernel[0]}x{self.kernel[1]}", *sizes, f"s{self.strides[0]}x{self.strides[1]}", "p" + "x".join(map(str, self.pads))]
-        return "_".join([*parts, f"d{self.dilations[0]}x{self.dilations[1]}", f"g{self.groups}", f"w{self.weight_bits}"])
+        return "_".join([*parts, f"d{self.dilations[0]}x{self.dilations[1]}", f"g{self.groups}", f"w{self.weight_bits}{'odd' * self.odd}"])
 
 
 def spec_of(op: Conv, input_shape: tuple[int, int, int, int]) -> ConvSpec:
     """The spec of a program's convolution on an NHWC input."""
     channels, _, *kernel = op.weight.shape
-    return ConvSpec(input_shape, channels, (kernel[0], kernel[1]), op.strides, op.pads, op.dilations, op.groups, op.weight_bits)
+    return ConvSpec(input_shape, channels, (kernel[0], kernel[1]), op.strides, op.pads, op.dilations, op.groups, op.weight_bits, op.odd)
 
 
 def conv2d(
@@ -139,9 +141,10 @@ def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.nda
 
 
 def _pack(c: Contraction, segments: np.ndarray) -> np.ndarray:
+    stored = as_stored(segments, c.odd)
     if c.form.loop == "rows":
-        return smull.pack(segments, c.tile.channels, c.weight_bits, smull.group_of(c.tile))
-    return pack(segments, c.tile.channels, c.weight_bits, c.form.loop, nested=c.unpack == "nested")
+        return smull.pack(stored, c.tile.channels, c.weight_bits, smull.group_of(c.tile))
+    return pack(stored, c.tile.channels, c.weight_bits, c.form.loop, nested=c.unpack == "nested")
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +230,7 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
         blocks=blocks,
         parallel=cores > 1,
         weight_bits=spec.weight_bits,
+        odd=spec.odd,
         panel_bytes=stored,
         unpack="none" if spec.weight_bits == 8 else "scratch",
         requant=requant,

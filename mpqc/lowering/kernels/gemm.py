@@ -27,9 +27,9 @@ def gemm(
     codes: least and largest input.
     """
     channels, depth = op.weight.shape
-    spec = ConvSpec((1, 1, prod(input_shape[:-1]), depth), channels, (1, 1), weight_bits=op.weight_bits)
+    spec = ConvSpec((1, 1, prod(input_shape[:-1]), depth), channels, (1, 1), weight_bits=op.weight_bits, odd=op.odd)
     requants = requantization.choose(op.weight, op, zero_points[1], target.code("requantization", requantization.FORMS))
     contraction = plan(Layer(spec, op.weight, codes), requants, target, packing)
-    name = contraction.name.replace(spec.name, f"gemm_{'x'.join(map(str, input_shape))}_{channels}_w{op.weight_bits}")
+    name = contraction.name.replace(spec.name, f"gemm_{'x'.join(map(str, input_shape))}_{channels}_w{op.weight_bits}{'odd' * op.odd}")
     contraction = replace(contraction, name=name, input_shape=input_shape, output_shape=(*input_shape[:-1], channels))
     return packed(assemble(contraction, op, op.weight, zero_points, spec.macs), packing)

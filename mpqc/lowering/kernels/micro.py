@@ -8,6 +8,7 @@ The accumulators are a buffer of under 1 KiB with constant indices, which LLVM t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
@@ -28,11 +29,13 @@ class Operand:
     at: Expr
 
 
-def raised(packed: Expr, field: int, width: int) -> Expr:
-    """Field `field` of each of 16 bytes in the high `width` bits of its byte: 2^(8 - width) times the code it holds."""
+def raised(packed: Expr, field: int, width: int, odd: bool = False) -> Expr:
+    """Field `field` of each of 16 bytes in the high `width` bits of its byte: 2^(8 - width) times the code it holds. odd: the field is q of a
+    code 2q + 1, of which 2^(7 - width) times."""
     up = 8 - width * (field + 1)
     high = T.shift_left(packed, splat(T.int8(up), 16)) if up else packed
-    return high if field == 0 else T.bitwise_and(high, splat(T.int8(-(1 << (8 - width))), 16))
+    alone = high if field == 0 else T.bitwise_and(high, splat(T.int8(-(1 << (8 - width))), 16))
+    return T.bitwise_or(alone, splat(T.int8(1 << (7 - width)), 16)) if odd else alone
 
 
 def lowest(packed: Expr, field: int, width: int) -> Expr:
@@ -41,10 +44,12 @@ def lowest(packed: Expr, field: int, width: int) -> Expr:
     return packed if kept == 8 else T.bitwise_and(packed, splat(T.int8((1 << kept) - 1), 16))
 
 
-def sign_extended(packed: Expr, field: int, width: int) -> Expr:
-    """Field `field` of each of 16 bytes as an int8."""
+def sign_extended(packed: Expr, field: int, width: int, odd: bool = False) -> Expr:
+    """Field `field` of each of 16 bytes as an int8; odd: 2q + 1 of a field q, one bit less of the shift and that bit set."""
     up = 8 - width * (field + 1)
     high = T.shift_left(packed, splat(T.int8(up), 16)) if up else packed
+    if odd:
+        return T.bitwise_or(T.shift_right(high, splat(T.int8(7 - width), 16)), splat(T.int8(1), 16))
     return T.shift_right(high, splat(T.int8(8 - width), 16))
 
 
@@ -61,6 +66,8 @@ class Reduction:
     """Products whose sum fits int16 (1, 2 or 4; portable code only)"""
     weight_bits: int = 8
     """Narrower than 8: weights are unpacked in registers, into the high bits of their bytes (2^(8 - bits) times their value)"""
+    odd: bool = False
+    """Or q of codes 2q + 1 (2^(7 - bits) times their value)"""
     nested: bool = False
     """Or not quite: each sum holds those of the lower fields of its bytes as well, see `separate`"""
     ones: bool = False
@@ -115,7 +122,7 @@ class Reduction:
             with T.unroll(count) as k, T.unroll(vectors) as j:
                 self._dot(acc, quad, load(w.buffer, w.at + (k * vectors + j) * 16, 16), j, k + first)
             return
-        fields, part = 8 // self.weight_bits, lowest if self.nested else raised
+        fields, part = 8 // self.weight_bits, lowest if self.nested else partial(raised, odd=self.odd)
         for n in range(count * vectors):
             packed = load(w.buffer, w.at + n // fields * 16, 16)
             self._dot(acc, quad, part(packed, n % fields, self.weight_bits), n % vectors, n // vectors + first)
@@ -140,15 +147,18 @@ class Reduction:
         """Turns nested sums into `start` plus 2^(8 - bits) times the sum of codes times inputs. sums: what `input_sums` gave.
 
         Field f of a byte b weighs 2^(bits f) and holds code + 2^(bits - 1), the highest one the code itself; `acc` sums fields 0 to f.
+        Of odd codes 2q + 1 the fields hold q, and 2^(7 - bits) (2q + 1) = 2^(8 - bits) q + 2^(7 - bits).
         """
         fields, bits, vectors = 8 // self.weight_bits, self.weight_bits, self.tile.channels // 4
         for i in range(self.tile.pixels):
             offset = T.shift_left(load(sums, i * 4, 4), splat(T.int32(7), 4))
+            one = T.shift_left(load(sums, i * 4, 4), splat(T.int32(7 - bits), 4))
             for j in reversed(range(vectors)):
                 at, field = (i * vectors + j) * 4, j % fields
                 alone = load(acc, at, 4) - load(acc, at - 4, 4) if field else load(acc, at, 4)
                 if field < fields - 1:
                     alone = T.shift_left(alone, splat(T.int32(8 - bits * (field + 1)), 4)) - offset
+                alone = alone + one if self.odd else alone
                 store(acc, at, 4, load(start.buffer, start.at + j * 4, 4) + alone)
 
     def _portable(self, acc: Buffer, x: Operand, w: Operand, first: int, count: int) -> None:

@@ -62,6 +62,11 @@ def narrow(codes: np.ndarray, bits: int) -> np.ndarray:
     return np.bitwise_or.reduce(runs << shifts, axis=2).reshape(codes.shape[0], -1).astype(np.uint8).view(np.int8)
 
 
+def as_stored(codes: np.ndarray, odd: bool) -> np.ndarray:
+    """What is stored of weight codes: themselves, of odd ones (2q + 1) q."""
+    return codes.astype(np.int8) >> 1 if odd else codes
+
+
 def products_together(quads: np.ndarray) -> int:
     """How many neighbouring products (4, 2 or 1) fit int16 when summed, whatever the int8 inputs. quads: int8 [O, quads, 4]."""
     for count in (4, 2):

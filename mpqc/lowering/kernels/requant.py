@@ -103,9 +103,10 @@ def _centres(least: np.ndarray, most: np.ndarray) -> np.ndarray:
 
 
 def shifted(plain: Requant, weight: np.ndarray, op: Conv | Gemm, zero_point: int) -> Requant | None:
-    """The form for accumulators that hold 2^(8 - bits) times the sum; None where the code has no use for it or they could overflow."""
-    shift = 8 - op.weight_bits
-    if shift == 0 or plain.form == "portable":
+    """The form for accumulators that hold 2^(8 - bits) times the sum, half of that of odd codes (micro.raised); None where the code has no use
+    for it or they could overflow."""
+    shift = 8 - op.weight_bits - op.odd
+    if op.weight_bits == 8 or plain.form == "portable":
         return None
     return widened(weight, op, zero_point, shift)
 

@@ -17,7 +17,7 @@ from mpqc.lowering.kernels import winograd16
 from mpqc.lowering.kernels import winograd_micro as micro
 from mpqc.lowering.kernels.contraction import Strip
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
-from mpqc.lowering.kernels.packing import narrow, take_panels
+from mpqc.lowering.kernels.packing import as_stored, narrow, take_panels
 from mpqc.lowering.kernels.residual import Residual
 from mpqc.lowering.kernels.winograd_loops import SHARE, TAPS, UNIT, Winograd, joined, primfunc
 from mpqc.numerics.winograd import SHORT, FormName
@@ -80,7 +80,7 @@ def _panels(c: Winograd, values: np.ndarray) -> np.ndarray:
 def _packed(c: Winograd, weight: np.ndarray) -> np.ndarray:
     """[panels, bytes]: codes in the order [unit, quad, half of the channels, tap, channel, 4], packed."""
     short = c.quads * 4 - c.group_depth
-    padded = np.pad(weight.reshape(weight.shape[0], c.group_depth, TAPS), ((0, 0), (0, short), (0, 0)))
+    padded = np.pad(as_stored(weight, c.odd).reshape(weight.shape[0], c.group_depth, TAPS), ((0, 0), (0, short), (0, 0)))
     panels = _panels(c, padded)
     halves = SHARE // UNIT
     split = panels.reshape(panels.shape[0], halves, micro.CHANNELS // halves, c.quads, 4, TAPS)
@@ -95,7 +95,7 @@ def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantizat
     macs = output[0] * output[1] * output[2] * op.weight.size
     cores = target.cores if macs >= PARALLEL_MACS else 1
     sizes = "x".join(map(str, input_shape))
-    name = f"winograd_{form}_{sizes}_{channels}_p{'x'.join(map(str, op.pads))}_g{op.groups}_w{op.weight_bits}_{requant.key}_{cores}"
+    name = f"winograd_{form}_{sizes}_{channels}_p{'x'.join(map(str, op.pads))}_g{op.groups}_w{op.weight_bits}{'odd' * op.odd}_{requant.key}_{cores}"
     c = Winograd(
         name=name,
         form=form,
@@ -109,6 +109,7 @@ def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantizat
         splits=1,
         parallel=cores > 1,
         weight_bits=op.weight_bits,
+        odd=op.odd,
         requant=requant,
     )
     row_bytes = c.width * c.tile_bytes * (micro.POSITIONS if form == "tile" else 1)

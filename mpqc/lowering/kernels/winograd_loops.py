@@ -59,6 +59,8 @@ class Winograd:
     parallel: bool
     weight_bits: int
     """Width that the codes are stored in"""
+    odd: bool
+    """Stored is q of codes 2q + 1"""
     requant: Requant
     residual: residuals.Form | None = None
 
@@ -247,7 +249,7 @@ class _Emitter:
         with T.serial(c.quads // UNIT) as unit:
             at = panel.index * c.panel_bytes + unit * stored
             for part in range(SHARE):
-                taps = micro.unpacked(self.weights, at, c.weight_bits, range(part * TAPS, (part + 1) * TAPS))
+                taps = micro.unpacked(self.weights, at, c.weight_bits, range(part * TAPS, (part + 1) * TAPS), c.odd)
                 quad, half = divmod(part, SHARE // UNIT)
                 for s, row in enumerate(micro.transform_weights(taps, c.form == "tile")):
                     to = (s * c.quads + unit * UNIT + quad) * micro.QUAD + half * (micro.POSITIONS * micro.VECTOR)

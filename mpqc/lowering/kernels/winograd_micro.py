@@ -68,13 +68,13 @@ def transform_weights(taps: Sequence[Expr], both: bool) -> list[list[Expr]]:
     return [[column[i] for column in columns] for i in range(POSITIONS)]
 
 
-def unpacked(w: Buffer, at: Expr, width: int, which: Sequence[int]) -> list[Expr]:
-    """Some vectors of the weights that begin `at`, stored `width` bits wide."""
+def unpacked(w: Buffer, at: Expr, width: int, which: Sequence[int], odd: bool = False) -> list[Expr]:
+    """Some vectors of the weights that begin `at`, stored `width` bits wide; odd: as q of codes 2q + 1."""
     fields = 8 // width
     words = [load(w, at + n // fields * VECTOR, VECTOR) for n in which]
     if fields == 1:
         return [_bound(word) for word in words]
-    return [_bound(sign_extended(_bound(word), n % fields, width)) for n, word in zip(which, words, strict=True)]
+    return [_bound(sign_extended(_bound(word), n % fields, width, odd)) for n, word in zip(which, words, strict=True)]
 
 
 @dataclass(frozen=True)

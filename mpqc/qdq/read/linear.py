@@ -11,14 +11,14 @@ from mpqc.numerics import integer
 from mpqc.passes.lib.base import attribute
 from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
 from mpqc.qdq.read.geometry import explicit_pads, pair
-from mpqc.qdq.read.quantizers import Weight, code_bits, weight
+from mpqc.qdq.read.quantizers import Weight, are_odd, code_bits, weight
 from mpqc.qdq.read.source import DEQUANTIZE, Source
 from mpqc.values.program import Conv, Gemm, MatMul, Move, Op
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 _NOTHING = 0.49
 """Accumulators below this many output steps round to 0 whatever the input: such channels (pruned, or quantized from zeros with a
-tiny scale) get weight and bias 0, which changes no output and keeps their accumulators small."""
+tiny scale) get bias 0 and, where codes have one, weight 0, which changes no output and keeps their accumulators small."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,8 @@ def _fold(source: Source, x: Codes, w: Weight, bias: str, target: Target) -> _Fo
     kept = ~((np.abs(folded) + reach) * multiplier.astype(np.float64) < _NOTHING)
     if not _fits(folded, reach)[kept].all():
         return f"{wide.shape[1]} products of the input and the weight may overflow int32"
-    codes = np.where(kept[:, None], wide, 0).reshape(w.codes.shape).astype(np.int8)
+    used = kept | are_odd(w.codes)  # which are stored without a 0
+    codes = np.where(used[:, None], wide, 0).reshape(w.codes.shape).astype(np.int8)
     return _Folded(codes, np.where(kept, folded, 0).astype(np.int32), multiplier)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from mpqc.errors import ModelError
+from mpqc.facts.kernels import stores_odd
 from mpqc.numerics import integer
 from mpqc.passes.lib.base import CODE_RANGES, attribute
 from mpqc.qdq.read.source import DEQUANTIZE, Source
@@ -71,8 +72,15 @@ class Constant:
 
 
 def code_bits(codes: np.ndarray) -> int:
-    """2, 4 or 8: the narrowest container that holds every one of the int8 `codes`."""
+    """2, 4 or 8: the narrowest container in which kernels store the int8 weight `codes` [O, depth, ...]."""
+    if stores_odd(codes.shape[1]) and are_odd(codes):
+        return 2
     return next(bits for bits in (2, 4, 8) if (codes >= QType(bits).qmin).all() and (codes <= QType(bits).qmax).all())
+
+
+def are_odd(codes: np.ndarray) -> bool:
+    """Whether all `codes` lie on the half-integer grid of 2 bits: -3, -1, 1, 3."""
+    return bool((codes % 2 == 1).all() and np.abs(codes).max(initial=0) <= QType(2, half=True).qmax)
 
 
 def is_standard(node: NodeProto) -> bool:

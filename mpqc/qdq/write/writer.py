@@ -38,7 +38,7 @@ def _activation_storage(qtype: QType, opset: int) -> _Storage:
 
 
 def _weight_storage(qtype: QType, opset: int) -> _Storage:
-    widths = [width for width in _ELEMENTS if width >= qtype.bits and opset >= _SINCE[width]]
+    widths = [width for width in _ELEMENTS if width >= qtype.container and opset >= _SINCE[width]]
     if not widths:
         _wide_element(qtype, opset)
     fallback = widths[0] == 8 > qtype.container

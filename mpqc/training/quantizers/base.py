@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mpqc.numerics.fake_quant import QuantizerState, quantizers
 from mpqc.training.quantizers.steps import OnePass
-from mpqc.values.qtype import QParams, QType
+from mpqc.values.qtype import MOST_HALF_BITS, QParams, QType
 
 PIECE = 1 << 17
 """Values widened at once by `product_sum`"""
@@ -51,8 +51,8 @@ class TrainedState(QuantizerState):
 
 
 def at_bits(qparams: QParams, bits: int) -> QParams:
-    """`qparams` at another width over the same range of real values."""
-    old, new = qparams.qtype, QType(bits, qparams.qtype.axis)
+    """`qparams` at another width over the same range of real values, and on the same grid where it has that width."""
+    old, new = qparams.qtype, QType(bits, qparams.qtype.axis, qparams.qtype.half and bits <= MOST_HALF_BITS)
     if not qparams.zero_point.any():
         scale = qparams.scale * (max(old.qmax, 1) / max(new.qmax, 1))
         return QParams(new, scale.astype(qparams.scale.dtype), qparams.zero_point)
@@ -108,10 +108,12 @@ def inside_gradient(gradient: Tensor, x: Tensor, low: float, high: float) -> Ten
     return torch.ops.aten.hardtanh_backward(gradient, x, low, high)  # type: ignore[no-any-return]
 
 
-def rounded_steps(x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
-    """clamp(rne(x / scale), low, high) * scale with one new tensor of the shape of `x`; scale [] or broadcastable."""
+def rounded_steps(x: Tensor, scale: Tensor, low: float, high: float, half: bool = False) -> Tensor:
+    """clamp(rne(x / scale), low, high) * scale with one new tensor of the shape of `x`; scale [] or broadcastable. With `half` the nearest odd
+    number in place of rne."""
     made = x / scale
-    return made.round_().clamp_(low, high).mul_(scale)
+    made = made.sub_(1).div_(2).round_().mul_(2).add_(1) if half else made.round_()
+    return made.clamp_(low, high).mul_(scale)
 
 
 def parameter(values: Any) -> nn.Parameter:

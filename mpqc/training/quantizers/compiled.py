@@ -76,9 +76,9 @@ def _typed(found: ctypes.CDLL) -> ctypes.CDLL:
     found.norm_backward.argtypes = [pointer] * 3 + [count] * 2 + [pointer] * 6 + [grid, ctypes.c_int]
     found.round_forward.argtypes = [pointer] * 3 + [count, grid, ctypes.c_int]
     found.round_backward.argtypes = [pointer] * 4 + [count, pointer, grid, ctypes.c_int]
-    found.weights_forward.argtypes = [pointer] * 2 + [count] * 2 + [pointer] + [real] * 2
-    found.weights_backward.argtypes = [pointer] * 4 + [count] * 2 + [pointer] + [real] * 4
-    found.weights_watch.argtypes = [pointer] * 7 + [count] * 2 + [pointer] + [real] * 4
+    found.weights_forward.argtypes = [pointer] * 2 + [count] * 2 + [pointer] + [real] * 2 + [ctypes.c_int]
+    found.weights_backward.argtypes = [pointer] * 4 + [count] * 2 + [pointer] + [real] * 3 + [ctypes.c_int, real]
+    found.weights_watch.argtypes = [pointer] * 7 + [count] * 2 + [pointer] + [real] * 2 + [ctypes.c_int] + [real] * 2
     for name in VOID:
         getattr(found, name).restype = None
     found.lsq_backward.restype = ctypes.c_double

@@ -17,7 +17,10 @@ LOW, HIGH = -0.1, 1.1
 
 
 class RoundingState(TrainedState):
-    """w -> s clamp(floor(w / s) + h(V), qmin, qmax) with h = clip(1.2 sigmoid(V) - 0.1, 0, 1) for a weight that stays what it is."""
+    """w -> s clamp(floor(w / s) + h(V), qmin, qmax) with h = clip(1.2 sigmoid(V) - 0.1, 0, 1) for a weight that stays what it is.
+
+    On the half-integer grid s clamp(2 (floor((w / s - 1) / 2) + h(V)) + 1, qmin, qmax).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +29,7 @@ class RoundingState(TrainedState):
 
     def begin(self, weight: Tensor) -> None:
         """Start where h(V) is the fraction of each weight, so that the soft values are the weights themselves (inside the range)."""
-        steps = weight.detach() / self._scale(weight)
+        steps = self._steps(weight)
         fraction = (steps - torch.floor(steps)).clamp(1e-4, 1 - 1e-4)
         self.choice.data = -torch.log((HIGH - LOW) / (fraction - LOW) - 1)
 
@@ -49,9 +52,14 @@ class RoundingState(TrainedState):
             return x
         if not self.choice.numel():
             self.begin(x)
-        scale = self._scale(x)
         up = self.share() if self.training else (self.share() >= 0.5).to(x.dtype)
-        return torch.clamp(torch.floor(x.detach() / scale) + up, self.qtype.qmin, self.qtype.qmax) * scale
+        codes = torch.floor(self._steps(x)) + up
+        return torch.clamp(codes * 2 + 1 if self.qtype.half else codes, self.qtype.qmin, self.qtype.qmax) * self._scale(x)
+
+    def _steps(self, weight: Tensor) -> Tensor:
+        """Where each weight lies between neighbouring levels: whole numbers are levels."""
+        steps = weight.detach() / self._scale(weight)
+        return (steps - 1) / 2 if self.qtype is not None and self.qtype.half else steps
 
     def _scale(self, weight: Tensor) -> Tensor:
         axis = None if self.qtype is None else self.qtype.axis

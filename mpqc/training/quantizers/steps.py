@@ -9,6 +9,23 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Codes that a value is rounded to, relative to the zero point."""
+
+    low: int
+    high: int
+    half: bool = False
+    """The odd numbers alone (qtype.py)"""
+    margin: int = 0
+    """Steps beyond both ends in which gradients still pass"""
+
+    @property
+    def inside(self) -> tuple[int, int]:
+        """Where gradients pass, in steps."""
+        return self.low - self.margin, self.high + self.margin
+
+
+@dataclass(frozen=True)
 class Steps:
     """clamp(rne(x / step), low, high) step."""
 

@@ -56,6 +56,7 @@ def conv(spec: ConvSpec, seed: int = 0, *, zero_points: tuple[int, int] = (-128,
     """A convolution whose outputs use most of int8 and saturate now and then."""
     rng = np.random.default_rng(seed)
     weight = codes(rng, (spec.channels, spec.depth, *spec.kernel), spec.weight_bits)
+    weight = 2 * weight + 1 if spec.odd else weight
     bias, multiplier = _scaling(rng, weight.reshape(spec.channels, -1), zero_points[0], spec.weight_bits)
     op = Conv(
         name="conv", inputs=("x",), outputs=("y",), weight=weight, weight_bits=spec.weight_bits, bias=bias, multiplier=multiplier,
@@ -64,10 +65,13 @@ def conv(spec: ConvSpec, seed: int = 0, *, zero_points: tuple[int, int] = (-128,
     return Layer(op, codes(rng, spec.input_shape, 8), zero_points)
 
 
-def linear(shape: tuple[int, ...], channels: int, seed: int = 0, *, bits: int = 8, zero_points: tuple[int, int] = (3, -4)) -> Layer:
+def linear(
+    shape: tuple[int, ...], channels: int, seed: int = 0, *, bits: int = 8, odd: bool = False, zero_points: tuple[int, int] = (3, -4)
+) -> Layer:
     """A fully connected layer on an input of `shape`."""
     rng = np.random.default_rng(seed)
     weight = codes(rng, (channels, shape[-1]), bits)
+    weight = 2 * weight + 1 if odd else weight
     bias, multiplier = _scaling(rng, weight, zero_points[0], bits)
     op = Gemm("gemm", ("x",), ("y",), weight=weight, weight_bits=bits, bias=bias, multiplier=multiplier, low=-128, high=127)
     return Layer(op, codes(rng, shape, 8), zero_points)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from layers import check, conv, with_op
 
 from mpqc.errors import LoweringError
+from mpqc.facts.kernels import stores_odd
 from mpqc.lowering.kernels import conv as conv_module
 from mpqc.lowering.kernels.conv import ConvSpec, conv2d
 from mpqc.lowering.kernels.kernel import KernelTarget
@@ -70,6 +71,29 @@ def test_awkward_shapes_are_exact(isa: str, machine: Machine, bits: int, tmp_pat
         for seed, spec in enumerate(POINTWISE + SQUARE + ODD)
     ]
     check(layers, isa, machine, tmp_path)
+
+
+@machines
+@pytest.mark.usefixtures("always_parallel")
+def test_odd_codes_are_exact(isa: str, machine: Machine, tmp_path: Path) -> None:
+    """Two bits on the half-integer grid: -3, -1, 1, 3; where the depth is whole vectors, every way of unpacking."""
+    shapes = [spec for spec in POINTWISE + SQUARE + ODD if stores_odd(spec.depth)]
+    shapes += [
+        ConvSpec((1, 3, 3, 24), 40, (3, 3)),
+        ConvSpec((1, 2, 4, 32), 40, (1, 1), groups=2),
+        ConvSpec((1, 5, 5, 48), 24, (3, 3), dilations=(2, 2), groups=2),
+        ConvSpec((1, 9, 9, 16), 24, (3, 3)),
+        ConvSpec((2, 5, 6, 40), 5, (3, 2), pads=(1, 1, 1, 0), strides=(2, 1)),
+    ]
+    points = [(-128, 0), (127, -128), (-3, 7)]
+    layers = [
+        replace(conv(replace(spec, weight_bits=2, odd=True), seed, zero_points=points[seed % 3]), threads=1 + seed % 3)
+        for seed, spec in enumerate(shapes)
+    ]
+    assert all(layer.op.odd and "_w2odd" in layer.kernel(isa).name for layer in layers)
+    assert {"_nested", "_register"} <= {kind for layer in layers for kind in ("_nested", "_register") if kind in layer.kernel("dotprod").name}
+    extremes = [with_op(layers[0], weight=np.full_like(layers[0].op.weight, code)) for code in (-3, 3)]
+    check([*layers, *(replace(layer, x=np.full_like(layer.x, -128)) for layer in extremes)], isa, machine, tmp_path)
 
 
 @st.composite

@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from mpqc.numerics.fake_quant import nearest_odd
 from mpqc.training.oscillation import MOMENTUM, Record, _follow, _fresh
 from mpqc.training.quantizers import native_weights
-from mpqc.training.quantizers.lsq import LsqChannels
+from mpqc.training.quantizers.base import rounded_steps
+from mpqc.training.quantizers.lsq import LsqChannels, levels_of
+from mpqc.training.quantizers.steps import Levels
+from mpqc.values.qtype import QType
 
 
 @pytest.fixture(params=[torch.contiguous_format, torch.channels_last])
@@ -21,15 +25,18 @@ def weight(request: pytest.FixtureRequest) -> Tensor:
     return made
 
 
-@pytest.mark.parametrize(("low", "high", "margin"), [(-8, 7, 0), (-128, 127, 0), (-1, 0, 1)])
-def test_lsq_of_channels(weight: Tensor, low: int, high: int, margin: int, monkeypatch: pytest.MonkeyPatch) -> None:
+GRIDS = [Levels(-8, 7), Levels(-128, 127), Levels(-1, 0, margin=1), Levels(-3, 3, half=True), Levels(-1, 1, half=True, margin=1)]
+
+
+@pytest.mark.parametrize("levels", GRIDS)
+def test_lsq_of_channels(weight: Tensor, levels: Levels, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     found = []
     for native in (True, False):
         if not native:
             monkeypatch.setattr(native_weights, "suits", lambda *_: False)
         x, scale = weight.clone().requires_grad_(), torch.linspace(0.05, 0.4, 24).reshape(-1, 1, 1, 1).requires_grad_()
-        y = LsqChannels.apply(x, scale, low, high, 0.3, margin)  # type: ignore[no-untyped-call]
+        y = LsqChannels.apply(x, scale, levels, 0.3)  # type: ignore[no-untyped-call]
         y.backward(gradient)
         assert x.grad is not None
         assert scale.grad is not None
@@ -41,19 +48,26 @@ def test_lsq_of_channels(weight: Tensor, low: int, high: int, margin: int, monke
     assert torch.allclose(for_scale, torch_for_scale, rtol=1e-4, atol=1e-5)
 
 
-def _as_torch(weight: Tensor, record: Record, scale: Tensor, threshold: float) -> Tensor:
+def _codes(weight: Tensor, scale: Tensor, levels: Levels) -> Tensor:
     along = scale.reshape(-1, 1, 1, 1)
-    _follow(record, torch.round(weight / along).clamp(-8, 7))
+    return torch.round(rounded_steps(weight, along, levels.low, levels.high, levels.half) / along)
+
+
+def _as_torch(weight: Tensor, record: Record, scale: Tensor, threshold: float, levels: Levels) -> Tensor:
+    along = scale.reshape(-1, 1, 1, 1)
+    _follow(record, _codes(weight, scale, levels))
     newly = (record.frequency > threshold) & ~record.frozen
-    record.kept = torch.where(newly, torch.round(record.average), record.kept)
+    nearest = nearest_odd(record.average) if levels.half else torch.round(record.average)
+    record.kept = torch.where(newly, nearest, record.kept)
     record.frozen |= newly
     return torch.where(record.frozen, record.kept * along, weight)
 
 
-def test_records_of_codes(weight: Tensor) -> None:
-    scale, generator = torch.linspace(0.1, 0.3, 24), torch.Generator().manual_seed(2)
-    first = torch.round(weight / scale.reshape(-1, 1, 1, 1)).clamp(-8, 7)
-    records = [_fresh(4, first.clone()) for _ in range(2)]
+@pytest.mark.parametrize("qtype", [QType(4, 0), QType(3, 0, half=True)])
+def test_records_of_codes(weight: Tensor, qtype: QType) -> None:
+    scale, generator, levels = torch.linspace(0.1, 0.3, 24), torch.Generator().manual_seed(2), levels_of(qtype, 0)
+    first = _codes(weight, scale, levels)
+    records = [_fresh(qtype, first.clone()) for _ in range(2)]
     ours, theirs = weight.clone(), weight.clone()
     for step in range(60):
         threshold = math.inf if step < 10 else 0.15
@@ -62,8 +76,8 @@ def test_records_of_codes(weight: Tensor) -> None:
         one = records[0]
         tensors = (ours, one.codes, one.direction, one.frequency, one.average, one.frozen, one.kept)
         assert native_weights.suits(*tensors)
-        native_weights.watch(tensors, scale, -8, 7, MOMENTUM, threshold)
-        theirs = _as_torch(theirs, records[1], scale, threshold)
+        native_weights.watch(tensors, scale, levels, MOMENTUM, threshold)
+        theirs = _as_torch(theirs, records[1], scale, threshold, levels)
     assert 0 < int(records[0].frozen.sum()) < weight.numel()
     assert torch.equal(records[0].frozen, records[1].frozen)
     assert torch.equal(records[0].codes, records[1].codes)
