@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 
+from mpqc.values.qtype import largest_code
+
 VECTOR = 16
 """Codes of a vector register"""
 LANES = 8
@@ -49,8 +51,9 @@ SHORT_WINDOW = 255
 
 
 def chain_products(weight_bits: int, input_bits: int) -> int:
-    """Products that int16 surely holds the sum of, of any inputs, at least one; weights of more than 4 bits without their least code."""
-    weight = (1 << weight_bits - 1) - (weight_bits > 4)
+    """Products that int16 surely holds the sum of, of any inputs, at least one; weights of more than 4 bits without their least code, those of few
+    on either grid."""
+    weight = largest_code(weight_bits) - (weight_bits > 4)
     return max(1, (2**15 - 1) // (weight << input_bits - 1))
 
 

@@ -9,6 +9,8 @@ import pytest
 from harness import A53, A76, HOST, Machine
 from layers import check, linear, with_op
 
+from mpqc.facts.kernels import stores_odd
+
 WHERE = [
     pytest.param("dotprod", A76, marks=pytest.mark.emulator),
     pytest.param("neon", A53, marks=pytest.mark.emulator),
@@ -32,6 +34,15 @@ SHAPES = [
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_fully_connected_is_exact(isa: str, machine: Machine, bits: int, tmp_path: Path) -> None:
     check([linear(shape, channels, seed, bits=bits) for seed, (shape, channels) in enumerate(SHAPES)], isa, machine, tmp_path)
+
+
+@pytest.mark.parametrize(("isa", "machine"), WHERE)
+def test_odd_codes_are_exact(isa: str, machine: Machine, tmp_path: Path) -> None:
+    """-3, -1, 1, 3 in two bits: the half-integer grid."""
+    layers = [linear(shape, channels, seed, bits=2, odd=True) for seed, (shape, channels) in enumerate(SHAPES) if stores_odd(shape[-1])]
+    assert all(layer.op.odd for layer in layers)
+    assert len(layers) >= 5
+    check(layers, isa, machine, tmp_path)
 
 
 @pytest.mark.parametrize(("isa", "machine"), WHERE)

@@ -15,6 +15,7 @@ from test_codegen import hot_loop
 from test_residual import add_of
 
 from mpqc.facts import kernels
+from mpqc.facts.kernels import stores_odd
 from mpqc.lowering.kernels import winograd as winograd_module
 from mpqc.lowering.kernels.conv import ConvSpec
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
@@ -105,6 +106,17 @@ def test_awkward_shapes_are_exact(form: FormName, bits: int, tmp_path: Path) -> 
         for seed, spec in enumerate(AWKWARD if bits == 8 else AWKWARD[:: 6 - bits])
     ]
     check([replace(case, layer=replace(case.layer, threads=1 + n % 3, cores=1 + n % 4)) for n, case in enumerate(cases)], tmp_path)
+
+
+@pytest.mark.emulator
+@forms
+def test_odd_codes_are_exact(form: FormName, tmp_path: Path) -> None:
+    """-3, -1, 1, 3 in two bits: the half-integer grid."""
+    shapes = [replace(spec, weight_bits=2, odd=True) for spec in AWKWARD if stores_odd(spec.depth)]
+    cases = [small(spec, form, seed) for seed, spec in enumerate(shapes)]
+    assert len(cases) >= 4
+    assert all(case.layer.op.odd and "_w2odd" in case.kernel.name for case in cases)
+    check(cases, tmp_path)
 
 
 @st.composite
