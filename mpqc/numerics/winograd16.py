@@ -28,7 +28,7 @@ from typing import Literal
 import numpy as np
 
 from mpqc.facts.kernels import LARGE_CHANNELS
-from mpqc.values.qtype import QType
+from mpqc.values.qtype import QType, largest_code
 
 SHIFTS = (3, 2, 1, 1)
 """Of the four outputs along an axis: the power of two in what they come out multiplied by"""
@@ -75,5 +75,5 @@ class LongForm:
         """Whether all weights and inputs of these widths over `depth` input channels are exact."""
         if not self.takes(weight_bits, input_bits, depth):
             return False
-        most = TAPS * depth * QType(weight_bits).qmin * QType(input_bits).qmin
+        most = TAPS * depth * largest_code(weight_bits) * -QType(input_bits).qmin
         return self.sums_fit(-most, most)

@@ -15,7 +15,7 @@ from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import winograd16_micro as micro
 from mpqc.lowering.kernels.contraction import Strip
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
-from mpqc.lowering.kernels.packing import narrow, take_panels
+from mpqc.lowering.kernels.packing import as_stored, narrow, take_panels
 from mpqc.lowering.kernels.residual import Residual
 from mpqc.lowering.kernels.winograd16_loops import Winograd16, joined, primfunc
 from mpqc.numerics.winograd16 import INVERSE, TAPS, LongForm
@@ -74,7 +74,7 @@ def _packed(c: Winograd16, weight: np.ndarray) -> np.ndarray:
     """[panels, bytes]: codes in the order [input channels of a word, tap, input channel, channel], packed."""
     fields = 8 // c.weight_bits
     short = c.vectors * micro.LANES - c.group_depth
-    padded = np.pad(weight.reshape(weight.shape[0], c.group_depth, TAPS), ((0, 0), (0, short), (0, 0)))
+    padded = np.pad(as_stored(weight, c.odd).reshape(weight.shape[0], c.group_depth, TAPS), ((0, 0), (0, short), (0, 0)))
     panels = _panels(c, padded)
     words = panels.reshape(panels.shape[0], micro.CHANNELS, -1, fields, TAPS).transpose(0, 2, 4, 3, 1)
     return narrow(np.ascontiguousarray(words).reshape(panels.shape[0], -1), c.weight_bits)
@@ -88,7 +88,7 @@ def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantizat
     macs = output[0] * output[1] * output[2] * op.weight.size
     cores = target.cores if macs >= PARALLEL_MACS else 1
     sizes = "x".join(map(str, input_shape))
-    name = f"winograd_tile4_{sizes}_{channels}_p{'x'.join(map(str, op.pads))}_g{op.groups}_w{op.weight_bits}_{requant.key}_{cores}"
+    name = f"winograd_tile4_{sizes}_{channels}_p{'x'.join(map(str, op.pads))}_g{op.groups}_w{op.weight_bits}{'odd' * op.odd}_{requant.key}_{cores}"
     c = Winograd16(
         name=name,
         input_shape=input_shape,
@@ -101,6 +101,7 @@ def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantizat
         splits=1,
         parallel=cores > 1,
         weight_bits=op.weight_bits,
+        odd=op.odd,
         chunk=_chunk(ceil(depth // op.groups / micro.LANES)),
         part=1,
         requant=requant,

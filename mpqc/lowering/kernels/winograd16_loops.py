@@ -57,6 +57,8 @@ class Winograd16:
     parallel: bool
     weight_bits: int
     """Width that the codes are stored in"""
+    odd: bool
+    """Stored is q of codes 2q + 1"""
     chunk: int
     """Vectors of input channels of a chunk; the last one may have fewer"""
     part: int
@@ -265,7 +267,8 @@ class _Emitter:
             for field in range(fields):
                 channel = unit * fields + field
                 places = [(p * (c.chunk * micro.LANES) + channel) * micro.CHANNELS for p in range(LARGE_POSITIONS)]
-                micro.transform_weights(words, r, field, bits, panel.wide, places)
+                taps = [None if packed is None else micro.unpacked(packed, field, bits, c.odd) for packed in words]
+                micro.transform_weights(taps, r, panel.wide, places)
 
     def _products(self, panel: _Panel, chunk: Expr, vectors: Expr, which: tuple[int, Expr, Expr, Expr]) -> None:
         """Four tiles at position p of row r, quad-th of the part, number `tiles` of the block: their sums so far, and those of a chunk."""

@@ -78,9 +78,13 @@ TAP_ROWS = {0: (0,), 5: (2,)}
 """Rows of the kernel that a row of positions needs, where not all"""
 
 
-def transform_weights(words: Sequence[Expr | None], r: int, field: int, width: int, to: Buffer, places: Sequence[Expr]) -> None:
-    """Row r of positions of sixteen filters for one input channel. words: nine vectors of taps, packed, of which `field` is meant."""
-    taps = [None if word is None else _bound(word if width == 8 else sign_extended(word, field, width)) for word in words]
+def unpacked(word: Expr, field: int, width: int, odd: bool) -> Expr:
+    """Field `field` of each byte; odd: q of a code 2q + 1."""
+    return _bound(word if width == 8 else sign_extended(word, field, width, odd))
+
+
+def transform_weights(taps: Sequence[Expr | None], r: int, to: Buffer, places: Sequence[Expr]) -> None:
+    """Row r of positions of sixteen filters for one input channel. taps: nine vectors, None for those that the row does not need."""
     for half in range(2):
         wide = [None if tap is None else _half(tap, half) for tap in taps]
         row = [_bound(_combined(r, [wide[3 * y + x] for y in range(3)])) for x in range(3)]

@@ -16,6 +16,7 @@ from test_residual import add_of
 from test_winograd import square
 
 from mpqc.facts import kernels
+from mpqc.facts.kernels import stores_odd
 from mpqc.lowering.kernels import winograd16 as winograd16_module
 from mpqc.lowering.kernels.conv import ConvSpec
 from mpqc.lowering.kernels.kernel import Kernel
@@ -197,6 +198,15 @@ def test_what_the_form_cannot_compute_exactly_is_refused_with_the_reason() -> No
     large = replace(op, weight=np.full((16, 300, 3, 3), 127, np.int8))
     assert f"from {-128 * 127 * 2700} to {127 * 127 * 2700}" in refusal(large, INT8)
     assert refusal(large, (-64, 63)) == ""
+
+
+@pytest.mark.emulator
+def test_odd_codes_are_exact(tmp_path: Path) -> None:
+    """-3, -1, 1, 3 in two bits: the half-integer grid."""
+    layers = [conv(replace(spec, weight_bits=2, odd=True), seed) for seed, spec in enumerate(AWKWARD) if stores_odd(spec.depth)][:4]
+    assert len(layers) >= 3
+    assert all(layer.op.odd and "_w2odd" in kernel(layer).name for layer in layers)
+    check(layers, A53, tmp_path)
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
