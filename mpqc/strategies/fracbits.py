@@ -2,7 +2,8 @@
 
 The paper's body was not available; this follows facts of the authors' code: widths start half a bit above the target's, kappa = 1, 80 % search, then
 one offset for all, found by bisection, rounds them within 1 % of the target, and the rest is fine-tuning. Not published: budgets other than one on
-size or bit operations, the unit of small networks (below), and the projection of what the rounding leaves outside the budgets.
+size or bit operations, the unit of small networks (below), and the projection of what the rounding leaves outside the budgets. Weights have DoReFa's
+levels at 1 to 3 bits where they can be stored; wider ones those levels shifted by half a step.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mpqc.training.quantizers import FractionalActivation, FractionalState, Frac
 from mpqc.training.strategy import Finished, Strategy
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan
+from mpqc.values.qtype import MOST_HALF_BITS
 from mpqc.values.sensitivities import Sensitivities
 from mpqc.values.site import Site, SiteKind
 
@@ -61,7 +63,8 @@ class FracBits(Strategy):
     def _state(self, site: Site) -> FractionalState:
         if site.kind is SiteKind.ACTIVATION:
             return FractionalActivation(bounds=BOUNDS)
-        return FractionalWeight(site.shape, site.axis, per_channel=self.per_channel, bounds=BOUNDS)
+        half = tuple(bits for bits in range(1, MOST_HALF_BITS + 1) if self.session.module.allows_half(site.name, bits))
+        return FractionalWeight(site.shape, site.axis, per_channel=self.per_channel, bounds=BOUNDS, half=half)
 
     def _bounds(self, sites: tuple[Site, ...]) -> tuple[int, int]:
         """BOUNDS, and for activations not more than a budget on the largest one allows."""

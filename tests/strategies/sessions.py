@@ -60,6 +60,9 @@ class Module:
     def factor(self, site: str) -> Tensor:
         return torch.ones(())
 
+    def allows_half(self, site: str, bits: int) -> bool:
+        return False
+
     def calibrated(self, site: str, bits: int) -> QParams:
         return self.calibrated_by.qparams(site, bits)  # type: ignore[attr-defined,no-any-return]
 

@@ -1,16 +1,20 @@
 """DoReFa weights at whole or fractional widths, for the tensor or for each output channel (Zhou et al. 2016; FracBits).
 
-DoReFa's levels are 2 Q_k(u) - 1 with u = (tanh(w) / max|tanh(w)| + 1) / 2: steps of 2 / (2^k - 1), none of them 0. mpqc's weights have a code for 0,
-so the same steps are shifted by half of one; and they are multiplied by max|tanh(w)|, so that layers without BatchNorm keep their size.
+DoReFa's levels are 2 Q_k(u) - 1 with u = (tanh(w) / max|tanh(w)| + 1) / 2: steps of 2 / (2^k - 1), none of them 0. At the widths in `half` these are
+the levels, on the half-integer grid; at others weights have a code for 0, so the same steps are shifted by half of one. All are multiplied by
+max|tanh(w)|, so that layers without BatchNorm keep their size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Widths = Collection[int]
 
 
 class _Levels(torch.autograd.Function):
@@ -52,17 +56,22 @@ class _Grid:
     high: Tensor
     some: Tensor
     """1 where there are bits, else 0"""
+    offset: float = 0.0
+    """Of the levels from whole steps: a half on the half-integer grid"""
 
     @classmethod
-    def of(cls, size: Tensor, bits: Tensor) -> _Grid:
+    def of(cls, size: Tensor, bits: Tensor, half: Widths = ()) -> _Grid:
         """Of `bits`, for weights of magnitude `size`."""
-        half = torch.exp2((bits - 1).clamp(min=0))
+        if on_half(bits, half):
+            codes, one = torch.exp2(bits - 1), torch.ones_like(bits)
+            return cls(half_steps(size, bits), -codes, codes - 1, one, 0.5)
+        codes = torch.exp2((bits - 1).clamp(min=0))
         some = (bits > 0).to(bits.dtype)
-        return cls(steps(size, bits), -half * some, (half - 1) * some, some)
+        return cls(steps(size, bits), -codes * some, (codes - 1) * some, some)
 
     def rounded(self, t: Tensor) -> Tensor:
-        """clamp(rne(t / step), low, high) step."""
-        return torch.round(t / self.step).clamp_(self.low, self.high).mul_(self.step)
+        """(clamp(rne(t / step - offset), low, high) + offset) step."""
+        return torch.round(t / self.step - self.offset).clamp_(self.low, self.high).add_(self.offset).mul_(self.step)
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -75,14 +84,27 @@ def steps(size: Tensor, bits: Tensor) -> Tensor:
     return torch.where(bits > 1, size * 2 / (torch.exp2(bits.clamp(min=1)) - 1), size)
 
 
-def dorefa(weight: Tensor, bits: Tensor, *, axis: int = 0) -> Tensor:
-    """`weight` at `bits` ([] or one an index of `axis`); 0 at 0 bits. Gradients: 1 - tanh(w)^2, none to `bits`."""
+def half_steps(size: Tensor, bits: Tensor) -> Tensor:
+    """The step between levels of the half-integer grid: the largest level is the magnitude `size`."""
+    return size * 2 / (torch.exp2(bits) - 1)
+
+
+def on_half(bits: Tensor, half: Widths) -> bool:
+    """Whether one width serves the tensor and is one of `half`."""
+    return bits.numel() == 1 and int(bits) in half
+
+
+def dorefa(weight: Tensor, bits: Tensor, *, axis: int = 0, half: Widths = ()) -> Tensor:
+    """`weight` at `bits` ([] or one an index of `axis`); 0 at 0 bits. Gradients: 1 - tanh(w)^2, none to `bits`.
+
+    half: widths on the half-integer grid.
+    """
     t = torch.tanh(weight)
-    grid = _Grid.of(_largest(t), along(bits.detach().to(weight.dtype), axis, weight.ndim))
+    grid = _Grid.of(_largest(t), along(bits.detach().to(weight.dtype), axis, weight.ndim), half)
     return _Round.apply(t, grid)  # type: ignore[no-untyped-call,no-any-return]
 
 
-def fractional_dorefa(weight: Tensor, width: Tensor, *, axis: int = 0) -> Tensor:
+def fractional_dorefa(weight: Tensor, width: Tensor, *, axis: int = 0, half: Widths = ()) -> Tensor:
     """(lambda - floor) Q_ceil + (1 + floor - lambda) Q_floor for lambda = `width` ([] or one an index of `axis`).
 
     The gradient to lambda is Q_ceil - Q_floor, to w the straight-through one of both terms.
@@ -90,10 +112,10 @@ def fractional_dorefa(weight: Tensor, width: Tensor, *, axis: int = 0) -> Tensor
     below = torch.floor(width.detach())
     above = torch.ceil(width.detach())
     if bool((above == below).all()):
-        return dorefa(weight, below, axis=axis)
+        return dorefa(weight, below, axis=axis, half=half)
     t = torch.tanh(weight)
     size, rank = _largest(t), weight.ndim
-    grids = (_Grid.of(size, along(bits.to(weight.dtype), axis, rank)) for bits in (below, above))
+    grids = (_Grid.of(size, along(bits.to(weight.dtype), axis, rank), half) for bits in (below, above))
     return _Levels.apply(t, along(width - below, axis, rank), *grids)  # type: ignore[no-untyped-call,no-any-return]
 
 

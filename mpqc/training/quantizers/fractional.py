@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpqc.training.quantizers import native
 from mpqc.training.quantizers.base import TrainedState, is_unsigned, parameter, set_parameter
-from mpqc.training.quantizers.dorefa import fractional_dorefa, magnitude, steps
+from mpqc.training.quantizers.dorefa import Widths, fractional_dorefa, half_steps, magnitude, on_half, steps
 from mpqc.training.quantizers.one_pass import rounded
 from mpqc.training.quantizers.pact import FractionalPact, levels
 from mpqc.training.quantizers.pact import step as pact_step
@@ -79,9 +79,12 @@ class FractionalState(TrainedState):
 class FractionalWeight(FractionalState):
     """DoReFa weights. The range is that of the latent weights, so calibrated scales are not used."""
 
-    def __init__(self, shape: tuple[int, ...], axis: int | None, *, per_channel: bool = False, bounds: tuple[int, int] = (2, 8)) -> None:
-        """`per_channel`: one lambda an index of `axis`."""
+    def __init__(
+        self, shape: tuple[int, ...], axis: int | None, *, per_channel: bool = False, bounds: tuple[int, int] = (2, 8), half: Widths = ()
+    ) -> None:
+        """`per_channel`: one lambda an index of `axis`. half: widths at which DoReFa's own levels, without a 0, can be stored."""
         super().__init__(bounds)
+        self.half = half
         self.axis, self.channels = axis, 1 if axis is None else shape[axis]
         if per_channel and axis is not None:
             set_parameter(self.width, torch.full((self.channels,), 8.0))
@@ -101,13 +104,13 @@ class FractionalWeight(FractionalState):
         self.size = magnitude(x)
         if self.training:
             self.publish()
-        return fractional_dorefa(x, self.width, axis=self.axis or 0)
+        return fractional_dorefa(x, self.width, axis=self.axis or 0, half=self.half)
 
     def publish(self) -> None:
         """One scale a channel; the type is as wide as the widest channel."""
-        bits = self.whole.expand(self.channels)
-        self.qtype = QType(max(int(bits.max()), 1), self.axis)
-        scale = steps(self.size, bits).to(torch.float32)
+        bits, half = self.whole.expand(self.channels), on_half(self.whole, self.half)
+        self.qtype = QType(max(int(bits.max()), 1), self.axis, half)
+        scale = (half_steps(self.size, bits) / 2 if half else steps(self.size, bits)).to(torch.float32)
         self.scale = scale.reshape(()) if self.axis is None else scale.clone()
         self.zero_point = torch.zeros(self.scale.shape, dtype=torch.int32, device=scale.device)
 

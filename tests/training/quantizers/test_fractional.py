@@ -119,3 +119,28 @@ def test_lambda_starts_half_a_bit_up_and_keeps_off_whole_numbers() -> None:
         state.width.fill_(1.0)
     state.constrain()
     assert state.learned_bits() == pytest.approx(2.001)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_at_few_bits_levels_are_those_of_dorefa(bits: int) -> None:
+    """2 Q_k(u) - 1 with Q_k(u) = rne((2^k - 1) u) / (2^k - 1), times max|tanh(w)|; what is written lies on the half-integer grid, bit for bit."""
+    weight = values(6, 5, 3, 3)
+    state = FractionalWeight((6, 5, 3, 3), 0, bounds=(1, 8), half=(1, 2, 3))
+    state.set(qparams(bits, np.ones(6), axis=0))
+    state.harden(float(bits))
+    made, q = state.grid(weight), None
+    t, steps = torch.tanh(weight), 2**bits - 1
+    size = t.abs().max()
+    published = size * (2 * torch.round(steps * (t / size + 1) / 2) / steps - 1)
+    assert float((made - published).abs().max()) < 1e-6
+    q = state.qparams()
+    assert q is not None
+    assert q.qtype == QType(bits, 0, half=True)
+    assert np.array_equal(dequantize(quantize(made.numpy(), q), q), made.numpy())
+
+
+def test_where_the_grid_cannot_be_stored_levels_keep_their_zero() -> None:
+    state = FractionalWeight((6, 5, 3, 3), 0, half=(3,))
+    state.set(qparams(2, np.ones(6), axis=0))
+    state.harden(2.0)
+    assert 0.0 in state.grid(values(6, 5, 3, 3))
