@@ -84,7 +84,7 @@ class FractionalWeight(FractionalState):
     ) -> None:
         """`per_channel`: one lambda an index of `axis`. half: widths at which DoReFa's own levels, without a 0, can be stored."""
         super().__init__(bounds)
-        self.half = half
+        self.half_widths = half
         self.axis, self.channels = axis, 1 if axis is None else shape[axis]
         if per_channel and axis is not None:
             set_parameter(self.width, torch.full((self.channels,), 8.0))
@@ -104,11 +104,11 @@ class FractionalWeight(FractionalState):
         self.size = magnitude(x)
         if self.training:
             self.publish()
-        return fractional_dorefa(x, self.width, axis=self.axis or 0, half=self.half)
+        return fractional_dorefa(x, self.width, axis=self.axis or 0, half=self.half_widths)
 
     def publish(self) -> None:
         """One scale a channel; the type is as wide as the widest channel."""
-        bits, half = self.whole.expand(self.channels), on_half(self.whole, self.half)
+        bits, half = self.whole.expand(self.channels), on_half(self.whole, self.half_widths)
         self.qtype = QType(max(int(bits.max()), 1), self.axis, half)
         scale = (half_steps(self.size, bits) / 2 if half else steps(self.size, bits)).to(torch.float32)
         self.scale = scale.reshape(()) if self.axis is None else scale.clone()
