@@ -87,6 +87,7 @@ def rows() -> list[Row]:
         found += [
             Row("resnet20", "w4a8", by, _options(effort, **uniform, uniform_bits=(4, 8))),
             Row("resnet20", "average 3/8", by, _options(effort, budgets=parse_average_bits("3/8"))),
+            Row("resnet20", "average 2.5/8", by, _options(effort, budgets=parse_average_bits("2.5/8"))),
             Row("resnet20", "w4a4", by, _options(effort, **uniform, uniform_bits=(4, 4))),
             Row("resnet20", "average 4/4", by, _options(effort, budgets=parse_average_bits("4/4"))),
         ]
@@ -99,6 +100,8 @@ def rows() -> list[Row]:
         Row("mobilenetv2", "w8a8, no data", "mpqc", _options(**uniform), data=False),
         Row("mobilenetv2", "w8a8, no data, --input-range", "mpqc", _options(**uniform, input_range=(-1.0, 1.0)), data=False),
         Row("mobilenetv2", "w4a8", "mpqc --effort fast", _options(**uniform, uniform_bits=(4, 8))),
+        Row("mobilenetv2", "average 5/8", "mpqc --effort fast", _options(budgets=parse_average_bits("5/8"))),
+        Row("mobilenetv2", "average 4/8", "mpqc --effort fast", _options(budgets=parse_average_bits("4/8"))),
     ]
 
 

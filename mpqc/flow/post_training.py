@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 32
 """Samples that ranges and biases are made from"""
-ROUNDED = 96
+ROUNDED = 64
 """Samples that weights are rounded on"""
 JUDGED = 16
 """Other samples that they are judged on"""
@@ -172,10 +172,14 @@ def _reconstructed(inputs: RepairInputs, made: Repaired, job: Job) -> Repaired:
     except ModelError as error:
         job.progress.warn(f"no reconstruction: {error}")
         return replace(made, notes=(*made.notes, f"no reconstruction: {error}"))
+    text = f"reconstruction: {inputs.asked.seconds:.0f} s did not suffice for {found.blocks - found.learned} of {found.blocks} blocks"
+    late = (text,) if found.learned < found.blocks else ()
+    for note in late:
+        job.progress.warn(note)
     if found.after >= found.before:
-        return replace(made, notes=(*made.notes, f"reconstruction does not help: loss {found.before:.3g} -> {found.after:.3g}"))
-    note = f"{found.blocks} blocks reconstructed in {inputs.asked.steps} steps each: loss {found.before:.3g} -> {found.after:.3g}"
-    return replace(made, parameters=found.parameters, notes=(*made.notes, note))
+        return replace(made, notes=(*made.notes, *late, f"reconstruction does not help: loss {found.before:.3g} -> {found.after:.3g}"))
+    note = f"{found.learned} blocks reconstructed in {inputs.asked.steps} steps each: loss {found.before:.3g} -> {found.after:.3g}"
+    return replace(made, parameters=found.parameters, notes=(*made.notes, note, *late))
 
 
 def _reconstruction(inputs: RepairInputs, made: Repaired, job: Job) -> Reconstruction:
@@ -188,7 +192,7 @@ def _reconstruction(inputs: RepairInputs, made: Repaired, job: Job) -> Reconstru
     keep = Keep(lambda: _load(path), lambda state: _save(job, path, state))
     samples = torch.from_numpy(_samples(inputs.network, inputs.batches))
     task = find_task(inputs.network, _first(inputs.batches))
-    effort = Effort(inputs.asked.steps, inputs.asked.seed)
+    effort = Effort(inputs.asked.steps, inputs.asked.seed, inputs.asked.seconds)
     return reconstruct(
         inputs.network, inputs.table, inputs.plan, made.calibration, task, samples, effort, constants=made.constants, keep=keep, tell=job.progress.say
     )

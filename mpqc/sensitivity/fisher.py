@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,38 +17,51 @@ from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import Task
 from mpqc.values.network import Network
 from mpqc.values.qtype import QParams
-from mpqc.values.site import SiteKind
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
 
+LEAST_SAMPLES = 16
+"""Samples that are looked at in any case"""
 
-def fisher_losses(subject: Subject, task: Task, bits: tuple[int, ...], *, seed: int, probes: int) -> dict[str, dict[int, float]]:
+
+def fisher_losses(
+    subject: Subject, task: Task, bits: tuple[int, ...], *, seed: int, probes: int, stable: float | None = None
+) -> dict[str, dict[int, float]]:
     """Site -> bits -> 1/2 E[(g . d)^2]; 0 for sites that only repeat values. Raises DataError for a gradient that is NaN or infinite, by site.
 
-    Memory: the activations of one batch, and the errors of the weights at all `bits` (4 bytes a weight and width).
+    stable: no more data is looked at once sites rank alike on every other batch and on the others (Spearman), after LEAST_SAMPLES samples.
+    Memory: the activations of one batch with a gradient of each probe, and the errors of the weights at all `bits` (4 bytes a weight and width).
     """
     table, calibration, batches = subject.table, subject.calibration, subject.batches
     generator = torch.Generator().manual_seed(seed)
-    repeated = moved_sites(table)
-    watched = frozenset(site.name for site in table.sites if site.name not in repeated)
-    errors = {
-        site.name: _errors(torch.from_numpy(calibration.weights[site.name]), calibration, site.name, bits)
-        for site in table.sites
-        if site.kind is SiteKind.WEIGHT
-    }
-    sums = {site.name: np.zeros(len(bits)) for site in table.sites}
+    watched = frozenset(site.name for site in table.sites) - moved_sites(table)
+    weights = {name: _errors(torch.from_numpy(value), calibration, name, bits) for name, value in calibration.weights.items()}
+    halves = [{site.name: np.zeros(len(bits)) for site in table.sites} for _ in range(2)]
     samples = 0
-    for batch in batches:
+    for index, batch in enumerate(batches):
         values = _forward(subject.network, watched | task.tensors, watched, batch)
-        for name, value in values.items():
-            if name in watched and name not in calibration.weights:
-                errors[name] = _errors(value.detach(), calibration, name, bits)
-        for _ in range(probes):
-            for name, gradient in _gradients(values, watched, task, generator).items():
-                sums[name] += _squared_products(gradient, errors[name], per_sample=name not in calibration.weights)
+        found = [_gradients(values, watched, task, generator) for _ in range(probes)]
+        for name in found[0]:
+            errors = weights[name] if name in weights else _each_error(values[name].detach(), calibration, name, bits)
+            halves[index % 2][name] += _squared_products([gradients[name] for gradients in found], errors, per_sample=name not in weights)
         samples += next(iter(batch.values())).shape[0] if batches.batch_size else 1
-    return {name: dict(zip(bits, (total / (2 * samples * probes)).tolist(), strict=True)) for name, total in sums.items()}
+        if stable is not None and samples >= LEAST_SAMPLES and _agreement(halves) >= stable:
+            break
+    total = {name: halves[0][name] + halves[1][name] for name in halves[0]}
+    return {name: dict(zip(bits, (row / (2 * samples * probes)).tolist(), strict=True)) for name, row in total.items()}
+
+
+def _agreement(halves: list[dict[str, np.ndarray]]) -> float:
+    """Rank correlation of the sites in two halves of the data, at the width in the middle, over those that have any loss."""
+    middle = len(next(iter(halves[0].values()), ())) // 2
+    first, second = (np.array([row[middle] for row in half.values()]) for half in halves)
+    live = (first > 0) | (second > 0)
+    if live.sum() < 2:
+        return 1.0
+    one, other = (np.argsort(np.argsort(half[live])) for half in (first, second))
+    count = len(one)
+    return 1 - 6 * float(np.square(one - other).sum()) / (count * (count**2 - 1))
 
 
 def fisher_products(subject: Subject, task: Task, bits: tuple[int, ...], *, seed: int, probes: int) -> dict[str, np.ndarray]:
@@ -163,15 +176,23 @@ def _errors(value: Tensor, calibration: Calibration, site: str, bits: tuple[int,
     return [_quantized(value, calibration.qparams(site, width)) - value for width in bits]
 
 
+def _each_error(value: Tensor, calibration: Calibration, site: str, bits: tuple[int, ...]) -> Iterator[Tensor]:
+    """Those of an activation, one after the other: torch's own quantizer takes one pass, and differs from ours in single codes at most."""
+    for width in bits:
+        grid = calibration.qparams(site, width)
+        yield torch.fake_quantize_per_tensor_affine(value, float(grid.scale), int(grid.zero_point), grid.qtype.qmin, grid.qtype.qmax).sub_(value)
+
+
 def _quantized(value: Tensor, qparams: QParams) -> Tensor:
     scale, zero = torch.as_tensor(qparams.scale), torch.as_tensor(qparams.zero_point)
     with torch.no_grad():
         return fake_quantize(value, scale, zero, qparams.qtype)
 
 
-def _squared_products(gradient: Tensor, errors: list[Tensor], *, per_sample: bool) -> np.ndarray:
-    """(g . d)^2 for each width; for activations summed over the samples of the batch, whose errors are their own."""
-    rows = gradient.shape[0] if per_sample and gradient.ndim else 1
-    g = gradient.reshape(rows, -1).double() if gradient.numel() < 1024 else gradient.reshape(rows, -1)
-    products = torch.stack([torch.einsum("ri,ri->r", g, error.reshape(rows, -1).to(g.dtype)) for error in errors])
-    return (products.double() ** 2).sum(dim=1).numpy()
+def _squared_products(gradients: list[Tensor], errors: Iterable[Tensor], *, per_sample: bool) -> np.ndarray:
+    """(g . d)^2 for each width, summed over the probes; for activations over the samples of the batch too, whose errors are their own."""
+    rows = gradients[0].shape[0] if per_sample and gradients[0].ndim else 1
+    g = torch.stack([gradient.reshape(rows, -1) for gradient in gradients], 1)
+    g = g.double() if g.shape[2] < 1024 else g
+    products = torch.stack([torch.bmm(g, error.reshape(rows, -1, 1).to(g.dtype)) for error in errors])
+    return (products.double() ** 2).flatten(1).sum(dim=1).numpy()

@@ -12,8 +12,8 @@ that are higher in proportion: with that of 20,000 steps, 0.001, hardly any weig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mpqc.errors import ModelError
 from mpqc.numerics.fake_quant import FakeQuantize
 from mpqc.passes.lib.quantizer_graph import quantizer_of
 from mpqc.strategies.blocks import Block, BlockRunner, blocks_of
+from mpqc.strategies.student import Student, check_batch, like
 from mpqc.training.fusion import Fused
 from mpqc.training.quantizers.base import TrainedState
 from mpqc.training.quantizers.lsq import LsqState
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from mpqc.values.site import SiteTable
 
 BATCH = 32
+STEP_VALUES = 1 << 20
+"""Values that enter and leave a block in one step, about"""
+FEWEST = 4
+"""Samples of a step at least"""
 TRAVEL = 20.0
 """Learning rate times steps, as published: how far Adam can move a rounding variable in all"""
 FASTEST = 0.1
@@ -64,6 +68,8 @@ class Effort:
     steps: int = 500
     """A block"""
     seed: int = 0
+    seconds: float = math.inf
+    """Wall clock that learning may take; a block that is begun is finished"""
     drop: float = 0.5
     """Share of activations of at most FEW_BITS that stay float while a block learns, and of what enters it"""
 
@@ -87,6 +93,8 @@ class Reconstruction:
 
     parameters: TrainedParameters
     blocks: int
+    learned: int
+    """Of `blocks`; the others, for which the time did not suffice, stay as they started"""
     before: float
     """With the constants that were started from"""
     after: float
@@ -142,10 +150,10 @@ def reconstruct(
     refuse_untrainable(network, table)
     trainable = make_trainable(network, table, calibration, task, batch_norm=False, group=Group())
     generator = torch.Generator().manual_seed(effort.seed)
-    student = _Student(trainable, constants or {})
+    student = Student(trainable, constants or {})
     states = _install(trainable, plan, effort, generator, constants or {})
     trainable.root.eval().requires_grad_(False)
-    _check_batch(student, samples)
+    check_batch(student, samples)
     seen, unseen = _split(samples)
     before = _loss(student, task, unseen)
     weights = frozenset(site.name for site in table.sites if site.kind is SiteKind.WEIGHT and plan.bits(site.name) is not None)
@@ -154,52 +162,23 @@ def reconstruct(
     if done:
         tell(f"reconstruction goes on after block {done} of {len(blocks)}")
     if done < len(blocks):
-        work = _Work(student, blocks, task, seen, effort)
-        for index, block in enumerate(blocks):
-            generator.manual_seed(effort.seed + index + 1)
-            work.block(block, states, generator if index >= done else None)
-            if keep is not None and index >= done:
-                keep.save({"done": index + 1, "root": trainable.root.state_dict()})
-    return Reconstruction(fold(trainable, plan), len(blocks), before, _loss(student, task, unseen))
+        done = _learn(_Work(student, blocks, task, seen, effort), blocks, states, generator, keep, done)
+    return Reconstruction(fold(trainable, plan), len(blocks), done, before, _loss(student, task, unseen))
 
 
-class _Student:
-    """The quantized network and, in `floating`, the float one with the weights and biases of the file."""
-
-    def __init__(self, trainable: Trainable, constants: Mapping[str, np.ndarray]) -> None:
-        """`constants`: where biases start, by initializer."""
-        self.trainable, self.root = trainable, trainable.root
-        named = {layer.bias: self.root.get_parameter(layer.bias_at) for layer in trainable.layers if layer.bias}
-        self._given = {given: given.detach().clone() for given in (*named.values(), *trainable.weights())}
-        for name in named.keys() & constants.keys():
-            named[name].data = _like(constants[name], named[name])
-
-    @contextmanager
-    def floating(self) -> Iterator[None]:
-        """Within the block nothing is quantized, corrected or learned."""
-        learned = {parameter: parameter.data for parameter in self._given}
-        try:
-            for parameter, value in self._given.items():
-                parameter.data = value
-            with self.trainable.floating():
-                yield
-        finally:
-            for parameter, value in learned.items():
-                parameter.data = value
-
-
-def _check_batch(student: _Student, samples: Tensor) -> None:
-    """Raises ModelError where results of one sample depend on others, or on their number."""
-    name = student.trainable.network.name
-    with torch.no_grad(), student.floating():
-        try:
-            together = student.root(samples[:2])
-            alone = zip(*(student.root(samples[row : row + 1]) for row in range(len(samples[:2]))), strict=True)
-            same = all(torch.allclose(a, torch.cat(b), rtol=1e-2, atol=1e-3) for a, b in zip(together, alone, strict=True))
-        except (RuntimeError, ValueError) as error:
-            raise ModelError("runs with one batch size alone", where=name, why=str(error).splitlines()[0]) from error
-    if not same:
-        raise ModelError("results of one sample depend on the others", where=name)
+def _learn(
+    work: _Work, blocks: tuple[Block, ...], states: Mapping[str, TrainedState], generator: torch.Generator, keep: Keep | None, done: int
+) -> int:
+    """Learn the blocks behind the first `done`, in order, while there is time; how many are learned in all."""
+    end = time.monotonic() + work.effort.seconds
+    for index, block in enumerate(blocks):
+        if index >= done and time.monotonic() > end:
+            return index
+        generator.manual_seed(work.effort.seed + index + 1)
+        work.block(block, states, generator if index >= done else None)
+        if keep is not None and index >= done:
+            keep.save({"done": index + 1, "root": work.student.root.state_dict()})
+    return len(blocks)
 
 
 def _split(samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +187,7 @@ def _split(samples: Tensor) -> tuple[Tensor, Tensor]:
     return (samples[~out], samples[out]) if out.any() else (samples, samples)
 
 
-def _loss(student: _Student, task: Task, samples: Tensor) -> float:
+def _loss(student: Student, task: Task, samples: Tensor) -> float:
     """Of the quantized network against the float one."""
     total = 0.0
     with torch.no_grad():
@@ -243,7 +222,7 @@ def _install(
         if isinstance(state, RoundingState):
             weight = trainable.weight(sites[0].name)
             if sites[0].name in constants:
-                weight.data = state.near(weight.detach(), _like(constants[sites[0].name], weight))
+                weight.data = state.near(weight.detach(), like(constants[sites[0].name], weight))
             state.begin(weight)
         made[name] = state
     found = {site.name: made[site.group_name] for site in trainable.table.sites if site.group_name in made}
@@ -260,7 +239,7 @@ def _state(kind: SiteKind, bits: int, effort: Effort, generator: torch.Generator
 class _Work:
     """The samples as they are at the block under way: from the float network and from the quantized one."""
 
-    def __init__(self, student: _Student, blocks: tuple[Block, ...], task: Task, samples: Tensor, effort: Effort) -> None:
+    def __init__(self, student: Student, blocks: tuple[Block, ...], task: Task, samples: Tensor, effort: Effort) -> None:
         self.student, self.effort = student, effort
         self.runner = BlockRunner(student.root)
         self.learned: set[TrainedState] = set()
@@ -289,7 +268,7 @@ class _Work:
                 probes = task.probes(observed, generator)
                 gradients = torch.autograd.grad(list(results), list(seen.values()), probes, allow_unused=True)
             for end, gradient in zip(seen, gradients, strict=True):
-                found[end].append(torch.ones_like(seen[end].detach()) if gradient is None else gradient.square())
+                found[end].append(torch.oneslike(seen[end].detach()) if gradient is None else gradient.square())
         return {end: _scaled(parts) for end, parts in found.items()}
 
     def block(self, block: Block, states: Mapping[str, TrainedState], generator: torch.Generator | None) -> None:
@@ -311,8 +290,9 @@ class _Work:
         rates = [group["lr"] for group in groups]
         for step in range(self.effort.steps):
             at = int(torch.randint(len(targets), (1,), generator=generator))
-            error = self.runner.run_block(block, self._mixed(at, generator)) - targets[at]
-            loss = (error.square() * self.fisher[block.end][at]).flatten(1).sum(1).mean() / max(error[0, 0].numel(), 1)
+            rows = self._rows(targets[at], at, generator)
+            error = self.runner.run_block(block, self._mixed(at, rows, generator)) - targets[at][rows]
+            loss = (error.square() * self.fisher[block.end][at][rows]).flatten(1).sum(1).mean() / max(error[0, 0].numel(), 1)
             optimizer.zero_grad()
             (loss + self._undecided(parts, step)).backward()  # type: ignore[no-untyped-call]
             for group, rate in zip(optimizer.param_groups[1:], rates[1:], strict=True):
@@ -328,9 +308,16 @@ class _Work:
         beta = sharpness(step / self.effort.steps, WARM_UP)
         return ROUNDING * torch.stack([state.undecided(beta) for state in parts.roundings]).sum()
 
-    def _mixed(self, at: int, generator: torch.Generator) -> Tensor:
+    def _rows(self, targets: Tensor, at: int, generator: torch.Generator) -> slice:
+        """Neighbours in part `at` that a step learns from: fewer where samples are large."""
+        size = targets[0].numel() + self.quantized[at][0].numel()
+        count = min(max(STEP_VALUES // size, FEWEST), len(targets))
+        first = int(torch.randint(len(targets) - count + 1, (1,), generator=generator)) if count < len(targets) else 0
+        return slice(first, first + count)
+
+    def _mixed(self, at: int, rows: slice, generator: torch.Generator) -> Tensor:
         """What enters the block, with a share of it as in the float network."""
-        quantized, floats = self.quantized[at], self.floats[at]
+        quantized, floats = self.quantized[at][rows], self.floats[at][rows]
         if not self.effort.drop or not self.drops:
             return quantized
         return torch.where(torch.rand(quantized.shape, generator=generator) < self.effort.drop, floats, quantized)
@@ -373,10 +360,6 @@ def _quantizer_in(root: fx.GraphModule, node: fx.Node) -> FakeQuantize | None:
     """The quantizer that `node` calls, alone or at the end of a chain."""
     called = root.get_submodule(str(node.target)) if node.op == "call_module" else None
     return called.parts[1] if isinstance(called, Fused) else quantizer_of(root, node)
-
-
-def _like(values: np.ndarray, tensor: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).reshape(tensor.shape).to(tensor.dtype)
 
 
 def _scaled(parts: list[Tensor]) -> list[Tensor]:

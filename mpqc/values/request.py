@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mpqc.errors import UsageError
 from mpqc.values.budget import Budget
-from mpqc.values.notation import BITS, CHANNELS, FIXED, NUMBERS, PLAN, RANGE, SHAPES
+from mpqc.values.notation import BITS, CHANNELS, FIXED, NUMBERS, PLAN, RANGE, SECONDS, SHAPES
 from mpqc.values.option import listed, option, several
 from mpqc.values.preprocessing import Preprocessing
 from mpqc.values.presets import PRESETS
@@ -38,6 +38,8 @@ GRIDS = (AUTO, "integer")
 """Codes of weights; AUTO: of few bits also the odd numbers, where the target takes them and they lose less"""
 EFFORTS = {"fast": 0, "normal": 300, "high": 2000}
 """Effort -> steps that a block is reconstructed in"""
+EFFORT_SECONDS = {"fast": 300.0, "normal": 1200.0, "high": 7200.0}
+"""Effort -> wall clock that learning blocks may take"""
 ON, OFF = "on", "off"
 NEAREST, GPTQ = "nearest", "gptq"
 ROUNDINGS = (AUTO, NEAREST, GPTQ)
@@ -178,7 +180,8 @@ class Repairing(Seeded):
     effort: str = option(
         "fast",
         "fast: weights of a layer rounded together and biases corrected; normal: ranges chosen by what they cost the output, and weights, biases "
-        f"and steps of activations learned block by block, {EFFORTS['normal']} steps each; high: {EFFORTS['high']} steps",
+        f"and steps of activations learned block by block, {EFFORTS['normal']} steps each, in at most {EFFORT_SECONDS['normal'] / 60:.0f} minutes; "
+        f"high: {EFFORTS['high']} steps, {EFFORT_SECONDS['high'] / 3600:.0f} hours",
     )
     """One of EFFORTS"""
     bias_correction: str = option(AUTO, "mean errors of the codes are taken up by biases: on, off, or auto, where that lowers the loss")
@@ -189,6 +192,13 @@ class Repairing(Seeded):
     range_choice: str = option(AUTO, "range of each activation among mse, minmax and percentile by the loss: on, off, or auto, as --effort says")
     reconstruction: int | None = option(
         None, "learn the rounding of each block in so many steps (0: not), whatever --effort says", unit="steps", least=0
+    )
+
+    repair_seconds: float | None = option(
+        None,
+        "time that learning blocks may take, whatever --effort says: blocks that it does not suffice for stay",
+        "--repair-time",
+        notation=SECONDS,
     )
 
     def __post_init__(self) -> None:
@@ -204,6 +214,11 @@ class Repairing(Seeded):
     def steps(self) -> int:
         """Steps that a block is reconstructed in; 0: not at all."""
         return EFFORTS[self.effort] if self.reconstruction is None else self.reconstruction
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock that learning blocks may take."""
+        return EFFORT_SECONDS[self.effort] if self.repair_seconds is None else self.repair_seconds
 
     @property
     def chooses_ranges(self) -> bool:

@@ -79,6 +79,14 @@ def test_a_second_run_learns_nothing_again(tmp_path: Path, monkeypatch: pytest.M
         repair(replace(inputs, asked=Repairing(reconstruction=6)), job_in(tmp_path))
 
 
+def test_a_time_that_does_not_suffice_is_said(tmp_path: Path) -> None:
+    made = repair(inputs_of(Repairing(reconstruction=5, repair_seconds=1e-9)), job_in(tmp_path))
+    assert any("did not suffice for 4 of 4 blocks" in note for note in made.notes)
+    assert made.parameters is None
+    assert [Options(effort=name).repairing.seconds for name in ("fast", "normal", "high")] == [300, 1200, 7200]
+    assert Options(effort="high", repair_seconds=60.0).repairing.seconds == 60
+
+
 def test_without_data_nothing_is_repaired(tmp_path: Path) -> None:
     inputs = inputs_of(Repairing(effort="high", bias_correction="on"), data=False)
     made = repair(inputs, job_in(tmp_path))

@@ -17,7 +17,9 @@ from mpqc.frontend import load_network
 from mpqc.numerics.integer import dequantize, quantize
 from mpqc.quantize.calibration import Calibration, calibrate
 from mpqc.quantize.sites import find_sites
+from mpqc.sensitivity.fisher import _agreement, fisher_losses
 from mpqc.sensitivity.measure import _monotone, measure
+from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import LEAN, Task, Term, find_task
 from mpqc.values.network import Network
 from mpqc.values.sensitivities import Sensitivities, read_sensitivities
@@ -139,6 +141,24 @@ def test_batches_of_several_samples_agree_with_single_ones(measured: dict[str, S
     for site, row in measured["distance"].values.items():
         assert distance.values[site][4] == pytest.approx(row[4], rel=0.02, abs=1e-7)
     assert correlation(fit, distance, (4,)) > 0.8
+
+
+def test_data_is_looked_at_until_two_halves_of_it_rank_sites_alike(
+    network: Network, table: SiteTable, calibration: Calibration, batches: Batches
+) -> None:
+    """At a rank correlation that any halves have, 16 samples are looked at, at one that none have all 24."""
+    subject, task = Subject(network, table, calibration, batches), find_task(network, batches)
+    few, every = (fisher_losses(replace(subject, batches=replace(batches, limit=limit)), task, BITS, seed=0, probes=2) for limit in (16, 24))
+    assert fisher_losses(subject, task, BITS, seed=0, probes=2, stable=-1.0) == few
+    assert fisher_losses(subject, task, BITS, seed=0, probes=2, stable=1.1) == every
+    assert few != every
+
+
+def test_agreement_is_spearmans_over_sites_that_have_a_loss() -> None:
+    first = {name: np.array([0.0, value, 0.0]) for name, value in zip("abcde", (1.0, 2.0, 4.0, 3.0, 0.0), strict=True)}
+    second = {name: np.array([9.0, value, 0.0]) for name, value in zip("abcde", (10.0, 20.0, 30.0, 40.0, 0.0), strict=True)}
+    assert _agreement([first, second]) == pytest.approx(0.8)
+    assert _agreement([{"a": np.ones(3)}, {"a": np.ones(3)}]) == 1.0
 
 
 def test_unknown_method(network: Network, table: SiteTable, calibration: Calibration, batches: Batches) -> None:
