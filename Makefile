@@ -63,8 +63,12 @@ sanitizers:
 MINUTES ?= 60
 N ?= 1000000
 SEED ?= $(shell date +%y%m%d)0000000
+# Kinds of files that atheris, where it installs, fuzzes for a minute each by the code that they reach
+GUIDED ?= target rows plan sites sensitivities report description arrays
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(N) --seed $(SEED) --minutes $(MINUTES) --deep 0.05 --keep build/fuzz
+	$(BIN)/python -m pip install --quiet -c constraints.txt atheris || echo "mpqc: atheris does not install here, so nothing is guided by coverage"
+	for kind in $(GUIDED); do OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.guided $$kind --minutes 1 --keep build/fuzz || exit 1; done
 
 # Counts of benchmarks/results/faults.md; about half an hour
 faults: setup sanitizers
