@@ -19,7 +19,7 @@ READ_BY_PYTHON = ("target", "rows", "plan", "sites", "sensitivities", "report", 
 """Kinds whose reader is mpqc's own code; networks are first parsed by C++, which has no eyes here"""
 
 
-class Answered(Exception):
+class BadAnswerError(Exception):
     """Something else than one clear line."""
 
 
@@ -77,7 +77,7 @@ def _trial(read: Callable[[Path, Path], object], place: Path, seeds: Path) -> Ca
         place.write_bytes(data)
         fault = judged(lambda: read(place, seeds))
         if fault:
-            raise Answered(fault)
+            raise BadAnswerError(fault)
 
     return trial
 
