@@ -46,7 +46,8 @@ def guarded_plan(plan: Plan, analysis: Analysis, cost_model: CostModel, budgets:
     few = replace(analysis.batches, limit=min(analysis.batches.limit, SAMPLES))
     own, *others = plan_losses(analysis.network, table, analysis.calibration, few, (plan, *rivals.values()))
     least, (weights, activations) = min(zip(others, rivals, strict=True))
-    worthless = _worthless(min(own, least), analysis, few)
+    way = "raise the budgets" if budgets else "keep some sites float with --fix SITE=float"
+    worthless = _worthless(min(own, least), analysis, few, way)
     if own <= least:
         return replace(plan, notes=(*plan.notes, *worthless)) if worthless else plan
     best = rivals[weights, activations]
@@ -54,7 +55,7 @@ def guarded_plan(plan: Plan, analysis: Analysis, cost_model: CostModel, budgets:
     return replace(best, strategy=plan.strategy, notes=(*best.notes, *plan.notes, note, *worthless))
 
 
-def _worthless(least: float, analysis: Analysis, batches: Batches) -> tuple[str, ...]:
+def _worthless(least: float, analysis: Analysis, batches: Batches, way: str) -> tuple[str, ...]:
     """A note where the best plan loses as much as answering the same for every sample would."""
     from mpqc.sensitivity.plan_loss import blank_loss
 
@@ -63,7 +64,7 @@ def _worthless(least: float, analysis: Analysis, batches: Batches) -> tuple[str,
     blank = blank_loss(analysis.network, analysis.table, batches)
     if least < blank or blank < VARIES:
         return ()
-    return (f"{WORTHLESS}: the best one loses {least:.3g} on the calibration data, the same answer for every sample {blank:.3g}; raise the budgets",)
+    return (f"{WORTHLESS}: the best one loses {least:.3g} on the calibration data, the same answer for every sample {blank:.3g}; {way}",)
 
 
 def warn_of_worthless(plan: Plan, progress: Progress) -> None:
