@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
@@ -51,8 +51,9 @@ class Pricing:
         scaled = None if limit is None else written(limit) * self._steps(resource)
         if isinstance(facts.price, Largest):
             price = _counted(facts.price.price, facts.steps)
-            moments = tuple(self._moment(names, price) for names in facts.price.moments(self.table))
-            return Peak(resource.value, moments, scaled, show, facts.flag.option)
+            moments = [self._moment(names, price) for names in facts.price.moments(self.table)]
+            ends = self._ends(price if facts.price.beside else _nothing)
+            return Peak(resource.value, (*moments, *ends), scaled, show, facts.flag.option)
         tables, constant = self._terms(facts.price, facts.steps)
         return Cost(resource.value, tuple(tables), scaled, constant, show, facts.flag.option)
 
@@ -96,6 +97,15 @@ class Pricing:
     def _moment(self, names: Iterable[str], price: SitePrice) -> tuple[Table, ...]:
         sites = (self.table.by_name[name] for name in names if name in self.table.by_name)
         return tuple(self._site_table(site, price) for site in sites)
+
+    def _ends(self, price: SitePrice) -> Iterator[tuple[Table, ...]]:
+        """A moment for each site that leaves the network as codes: `price` of them, and their float32 copy."""
+        ends: Mapping[str, int] = getattr(self.model, "float_ends", lambda table: {})(self.table)
+        for name, size in ends.items():
+            site = self.table.by_name[name]
+            bits = self.candidates[site.group_name]
+            values = [price(self.model, site, FLOAT_BITS if width is None else width) + (0 if width is None else size) for width in bits]
+            yield (Table((self.position[site.group_name],), np.array(values, dtype=float)),)
 
     def _kernel_table(self, node: OpNode) -> Table:
         table = self._node_table(node, lambda node, weight, inputs, output: 0.0)
@@ -154,6 +164,10 @@ class Pricing:
 
     def _elements(self, kind: SiteKind) -> int:
         return max(sum(site.counted for site in self._sites(kind)), 1)
+
+
+def _nothing(model: Pricer, site: Site, bits: int) -> float:
+    return 0.0
 
 
 def _bits(model: Pricer, site: Site, bits: int) -> float:

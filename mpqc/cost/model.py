@@ -185,6 +185,12 @@ class CostModel:
             return file_bytes_beside(table)
         return bytes_beside(table, (work.kind for work in self.boundary)) if self._has_code else 0
 
+    def float_ends(self, table: SiteTable) -> Mapping[str, int]:
+        """Bytes of the float32 copy that a program writes of each site that leaves the network; none where there is no program."""
+        read = {name for node in table.nodes for name in node.inputs}
+        ends = (node for node in table.nodes if self._has_code and node.output not in read and node.output in table.by_name)
+        return {node.output: prod(node.output_shape) * FLOAT_BITS // 8 for node in ends}
+
     def _packed_bytes(self, elements: int, bits: int) -> int:
         return ceil(elements * _container(bits, self.target.containers.weights) / 8)
 

@@ -20,8 +20,9 @@ class Pricer(Protocol):
     """What the allocator asks of a cost model. Bits are those of `Site` choices; a float tensor counts 32.
 
     Optional: `overhead_bytes(site)` (scale and bias of a weight), `beside_bytes(table)` (constants of kernels without weights),
-    `has_kernel(node, weight_bits, input_bits)`, `nanojoules(node, weight_bits, input_bits)`, `require(resource)` (raises where the target does
-    not know it), `form(node, weight_bits, input_bits)` (name of the special form that a convolution gets; empty for none).
+    `float_ends(table)` (bytes of the float32 copies of sites that leave the network, by site), `has_kernel(node, weight_bits, input_bits)`,
+    `nanojoules(node, weight_bits, input_bits)`, `require(resource)` (raises where the target does not know it),
+    `form(node, weight_bits, input_bits)` (name of the special form that a convolution gets; empty for none).
     """
 
     def choices(self, site: Site) -> tuple[int, ...]:
@@ -85,10 +86,12 @@ class NodeSum:
 
 @dataclass(frozen=True)
 class Largest:
-    """The largest of several sums: `moments` names the sites that count together."""
+    """The largest of several sums: `moments` names the sites that count together. Results of the network in float32 count too (`float_ends`)."""
 
     price: SitePrice
     moments: Callable[[SiteTable], Iterable[Sequence[str]]]
+    beside: bool
+    """Whether a result in float32 is there together with its codes, or counts by itself"""
 
 
 Price = SiteSum | SiteMean | NodeSum | Largest

@@ -109,9 +109,9 @@ RESOURCES: Mapping[Resource, ResourceFacts] = {
     Resource.BOPS: ResourceFacts(BOPS, BIT_OPERATIONS, NodeSum(prices.bit_operations, products=True), "bops"),
     Resource.WEIGHT_BITS: ResourceFacts(AVERAGE_BITS, BITS, SiteMean(SiteKind.WEIGHT), "weight bits"),
     Resource.ACTIVATION_BITS: ResourceFacts(AVERAGE_BITS, BITS, SiteMean(SiteKind.ACTIVATION), "activation bits"),
-    Resource.PEAK_MEMORY: ResourceFacts(ACTIVATION_MEMORY, BYTES, Largest(prices.activation_bytes, prices.live), "peak memory"),
+    Resource.PEAK_MEMORY: ResourceFacts(ACTIVATION_MEMORY, BYTES, Largest(prices.activation_bytes, prices.live, beside=True), "peak memory"),
     Resource.LARGEST_ACTIVATION: ResourceFacts(
-        LARGEST_ACTIVATION, BYTES, Largest(prices.activation_bytes, prices.each_activation), "largest activation"
+        LARGEST_ACTIVATION, BYTES, Largest(prices.activation_bytes, prices.each_activation, beside=False), "largest activation"
     ),
     Resource.ENERGY: ResourceFacts(ENERGY, JOULES, NodeSum(prices.nanojoules, products=True), "energy", FINE, _ENERGIES),
 }

@@ -121,7 +121,7 @@ def four_that_interact(losses: dict[tuple[int, int], float]) -> Terms:
     ("losses", "cells", "share", "gone"),
     [
         ({}, 15, None, {(0, 1)}),  # a clique of four has 16 cells
-        ({}, 7, None, {(0, 1), (0, 2)}),
+        ({}, 7, None, {(0, 1), (0, 2), (1, 2)}),  # a triangle has 8
         ({}, 15, 0.5, {(0, 1), (0, 2), (0, 3)}),
         ({(0, 1): 9.0}, 15, None, {(0, 2)}),
         ({(0, 1): 9.0, (2, 3): 0.5}, 15, None, {(0, 2)}),

@@ -174,6 +174,17 @@ def test_largest_activation_and_peak_are_those_of_the_program(make: object, bits
     assert peak == found.arena.live_bytes
 
 
+def test_float_results_count_beside_their_codes_and_as_the_largest() -> None:
+    net = Builder()
+    y = net.conv(net.conv("x", 3, 4), 4, 6, relu=False)
+    for target in ("host", "cortex-a76"):
+        table, found = lowered(graph_model(net.nodes, {"x": np.zeros((1, 3, 16, 16), np.float32)}, net.constants, [y]), 8, target)
+        largest, peak = uses(table, 8, target, [Resource.LARGEST_ACTIVATION, Resource.PEAK_MEMORY])
+        assert largest == found.largest_bytes == 6 * 16 * 16 * 4
+        assert peak == found.arena.live_bytes == 6 * 16 * 16 * 5
+    assert uses(table, 8, "packed", [Resource.LARGEST_ACTIVATION, Resource.PEAK_MEMORY]) == [6 * 16 * 16, 10 * 16 * 16]
+
+
 @NETS
 def test_fused_additions_only_save_memory(make: object) -> None:
     table, found = lowered(make(), 4, "cortex-a76")
