@@ -67,8 +67,10 @@ def percent(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def session_scores(path: str, images: np.ndarray) -> np.ndarray:
-    """Outputs of an ONNX file in ONNX Runtime, image by image."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    """Outputs of an ONNX file in ONNX Runtime, image by image; sums do not saturate on x86 without VNNI either."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     key = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {key: image[None]})[0] for image in images])
 
