@@ -184,8 +184,15 @@ class Target(_Facts):
         return self.llvm.mtriple.split("-")[0] if self.llvm else ""
 
     @property
+    def adds_in_int16(self) -> bool:
+        """Whether the kernels for this target add products of a matrix up in int16, before int32."""
+        return self.llvm is not None and best_form("product", self.features) == "neon"
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of the code for this target."""
+        if self.adds_in_int16:
+            return (f"{self.name}: weights of 5 to 8 bits do without the least code of their type, of which two products do not fit int16",)
         if self.llvm is None or best_form("product", self.features) != PORTABLE.name:
             return ()
         listed = ", ".join(self.isa) or "none"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.values.plan import Plan
-from mpqc.values.site import SiteTable
+from mpqc.values.site import SiteKind, SiteTable
 
 if TYPE_CHECKING:
     import onnx
@@ -35,6 +35,8 @@ class Exporting:
     """Weights and grids that were learned for the one plan that is exported; None: those of the file"""
     constants: Mapping[str, np.ndarray] | None = None
     """By initializer, for the one plan that is exported; None: they are corrected for each plan"""
+    narrow: bool = False
+    """Weights keep away from the least code of their type, see quantize/narrow_range.py"""
 
 
 def export_program(exporting: Exporting, plan: Plan) -> tuple[onnx.ModelProto, Program]:
@@ -50,11 +52,25 @@ def export_program(exporting: Exporting, plan: Plan) -> tuple[onnx.ModelProto, P
 
     network, table, calibration, trained = exporting.network, exporting.table, exporting.calibration, exporting.trained
     if trained is not None:
-        whole = export_qdq(network, table, plan, trained, opset=exporting.opset, weights=trained.weights)
+        own = {**trained.weights, **_narrowed(exporting, plan, trained.weights)}
+        whole = export_qdq(network, table, plan, trained, opset=exporting.opset, weights=own)
         model = RemoveZeroChannels().run(whole).model  # channels that training left without any weight
         return model, read_qdq(model)
     weights = exporting.constants
     if weights is None and exporting.batches.origin != "noise":
         weights = correct_biases(network, table, plan, calibration, exporting.batches)
+    weights = {**(weights or {}), **_narrowed(exporting, plan, calibration.weights)}
     model = export_qdq(network, table, plan, calibration, opset=exporting.opset, weights=weights)
     return model, read_qdq(model)
+
+
+def _narrowed(exporting: Exporting, plan: Plan, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of `weights` that are moved away from the least code of their type, where that is asked for."""
+    from mpqc.quantize.narrow_range import without_least_codes
+
+    if not exporting.narrow:
+        return {}
+    grids = exporting.trained or exporting.calibration
+    bits = {site.name: plan.bits(site.name) for site in exporting.table.sites if site.kind is SiteKind.WEIGHT}
+    chosen = {name: grids.qparams(name, width) for name, width in bits.items() if width is not None}
+    return without_least_codes(chosen, weights)

@@ -65,7 +65,7 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     analysis = analyze_network(material, options, job)
     cost_model = cost_model.for_network(analysis.table)
     memory = merged(options.budgets).get(Resource.PEAK_MEMORY)
-    builder = Builder(_exporting(analysis, options.opset, None), cost_model.target, job, memory)
+    builder = Builder(_exporting(analysis, options.opset, None, cost_model.target), cost_model.target, job, memory)
     choose = partial(_chosen, analysis, options, cost_model, options.budgets)
     with job.progress.phase("allocate"), way_out_kept(job.workspace), builder.explaining():
         plan = first_plan(choose, options.budgets, lambda plan: builder.measure_aside(plan, None))
@@ -73,7 +73,7 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     if options.training is not None:
         start = _start(plan, analysis, options, cost_model, builder)
         trained = _trained(analysis, start, options, cost_model.target, job)
-        plan, builder = trained.plan, builder.of(_exporting(analysis, options.opset, trained))
+        plan, builder = trained.plan, builder.of(_exporting(analysis, options.opset, trained, cost_model.target))
     with way_out_kept(job.workspace), builder.explaining():
         held = _held(plan, analysis, options, cost_model, builder, verifier)
         plan, builder = (held.plan, builder) if trained else _repaired(held.plan, analysis, options, builder)
@@ -137,9 +137,10 @@ def _chosen(analysis: Analysis, options: Options, cost_model: CostModel, budgets
     return guarded_plan(plan, analysis, cost_model, budgets, options.fixed) if solved else plan
 
 
-def _exporting(analysis: Analysis, opset: int | None, trained: Trained | None) -> Exporting:
+def _exporting(analysis: Analysis, opset: int | None, trained: Trained | None, target: Target) -> Exporting:
     parameters = None if trained is None else trained.parameters
-    return Exporting(analysis.network, analysis.table, analysis.calibration, analysis.batches, opset, parameters)
+    narrow = target.adds_in_int16
+    return Exporting(analysis.network, analysis.table, analysis.calibration, analysis.batches, opset, parameters, narrow=narrow)
 
 
 def _repaired(plan: Plan, analysis: Analysis, options: Options, builder: Builder) -> tuple[Plan, Builder]:
