@@ -44,17 +44,25 @@ class Chains:
     def chain(self) -> int:
         """Vectors that are surely summed in int16: all, or so many of a segment; 0 for less than one."""
         weights, inputs = self.run.widths
-        return longest_chain(
-            self.segments, ceil(self.steps * LANES / VECTOR), lambda vectors: 2 * vectors <= chain_products(weights or inputs, inputs)
-        )
+        most = chain_products(weights or inputs, inputs)
+        return longest_chain(self.segments, self.vectors, lambda vectors: self._products(vectors) <= most)
+
+    def _products(self, vectors: int) -> int:
+        """Products of a lane in a chain of so many vectors; the last vector of a segment may be half a one."""
+        whole = self.segments * self.vectors
+        return self.segments * self.steps if vectors >= whole else min(2 * vectors, self.steps)
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a segment, a half one counted whole."""
+        return ceil(self.steps * LANES / VECTOR)
 
     @property
     def widenings(self) -> int:
         """Additions to int32, for one output."""
-        vectors = ceil(self.steps * LANES / VECTOR)
-        if self.chain >= self.segments * vectors:
+        if self.chain >= self.segments * self.vectors:
             return 1
-        return self.segments * (ceil(vectors / self.chain) if self.chain else self.steps)
+        return self.segments * (ceil(self.vectors / self.chain) if self.chain else self.steps)
 
     @property
     def is_long(self) -> bool:
@@ -100,6 +108,7 @@ MATRIX: Mapping[str, Callable[[Run], float]] = {
     "sums widened": _of(lambda chains: chains.outputs * chains.widenings),
     "sums of long chains widened": _of(lambda chains: chains.outputs * chains.widenings if chains.is_long else 0),
     "outputs": _of(lambda chains: chains.outputs),
+    "outputs beyond L1": lambda run: run.shape.outputs * run.overflow(run.caches.l1d_bytes),
     "outputs of large layers": _of(lambda chains: chains.outputs if chains.is_large else 0),
     "multiplications of few pixels": _of(lambda chains: chains.outputs * chains.segments * chains.steps if chains.run.shape.pixels < 3 else 0),
     "tiles": _of(lambda chains: chains.tiles),
@@ -116,5 +125,9 @@ def _runs_of_taps(run: Run) -> float:
     return run.shape.outputs * ceil(taps / chain_products(weights or inputs, inputs))
 
 
-WINDOW: Mapping[str, Callable[[Run], float]] = {"sums widened": _runs_of_taps}
+WINDOW: Mapping[str, Callable[[Run], float]] = {
+    "sums widened": _runs_of_taps,
+    "outputs beyond L1": lambda run: run.shape.outputs * run.overflow(run.caches.l1d_bytes),
+    "input columns copied at the edges": lambda run: _padded(run) / run.shape.in_w,
+}
 """Of depthwise convolutions, beside what they have on all cores"""

@@ -64,6 +64,10 @@ class Run:
         held = max(own, self.context.network_weight_bytes + self.activation_bytes)
         return self.weight_bytes * overflow(held, cache_bytes) + self.activation_bytes * overflow(own, cache_bytes)
 
+    def overflow(self, cache_bytes: int) -> float:
+        """Share of this run's own bytes that do not stay in a cache of `cache_bytes` from one run to the next."""
+        return overflow(self.weight_bytes + self.activation_bytes, cache_bytes)
+
 
 def overflow(used: float, cache_bytes: int) -> float:
     """Share of what is read that does not stay in a cache, where `used` bytes are read between two uses."""
