@@ -103,12 +103,16 @@ def _padded(run: Run) -> float:
     return shape.inputs if (shape.out_h - 1) * shape.stride_h + shape.kernel_h > shape.in_h or shape.taps % VECTOR else 0.0
 
 
+STORES: Mapping[str, Callable[[Run], float]] = {
+    "outputs beyond L1": lambda run: run.shape.outputs * run.overflow(run.caches.l1d_bytes),
+}
+"""Of every kernel: these cores wait for a store that misses L1"""
 MATRIX: Mapping[str, Callable[[Run], float]] = {
     "multiplications": _of(lambda chains: chains.outputs * chains.segments * chains.steps),
     "sums widened": _of(lambda chains: chains.outputs * chains.widenings),
     "sums of long chains widened": _of(lambda chains: chains.outputs * chains.widenings if chains.is_long else 0),
     "outputs": _of(lambda chains: chains.outputs),
-    "outputs beyond L1": lambda run: run.shape.outputs * run.overflow(run.caches.l1d_bytes),
+    **STORES,
     "outputs of large layers": _of(lambda chains: chains.outputs if chains.is_large else 0),
     "multiplications of few pixels": _of(lambda chains: chains.outputs * chains.segments * chains.steps if chains.run.shape.pixels < 3 else 0),
     "tiles": _of(lambda chains: chains.tiles),
@@ -127,7 +131,7 @@ def _runs_of_taps(run: Run) -> float:
 
 WINDOW: Mapping[str, Callable[[Run], float]] = {
     "sums widened": _runs_of_taps,
-    "outputs beyond L1": lambda run: run.shape.outputs * run.overflow(run.caches.l1d_bytes),
+    **STORES,
     "input columns copied at the edges": lambda run: _padded(run) / run.shape.in_w,
 }
 """Of depthwise convolutions, beside what they have on all cores"""

@@ -273,8 +273,8 @@ ALL_WIDTHS: Widths = (None, 0)
 
 def quantities(kind: OpKind, form: str = "dotprod") -> Mapping[str, Quantity]:
     """Name -> quantity that kernels of `kind` are priced by, on cores with this form of the product."""
-    chained = _CHAINED.get(kind) if form == "neon" else None
-    return chained or _QUANTITIES.get(kind, _ELEMENTS)
+    known = _QUANTITIES.get(kind, _ELEMENTS)
+    return known if form != "neon" else _CHAINED.get(kind) or {**known, **chains.STORES}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mpqc.facts.kernels import chain_products, longest_chain
 from mpqc.lowering.kernels.smull import chain_of
 from mpqc.targets import CostRow, OpKind, Shape
 from mpqc.targets.schema import Caches
+from mpqc.values.qtype import largest_code
 
 CACHES = Caches(l1d_bytes=32 << 10, l2_bytes=512 << 10)
 LAYER = Shape(14, 14, 256, 14, 14, 256, 3, 3)
@@ -24,7 +25,7 @@ def chains(shape: Shape, weights: int, inputs: int) -> Chains:
 
 @pytest.mark.parametrize(("weights", "inputs"), WIDTHS)
 def test_so_many_products_fit_and_not_twice_as_many(weights: int, inputs: int) -> None:
-    largest = (1 << weights - 1) - (weights > 4)
+    largest = largest_code(weights) - (weights > 4)
     count = chain_products(weights, inputs)
     assert count * largest << inputs - 1 <= 2**15 - 1 < 2 * count * largest << inputs - 1
 
@@ -39,7 +40,7 @@ def test_one_bit_less_of_either_side_is_worth_the_same() -> None:
 def test_the_model_counts_the_chains_that_kernels_run_with_the_worst_weights(shape: Shape, weights: int, inputs: int) -> None:
     """With the largest weight everywhere, as `timing/weights.py` plants it in one lane."""
     counted = chains(shape, weights, inputs)
-    largest = (1 << weights - 1) - 1 if weights > 4 else -(1 << weights - 1)
+    largest = largest_code(weights) - 1 if weights > 4 else -largest_code(weights)
     length = shape.taps // counted.segments
     matrix = np.zeros((8, counted.segments, -(-length // 8) * 8), np.int8)
     matrix[:, :, :length] = largest
