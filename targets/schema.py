@@ -139,6 +139,8 @@ class Target(_Facts):
     """code: mpqc compiles for it. cost-only: plan and QDQ file come out, no program"""
     isa: Texts = ()
     """Features of the cores, see mpqc/facts/features.py"""
+    joins_additions: Annotated[bool, Field(strict=True)] = False
+    """Cost-only: a convolution adds a residual before it stores anything; cores whose kernels do so are known by their features"""
     cores: Positive = 1
     clock_hz: Positive | None = None
     alignment: Positive = 64

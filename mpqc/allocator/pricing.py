@@ -51,7 +51,7 @@ class Pricing:
         scaled = None if limit is None else written(limit) * self._steps(resource)
         if isinstance(facts.price, Largest):
             price = _counted(facts.price.price, facts.steps)
-            moments = [self._moment(names, price) for names in facts.price.moments(self.table)]
+            moments = [self._moment(names, price) for names in facts.price.moments(self.model, self.table)]
             ends = self._ends(price if facts.price.beside else _nothing)
             return Peak(resource.value, (*moments, *ends), scaled, show, facts.flag.option)
         tables, constant = self._terms(facts.price, facts.steps)

@@ -7,8 +7,8 @@ is ready before it runs, and all three tensors have one shape of rank 3 or 4. Of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mpqc.facts.kernels import is_depthwise, stores_vectors
 from mpqc.values.site import OpNode, SiteTable
@@ -57,10 +57,29 @@ class Joins:
         return self._made.get(name, -1)
 
 
-def fused_additions(table: SiteTable) -> frozenset[str]:
-    """Names of the Adds of `table` that the convolution before them does."""
+@dataclass(frozen=True)
+class Additions:
+    """What convolutions of a network add at their ends."""
+
+    kernels: frozenset[str] = frozenset()
+    """Names of the Adds that a kernel of the target does"""
+    joined: Mapping[str, str] = field(default_factory=dict)
+    """Outputs of convolutions that are never stored, with the site of the sum"""
+
+    @classmethod
+    def of(cls, table: SiteTable, *, has_kernel: bool) -> Additions:
+        """All of `table`; without the kernel the target is one that adds by other means."""
+        found = fused_additions(table)
+        sums = {node.name: node.output for node in table.nodes if node.output in table.by_name}
+        joined = {made: sums[name] for name, made in found.items() if name in sums and made in table.by_name}
+        return cls(frozenset(found) if has_kernel else frozenset(), joined)
+
+
+def fused_additions(table: SiteTable) -> dict[str, str]:
+    """Names of the Adds of `table` that the convolution before them does, with the output of that convolution, which is then never stored."""
     joins = Joins([Step(node.inputs, (node.output, *node.extra_outputs), _convolves(node)) for node in table.nodes])
-    return frozenset(node.name for node in table.nodes if node.op_type == "Add" and _alike(node, table) and joins.of(node.inputs))
+    found = {node.name: joins.of(node.inputs) for node in table.nodes if node.op_type == "Add" and _alike(node, table)}
+    return {name: operands[0] for name, operands in found.items() if operands}
 
 
 def _convolves(node: OpNode) -> bool:

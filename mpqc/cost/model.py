@@ -15,7 +15,7 @@ from math import ceil, prod
 from mpqc.cost.file import channels, file_bytes_beside, file_overhead_bytes, file_weight_bytes
 from mpqc.cost.fit import ALL_WIDTHS, Fit, fit_rows
 from mpqc.cost.forms import KERNELS, KINDS, cheapest, exact_kinds, has_forms
-from mpqc.cost.fusion import fused_additions
+from mpqc.cost.fusion import Additions
 from mpqc.cost.run import Context, Run, Widths
 from mpqc.cost.storage import bytes_beside, packable, panel_elements, panel_overhead
 from mpqc.cost.workload import Workload, conversion, workload
@@ -45,12 +45,12 @@ class CostModel:
         context: Context | None = None,
         boundary: tuple[Workload, ...] = (),
         packed: frozenset[str] = frozenset(),
-        fused: frozenset[str] = frozenset(),
+        additions: Additions | None = None,
         sites: Mapping[str, Site] | None = None,
     ) -> None:
         """`boundary`: kernels that every run of the network needs whatever the plan, counted as fixed. `packed`: activation sites that
-        may lie in the target's packed containers. `fused`: Adds that a convolution does. `sites`: of the network, by name."""
-        self.packed, self.fused, self.sites = packed, fused, sites or {}
+        may lie in the target's packed containers. `additions`: those that convolutions do. `sites`: of the network, by name."""
+        self.packed, self.additions, self.sites = packed, additions or Additions(), sites or {}
         self.target = target
         self.context = context or Context()
         self.boundary = boundary
@@ -60,10 +60,16 @@ class CostModel:
         and leave the integer program are converted."""
         widest = max(self.target.choices.weights)
         total = sum(self.code_bytes(site, widest) for site in table.sites if site.kind is SiteKind.WEIGHT)
-        return CostModel(self.target, Context(float(total)), conversions(table), packable(table), self._fused(table), table.by_name)
+        return CostModel(self.target, Context(float(total)), conversions(table), packable(table), self._additions(table), table.by_name)
 
-    def _fused(self, table: SiteTable) -> frozenset[str]:
-        return fused_additions(table) if best_form("residual", self.target.features) else frozenset()
+    def _additions(self, table: SiteTable) -> Additions | None:
+        has_kernel = best_form("residual", self.target.features) is not None
+        return Additions.of(table, has_kernel=has_kernel) if has_kernel or self.target.joins_additions else None
+
+    @property
+    def joined(self) -> Mapping[str, str]:
+        """Activation sites that are added to before they are stored, with the site of the sum."""
+        return self.additions.joined
 
     def choices(self, site: Site) -> tuple[int, ...]:
         """Widths that `site` may be given, ascending."""
@@ -199,10 +205,12 @@ class CostModel:
         return self.target.lowering == "code"
 
     def activation_bytes(self, site: Site, bits: int) -> int:
-        """Bytes of the activation as stored: `bits` rounded up to a container, packed, whole bytes.
+        """Bytes of the activation as stored: `bits` rounded up to a container, packed, whole bytes; 0 where it is added to before it is stored.
 
         A container that only packed activations have counts after `for_network`, which knows what lies around the site.
         """
+        if site.name in self.joined:
+            return 0
         containers = self.target.containers
         fitting = (*containers.activations, *(containers.packed_activations if site.name in self.packed else ()))
         return ceil(site.elements * _container(bits, fitting) / 8)
@@ -239,7 +247,7 @@ class CostModel:
         work = workload(node)
         if work is None:
             return None
-        kind = OpKind.RESIDUAL if node.name in self.fused else work.kind
+        kind = OpKind.RESIDUAL if node.name in self.additions.kernels else work.kind
         known = any(kind in facts.ops for facts in self.target.kernels)
         return replace(work, kind=kind if known else STAND_INS.get(kind, kind))
 

@@ -5,7 +5,7 @@ The allocator makes its tables from these; a cost model (`Pricer`) says what one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,7 +89,7 @@ class Largest:
     """The largest of several sums: `moments` names the sites that count together. Results of the network in float32 count too (`float_ends`)."""
 
     price: SitePrice
-    moments: Callable[[SiteTable], Iterable[Sequence[str]]]
+    moments: Callable[[Pricer, SiteTable], Iterable[Sequence[str]]]
     beside: bool
     """Whether a result in float32 is there together with its codes, or counts by itself"""
 
@@ -139,11 +139,12 @@ def nanojoules(model: Pricer, node: OpNode, weight: int | None, inputs: tuple[in
     return float(price(node, weight, inputs))
 
 
-def live(table: SiteTable) -> Iterable[Sequence[str]]:
-    """The activations that are in memory together, step by step."""
-    return table.live
+def live(model: Pricer, table: SiteTable) -> Iterable[Sequence[str]]:
+    """The activations that are in memory together, step by step. While a convolution that adds at its end runs, the sum is written."""
+    joined: Mapping[str, str] = getattr(model, "joined", {})
+    return [tuple(dict.fromkeys((*names, *(joined[name] for name in names if name in joined)))) for names in table.live]
 
 
-def each_activation(table: SiteTable) -> Iterable[Sequence[str]]:
+def each_activation(model: Pricer, table: SiteTable) -> Iterable[Sequence[str]]:
     """Every activation by itself."""
     return [(site.name,) for site in table.sites if site.kind is SiteKind.ACTIVATION]

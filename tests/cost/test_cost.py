@@ -163,8 +163,8 @@ def residual(reads: tuple[str, ...] = ("x", "c"), groups: int = 1) -> SiteTable:
 
 
 def test_additions_that_a_convolution_does_are_found() -> None:
-    assert fused_additions(residual()) == {"add"}
-    assert fused_additions(residual(("c", "x"))) == {"add"}
+    assert fused_additions(residual()) == {"add": "c"}
+    assert fused_additions(residual(("c", "x"))) == {"add": "c"}
     assert not fused_additions(residual(("x", "x")))
     assert not fused_additions(residual(("c", "c")))  # nothing else may read it
     assert not fused_additions(residual(groups=16))
