@@ -11,7 +11,7 @@ from mpqc.facts.kinds import WEIGHTED
 from mpqc.targets import load_target
 from mpqc.values.site import OpNode
 
-MODELS = {name: CostModel(load_target(name)) for name in ("cortex-a72",)}
+MODELS = {name: CostModel(load_target(name)) for name in ("cortex-a72", "cortex-a53")}
 cores = pytest.mark.parametrize("core", MODELS)
 PEAK = 8.0
 """MAC a cycle of one SMULL"""
@@ -47,7 +47,7 @@ def test_rows_are_there_and_the_fit_explains_them(core: str) -> None:
 def test_every_bit_less_on_either_side_is_time_down_to_the_whole_reduction(core: str, node: OpNode) -> None:
     assert node.macs / cycles(core, node, 8, 8) < PEAK
     times = [cycles(core, node, *bits) for bits in ((8, 8), (7, 8), (6, 8), (5, 8))]
-    assert all(less <= 1.03 * more for more, less in pairwise(times))  # two long chains may cost what three short ones do
+    assert all(less <= 1.05 * more for more, less in pairwise(times))  # two long chains may cost what three short ones do
     assert times[0] > 1.15 * times[-1]
     assert [cycles(core, node, 8, inputs) for inputs in (8, 7, 6, 5)] == pytest.approx(times, rel=0.02)
 
@@ -58,7 +58,7 @@ def test_depthwise_is_hardly_faster_with_fewer_bits(core: str) -> None:
     assert 1.0 <= cycles(core, node, 8, 8) / cycles(core, node, 4, 4) < 1.4
 
 
-@pytest.mark.parametrize(("board", "core"), [("raspberry-pi-4", "cortex-a72")])
+@pytest.mark.parametrize(("board", "core"), [("raspberry-pi-4", "cortex-a72"), ("raspberry-pi-3", "cortex-a53")])
 def test_boards_are_priced_by_their_core(board: str, core: str) -> None:
     node, clocks = conv(64, 28), [load_target(name).clock_hz or 0 for name in (board, core)]
     found = CostModel(load_target(board)).microseconds(node, 8, (8,), 8)
