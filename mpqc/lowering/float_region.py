@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from tempfile import TemporaryFile
+from traceback import clear_frames
 from typing import TYPE_CHECKING
 
 from mpqc.errors import LoweringError
@@ -25,7 +27,7 @@ def import_float(op: Float) -> IRModule:
     Raises LoweringError naming the region's node and op types where the frontend does not take it.
     """
     try:
-        with _said_to_log():
+        with _said_to_log(), _left_behind():
             return _legalized(_imported(op))
     except LoweringError:
         raise
@@ -63,6 +65,20 @@ def _said_to_log() -> Iterator[None]:
             for text in (said.getvalue(), warned.read().decode("utf-8", "backslashreplace")):
                 if text:
                     LOG.debug("TVM's ONNX frontend: %s", text)
+
+
+@contextmanager
+def _left_behind() -> Iterator[None]:
+    """Drops what the frames behind an error hold: a builder that is left warns when it goes, which must not be later."""
+    try:
+        yield
+    except Exception as error:
+        fault: BaseException | None = error
+        while fault is not None:
+            clear_frames(fault.__traceback__)
+            fault = fault.__context__
+        gc.collect()
+        raise
 
 
 def _check_crops(op: Float, model: onnx.ModelProto) -> None:

@@ -42,10 +42,15 @@ def test_a_compile_stops_before_it_calibrates(tmp_path: Path, capfd: pytest.Capt
     assert capfd.readouterr().out == "", "what TVM prints is not for standard output"
 
 
-def test_what_a_pass_of_tvm_warns_is_not_for_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
-    node = helper.make_node("Resize", ["x", "", "factors"], ["y"], "grown", mode="n")
-    model = graph_model([node], {"x": noise(1, 2, 4, 4)}, {"factors": np.array([1, 1, 2, 2], np.float32)}, ["y"])
-    with pytest.raises(LoweringError, match="Unknown resize method"):
+@pytest.mark.parametrize(
+    ("attributes", "fault"), [({"mode": "n"}, "Unknown resize method"), ({"mode": "cubic", "axes": [2, 3], "antialias": 1}, "out of bounds")]
+)
+def test_what_tvm_warns_is_not_for_standard_error(capfd: pytest.CaptureFixture[str], attributes: dict[str, object], fault: str) -> None:
+    """The first is refused by a pass, the second by the frontend, whose builder is left with an open block."""
+    node = helper.make_node("Resize", ["x", "", "factors"], ["y"], "grown", **attributes)
+    factors = np.ones(2 if "axes" in attributes else 4, np.float32)
+    model = graph_model([node], {"x": noise(1, 2, 4, 4)}, {"factors": factors}, ["y"])
+    with pytest.raises(LoweringError, match=fault):
         import_float(Float("grown", ("x",), ("y",), model.SerializeToString(), ("Resize",), "mode n"))
     gc.collect()
     assert "Warning" not in capfd.readouterr().err
