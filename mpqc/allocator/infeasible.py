@@ -120,11 +120,11 @@ def _eased(bound: Bound, least: Least, kept: set[str]) -> float | Fraction | Non
 
 
 def _least(problem: Problem, bound: Bound, others: Sequence[Bound], effort: Effort) -> Least:
-    start = time.monotonic()
+    start = time.process_time()
     outcome = _least_cost(problem, bound, others, effort) if isinstance(bound, Cost) else _least_peak(problem, bound, others, effort)
     if outcome.choice is None:
         return Least(bound.name, None, None, outcome.status == "infeasible")
-    left = replace(effort, seconds=max(effort.seconds - (time.monotonic() - start), 0.1))
+    left = replace(effort, seconds=max(effort.seconds - (time.process_time() - start), 0.1))
     return _lowered(problem, bound, others, outcome.choice, left)
 
 
@@ -133,8 +133,8 @@ def _lowered(problem: Problem, bound: Bound, others: Sequence[Bound], at: tuple[
 
     Each round asks, in digits enough, for anything less than what is known.
     """
-    deadline = time.monotonic() + effort.seconds
-    while (left := deadline - time.monotonic()) > 0:
+    deadline = time.process_time() + effort.seconds
+    while (left := deadline - time.process_time()) > 0:
         value = bound.exact(at)
         below = replace(bound, limit=value - HAIR)
         model = Model(terms_of(problem, [*others, below]), strict=True)

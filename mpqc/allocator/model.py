@@ -9,7 +9,8 @@ it proves is so.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, frexp, inf, ldexp
@@ -28,11 +29,16 @@ ROUNDING = 2.0**-8
 """Of a grid step: more than the float error of adding tables up, so that rounding down is safe."""
 
 
+POLL_SECONDS = 0.02
+"""Between two looks at the clock"""
+
+
 @dataclass(frozen=True)
 class Effort:
     """How long CP-SAT may search. The result is the same on any machine unless `seconds` ends the search."""
 
     seconds: float
+    """Of this process's processor time"""
     deterministic: float
     seed: int
 
@@ -188,7 +194,7 @@ class Model:
     def _search(self, unit: float, constant: int, effort: Effort) -> Outcome:
         solver = cp_model.CpSolver()
         _set(solver.parameters, effort)
-        status = _solved(solver, self.cp)
+        status = _solved(solver, self.cp, effort.seconds)
         if status == cp_model.MODEL_INVALID:
             raise AssertionError(self.cp.validate())
         if status == cp_model.INFEASIBLE:
@@ -218,11 +224,18 @@ def _limbs(unit: Fraction, value: Fraction) -> int:
     return -(-below // LIMB_BITS)
 
 
-def _solved(solver: cp_model.CpSolver, cp: cp_model.CpModel) -> Any:
-    """The status of solving `cp`, on a thread: Ctrl-C reaches Python only between calls. It stops the search and is raised on."""
+def _solved(solver: cp_model.CpSolver, cp: cp_model.CpModel, seconds: float) -> Any:
+    """The status of solving `cp`, on a thread: Ctrl-C reaches Python only between calls. It stops the search and is raised on.
+
+    So does the end of the process's time, `seconds`: CP-SAT itself looks at the wall clock alone, which a busy machine lets run.
+    """
+    end = time.process_time() + seconds
     with ThreadPoolExecutor(1) as pool:
         search = pool.submit(solver.solve, cp)
         try:
+            while not wait([search], POLL_SECONDS).done:
+                if time.process_time() > end:
+                    solver.stop_search()
             return search.result()
         except KeyboardInterrupt:
             solver.stop_search()
@@ -237,7 +250,6 @@ def _set(parameters: Any, effort: Effort) -> None:
     """
     parameters.num_workers = 1
     parameters.random_seed = effort.seed
-    parameters.max_time_in_seconds = effort.seconds
     parameters.max_deterministic_time = effort.deterministic
     parameters.linearization_level = 2
     parameters.cp_model_presolve = False

@@ -141,12 +141,12 @@ class _Clock:
     """Hands out what is left of an effort."""
 
     def __init__(self, effort: Effort) -> None:
-        self.effort, self.start = effort, time.monotonic()
+        self.effort, self.start = effort, time.process_time()
 
     @property
     def left(self) -> float:
-        """Seconds to the deadline."""
-        return self.effort.seconds - (time.monotonic() - self.start)
+        """Seconds of processor time to the deadline."""
+        return self.effort.seconds - (time.process_time() - self.start)
 
     def share(self, share: float) -> Effort:
         """A share of the deterministic time, and of the seconds left where it is a small one."""

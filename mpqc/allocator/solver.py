@@ -21,8 +21,8 @@ DETERMINISTIC_RATE = 0.4
 def solve(problem: Problem, *, seconds: float = 10.0, seed: int = 0, hint: Mapping[str, Label] | None = None) -> Solution:
     """The choices of least loss inside every limit, the widest among equals, with a lower bound on the loss of any other.
 
-    Limits hold by exact arithmetic on the numbers given. With one seed the answer is the same each time, unless the wall clock
-    (`seconds`) ends the search first: the search is one worker's (CP-SAT's default one beat interleaved
+    Limits hold by exact arithmetic on the numbers given. With one seed the answer is the same each time, unless `seconds` of
+    processor time end the search first: the search is one worker's (CP-SAT's default one beat interleaved
     workers tens of times over), and is also bounded in deterministic time. `hint` (choices of a similar problem) saves time.
 
     Raises:
@@ -32,7 +32,7 @@ def solve(problem: Problem, *, seconds: float = 10.0, seed: int = 0, hint: Mappi
     effort = Effort(seconds, seconds * DETERMINISTIC_RATE, seed)
     outcome = minimum(terms_of(problem), effort, problem.admits, _numbers(problem, hint))
     if outcome.choice is None and outcome.status == "unknown":
-        raise MpqcError(f"no plan found in {seconds:g} s", hint="allow more time or widen the budgets")
+        raise MpqcError(f"no plan found in {seconds:g} s of processor time", hint="allow more time or widen the budgets")
     if outcome.choice is None:
         raise refuse(problem, effort)
     return solution_of(problem, widest(problem, outcome.choice), outcome.bound, time.monotonic() - start)

@@ -71,7 +71,7 @@ class Solving(Targeted, Seeded):
     budgets: tuple[Budget, ...] = several((), Budget)
     fixed: Mapping[str, int | None] = option({}, "bits that you decide; `float` keeps a site float (repeat for more)", "--fix", notation=FIXED)
     """Sites whose bits the user decides; None keeps one float."""
-    solver_seconds: float = option(20.0, "time the allocator may take", "--solver-time", unit="seconds", least=0.1)
+    solver_seconds: float = option(20.0, "processor time that the allocator may take", "--solver-time", unit="seconds", least=0.1)
 
 
 @dataclass(frozen=True)

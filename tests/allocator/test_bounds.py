@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -102,3 +103,11 @@ def test_a_model_that_presolve_got_wrong() -> None:
     assert outcome.choice is not None
     assert float(problem.peaks[0].exact(outcome.choice)) == pytest.approx(21.52134197)
     assert outcome.bound == pytest.approx(21.52134197)
+
+
+def test_the_deadline_is_processor_time() -> None:
+    """The wall clock, which runs on while a busy machine gives the process nothing, is not asked."""
+    problem, start = network(14, 0, list(itertools.combinations(range(14), 2)), 0.5), time.process_time()
+    solution = solve(problem, seconds=1)
+    assert time.process_time() - start < 5
+    assert problem.admits(solution.at)
