@@ -18,17 +18,21 @@ number itself, and an arithmetic shift gives y. So sums in between may wrap, and
 
 - that transformed inputs and weights fit int16: each is at most 100 times the largest input and 49 times the largest weight, always so in int8;
 - that every sum y of products, before the bias, is from -2^25 to 2^25 - 1: 2^31 / 2^6.
+
+The weights that an output channel has decide how many input channels that is true of: at least 227 of 8 bits, 900 of usual trained weights. Where
+there are more, they are summed in several shares, each of which is exact, and the shares y added up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import numpy as np
 
-from mpqc.facts.kernels import LARGE_CHANNELS
-from mpqc.values.qtype import QType, largest_code
+from mpqc.facts.kernels import LARGE_CHANNELS, LARGE_LANES
+from mpqc.values.qtype import QType
 
 SHIFTS = (3, 2, 1, 1)
 """Of the four outputs along an axis: the power of two in what they come out multiplied by"""
@@ -42,7 +46,7 @@ INT8 = QType(8)
 
 @dataclass(frozen=True)
 class LongForm:
-    """The form, as those of winograd.py say what they are: whatever the codes of inputs, weights alone decide."""
+    """The form, as those of winograd.py say what they are."""
 
     name: Literal["tile4"] = "tile4"
     shift: int = 0
@@ -50,30 +54,30 @@ class LongForm:
     channels: int = LARGE_CHANNELS
     """Fewest output channels of a group"""
 
-    def sums(self, weight: np.ndarray, codes: tuple[int, int] = (INT8.qmin, INT8.qmax), upper: np.ndarray | None = None) -> tuple[int, int]:
-        """Least and largest sum of products of any output channel.
-
-        For inputs from codes[0] to codes[1] and weights, integer codes [O, ...], from `weight` to `upper` (None: the same).
-        """
-        bounds = [part.reshape(part.shape[0], -1).astype(np.int64) for part in (weight, weight if upper is None else upper)]
-        ends = np.stack([code * part for code in codes for part in bounds])
+    def sums(self, weight: np.ndarray, codes: tuple[int, int]) -> tuple[int, int]:
+        """Least and largest sum of products of any output channel, for inputs from codes[0] to codes[1]. weight: integer codes [O, ...]."""
+        matrix = weight.reshape(weight.shape[0], -1).astype(np.int64)
+        ends = np.stack([code * matrix for code in codes])
         return int(ends.min(axis=0).sum(axis=1).min()), int(ends.max(axis=0).sum(axis=1).max())
 
     def sums_fit(self, least: int, most: int) -> bool:
         """Whether sums of products from `least` to `most` are exact."""
         return least >= -LIMIT and most < LIMIT
 
-    def weights_fit(self, weight: np.ndarray, upper: np.ndarray | None = None) -> bool:
-        """Whether sums with any int8 inputs are exact, for any weights from `weight` to `upper` (None: the same)."""
-        return self.sums_fit(*self.sums(weight, upper=upper))
+    def share(self, weight: np.ndarray, codes: tuple[int, int]) -> int:
+        """Input channels, whole vectors of them, that may be summed at once: in as few even shares as are all exact. weight: codes [O, I, H, W]."""
+        depth = weight.shape[1]
+        vectors = ceil(depth / LARGE_LANES)
+        sizes = (ceil(vectors / count) * LARGE_LANES for count in range(1, vectors))
+        return next((size for size in sizes if self._is_exact(weight, codes, size)), LARGE_LANES)
+
+    def _is_exact(self, weight: np.ndarray, codes: tuple[int, int], size: int) -> bool:
+        return all(self.sums_fit(*self.sums(weight[:, first : first + size], codes)) for first in range(0, weight.shape[1], size))
 
     def takes(self, weight_bits: int, input_bits: int, depth: int) -> bool:
-        """Whether inputs of this width may meet weights of which `weights_fit` holds."""
+        """Whether weights and inputs have these widths: in shares of the depth all of int8 are exact."""
         return max(weight_bits, input_bits) <= INT8.bits and depth > 0
 
     def is_sure(self, weight_bits: int, input_bits: int, depth: int) -> bool:
-        """Whether all weights and inputs of these widths over `depth` input channels are exact."""
-        if not self.takes(weight_bits, input_bits, depth):
-            return False
-        most = TAPS * depth * largest_code(weight_bits) * -QType(input_bits).qmin
-        return self.sums_fit(-most, most)
+        """The same."""
+        return self.takes(weight_bits, input_bits, depth)

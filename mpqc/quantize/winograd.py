@@ -10,15 +10,15 @@ import numpy as np
 
 from mpqc.facts.kernels import is_transformable
 from mpqc.numerics.integer import quantize
-from mpqc.numerics.winograd import FORMS, FormName
+from mpqc.numerics.winograd import SHORT, FormName
 from mpqc.values.qtype import QParams
 from mpqc.values.site import OpNode, SiteTable
 
 if TYPE_CHECKING:
     from mpqc.quantize.calibration import Calibration
 
-LOOKED_AT: dict[FormName, tuple[int, ...]] = {"tile": (5, 6), "row": (7,), "tile4": (6, 7, 8)}
-"""Widths next to those whose codes always fit: of wider ones, trained weights hardly ever do. tile4: those that many input channels leave open"""
+LOOKED_AT: dict[FormName, tuple[int, ...]] = {"tile": (5, 6), "row": (7,)}
+"""Widths next to those whose codes always fit: of wider ones, trained weights hardly ever do"""
 
 
 def with_forms(table: SiteTable, calibration: Calibration, *, is_rounding_open: bool = False) -> SiteTable:
@@ -45,7 +45,7 @@ def _fitting(node: OpNode, calibration: Calibration, is_rounding_open: bool) -> 
         for bits in widths:
             weight, grid = calibration.weights[node.weight], calibration.qparams(node.weight, bits)
             codes = _neighbours(weight, grid) if is_rounding_open else (quantize(weight, grid),)
-            if FORMS[name].weights_fit(*codes):
+            if SHORT[name].weights_fit(*codes):
                 yield bits, name
 
 

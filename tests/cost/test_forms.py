@@ -26,21 +26,17 @@ NODE = OpNode("conv", "Conv", ("x",), "y", "w", SHAPE, SHAPE, (64, 64, 3, 3), 64
     ],
 )  # fmt: skip
 def test_bits_decide_and_known_codes_add(weight_bits: int | None, input_bits: int, sure: tuple[OpKind, ...], known: tuple[OpKind, ...]) -> None:
-    large = () if weight_bits is None else (TILE4,)  # of 64 input channels always
+    large = () if weight_bits is None else (TILE4,)
     assert exact_kinds(NODE, WEIGHT, weight_bits, (input_bits,)) == (*sure, *large)
     assert exact_kinds(NODE, KNOWN, weight_bits, (input_bits,)) == (*known, *large)
 
 
-@pytest.mark.parametrize(
-    ("weight_bits", "input_bits", "sure"), [(8, 8, False), (7, 8, False), (8, 7, False), (6, 8, True), (7, 7, True), (2, 2, True)]
-)
-def test_large_tiles_of_many_channels_need_bits_or_known_codes(weight_bits: int, input_bits: int, sure: bool) -> None:
-    """512 input channels: 9 * 512 * 2^(w - 1) * 2^(a - 1) < 2^25 from 14 bits down."""
-    deep = replace(NODE, weight_shape=(64, 512, 3, 3))
-    assert (TILE4 in exact_kinds(deep, WEIGHT, weight_bits, (input_bits,))) == sure
-    assert TILE4 in exact_kinds(deep, replace(WEIGHT, forms=((weight_bits, "tile4"),)), weight_bits, (input_bits,))
-    assert TILE4 not in exact_kinds(replace(deep, weight_shape=(15, 512, 3, 3)), WEIGHT, weight_bits, (input_bits,))
-    assert TILE4 not in exact_kinds(replace(deep, groups=8), WEIGHT, weight_bits, (input_bits,))
+def test_large_tiles_of_any_depth_are_exact_in_int8() -> None:
+    deep = replace(NODE, weight_shape=(64, 2048, 3, 3))
+    assert TILE4 in exact_kinds(deep, WEIGHT, 8, (8,))
+    assert TILE4 not in exact_kinds(deep, WEIGHT, 8, (16,))
+    assert TILE4 not in exact_kinds(replace(deep, weight_shape=(15, 512, 3, 3)), WEIGHT, 8, (8,))
+    assert TILE4 not in exact_kinds(replace(deep, groups=8), WEIGHT, 8, (8,))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ WEIGHTS = np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0,
 OUTPUTS = np.array([[6, -4, -4, 1, 1, 0], [0, -2, 2, 1, -1, 0], [0, -1, -1, 1, 1, 0], [0, -1, 1, 2, -2, 6]], np.int64)
 FACTORS = np.array([3 << shift for shift in SHIFTS])
 FORM = LongForm()
+INT8 = (-128, 127)
 
 
 def wrapped(values: np.ndarray) -> np.ndarray:
@@ -57,7 +58,7 @@ def test_random_codes_are_exact(spread: int) -> None:
     for depth in (1, 7, 64, 512):
         filters = np.clip(np.rint(rng.normal(0, spread / 3, (depth, 3, 3))), -128, 127).astype(np.int64)
         patch = rng.integers(-128, 128, (depth, 6, 6))
-        assert FORM.weights_fit(filters.reshape(1, depth, 3, 3))
+        assert FORM.share(filters.reshape(1, depth, 3, 3), INT8) >= depth
         np.testing.assert_array_equal(computed(patch, filters), direct(patch, filters))
 
 
@@ -73,39 +74,38 @@ def limiting(total: int) -> np.ndarray:
 def test_the_bound_is_tight(total: int, fits: bool) -> None:
     """Inputs of -128: sums down to -2^25 and below 2^25 come out right, one weight more does not."""
     filters = limiting(total)
-    assert FORM.weights_fit(filters) == fits
+    assert FORM.sums_fit(*FORM.sums(filters, INT8)) == fits
     patch = np.full((filters.shape[1], 6, 6), -128)
     assert (computed(patch, filters[0]) == direct(patch, filters[0])).all() == fits
 
 
 def test_narrower_inputs_leave_room_for_larger_weights() -> None:
     filters = limiting(2**19)
-    assert not FORM.weights_fit(filters)
+    assert not FORM.sums_fit(*FORM.sums(filters, INT8))
     assert FORM.sums_fit(*FORM.sums(filters, (-64, 63)))
     assert FORM.sums(filters, (-3, 5)) == (-3 * 2**19, 5 * 2**19)
     assert not FORM.sums_fit(*FORM.sums(filters, (0, 64)))
+    assert FORM.sums(np.array([[-3, 2], [1, 1]]), (-10, 20)) == (-80, 70)
 
 
-def test_weights_that_may_still_be_rounded_are_judged_at_both_ends() -> None:
-    low, high = np.array([[-3, 2]]), np.array([[-1, 4]])
-    assert FORM.sums(low, (-10, 20), high) == (-3 * 20 - 10 * 4, 3 * 10 + 4 * 20)
+@pytest.mark.parametrize(("codes", "size"), [((-128, 127), 152), ((-64, 63), 304), ((-128, 63), 152), ((0, 127), 152)])
+def test_shares_are_as_few_as_are_exact(codes: tuple[int, int], size: int) -> None:
+    """300 channels of -128 are 38 vectors: 300 * 9 * 128 * 128 is 1.3 times 2^25. A filter of small codes beside it changes nothing."""
+    weight = np.full((2, 300, 3, 3), -128)
+    weight[0] = 1
+    assert FORM.share(weight, codes) == size
+    assert FORM.share(weight[:1], codes) == 304
 
 
-def test_a_filter_beyond_the_bound_is_found_among_others() -> None:
-    filters = np.concatenate([limiting(100)[:, :1].repeat(limiting(2**18 + 1).shape[1], axis=1) * 0, limiting(2**18 + 1)])
-    assert not FORM.weights_fit(filters)
-    assert FORM.weights_fit(filters[:1])
+def test_a_share_is_a_vector_at_least() -> None:
+    assert FORM.share(np.zeros((1, 5, 3, 3), np.int8), INT8) == 8
+    assert FORM.sums_fit(*FORM.sums(np.full((1, 8, 3, 3), -128), INT8))
+    assert FORM.share(np.full((1, 2000, 3, 3), 127), INT8) == 224
 
 
-@pytest.mark.parametrize(("weight_bits", "input_bits", "depth"), [(8, 8, 227), (7, 8, 455), (6, 8, 910), (8, 6, 910), (5, 8, 1820), (4, 4, 58254)])
-def test_bits_are_sure_up_to_a_depth(weight_bits: int, input_bits: int, depth: int) -> None:
-    """9 * depth * 2^(w - 1) * 2^(a - 1) < 2^25."""
-    assert FORMS["tile4"].is_sure(weight_bits, input_bits, depth)
-    assert not FORMS["tile4"].is_sure(weight_bits, input_bits, depth + 1)
-
-
-def test_floats_have_no_form() -> None:
-    assert FORM.takes(8, 8, 1)
-    assert not FORM.takes(8, 32, 1)
-    assert not FORM.takes(32, 8, 1)
-    assert not FORM.is_sure(2, 32, 1)
+def test_all_of_int8_has_the_form_and_floats_have_not() -> None:
+    for name in ("takes", "is_sure"):
+        assert getattr(FORMS["tile4"], name)(8, 8, 2048)
+        assert getattr(FORMS["tile4"], name)(2, 2, 1)
+        assert not getattr(FORMS["tile4"], name)(8, 32, 1)
+        assert not getattr(FORMS["tile4"], name)(32, 8, 1)

@@ -29,7 +29,7 @@ PARALLEL_MACS = 1 << 18
 def refusal(op: Conv, codes: tuple[int, int], form: FormName) -> str:
     """Why `form` cannot compute `op` exactly on input codes from codes[0] to codes[1] (padding included); empty where it can."""
     if form == "tile4":
-        return winograd16.refusal(op, codes)
+        return winograd16.refusal(op)
     exact = SHORT[form]
     if op.weight.shape[2:] != (3, 3) or (op.strides, op.dilations) != ((1, 1), (1, 1)):
         return "only kernels of 3x3 with stride 1 are computed so"
@@ -57,7 +57,7 @@ def winograd(
 ) -> Kernel:
     """The kernel of `op`, as conv.conv2d gives it, in a form that `refusal` has nothing against. zero_points: of input and output."""
     if form == "tile4":
-        return winograd16.winograd16(op, input_shape, zero_points, target, added)
+        return winograd16.winograd16(op, input_shape, codes, zero_points, target, added)
     matrix = op.weight.reshape(op.weight.shape[0], -1)
     requant = requantization.widened(matrix, op, zero_points[1], SHORT[form].shift, codes)
     assert requant is not None, op.name

@@ -17,7 +17,8 @@ from mpqc.lowering.kernels.contraction import Strip
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.packing import as_stored, narrow, take_panels
 from mpqc.lowering.kernels.residual import Residual
-from mpqc.lowering.kernels.winograd16_loops import Winograd16, joined, primfunc
+from mpqc.lowering.kernels.winograd16_cut import Winograd16, joined
+from mpqc.lowering.kernels.winograd16_loops import primfunc
 from mpqc.numerics.winograd16 import INVERSE, TAPS, LongForm
 from mpqc.values.program import Conv
 
@@ -30,30 +31,31 @@ PART = 2
 """Register tiles of a part of a block: of what one reads, most stays in L1 for the next position"""
 
 
-def refusal(op: Conv, codes: tuple[int, int]) -> str:
-    """Why `op` cannot be computed so exactly on input codes from codes[0] to codes[1] (padding included); empty where it can."""
+def refusal(op: Conv) -> str:
+    """Why `op` cannot be computed so; empty where it can, exactly on any codes."""
     if op.weight.shape[2:] != (3, 3) or (op.strides, op.dilations) != ((1, 1), (1, 1)):
         return "only kernels of 3x3 with stride 1 are computed so"
     if min(op.pads) < 0:
         return "negative padding has no kernel"
-    form = LongForm()
-    if op.weight.shape[0] // op.groups < form.channels:
-        return "a group has fewer output channels than a panel"
-    least, most = form.sums(op.weight, codes)
-    return "" if form.sums_fit(least, most) else f"sums of products from {least} to {most} are too large to be told from their remainders"
+    return "a group has fewer output channels than a panel" if op.weight.shape[0] // op.groups < LongForm().channels else ""
 
 
 def winograd16(
     op: Conv,
     input_shape: tuple[int, int, int, int],
+    codes: tuple[int, int],
     zero_points: tuple[int, int],
     target: KernelTarget,
     added: Residual | None = None,
 ) -> Kernel:
-    """The kernel of `op`, as conv.conv2d gives it, where `refusal` has nothing against it. zero_points: of input and output."""
+    """The kernel of `op`, as conv.conv2d gives it, where `refusal` has nothing against it.
+
+    codes: least and largest that the input has; zero_points: of input and output.
+    """
     matrix = op.weight.reshape(op.weight.shape[0], -1)
     requant = requantization.choose(matrix, op, zero_points[1], target.code("requantization", requantization.FORMS))[0]
-    c = _plan(op, input_shape, requant, target)
+    share = LongForm().share(op.weight, (min(codes[0], zero_points[0]), max(codes[1], zero_points[0])))
+    c = _plan(op, input_shape, share // micro.LANES, requant, target)
     c = joined(c, added.form) if added else c
     channels = requantization.channels(matrix, op.bias, op.multiplier, requant)
     start, scale, base = (_panels(c, values) for values in (channels.start, channels.scale, channels.base))
@@ -80,7 +82,8 @@ def _packed(c: Winograd16, weight: np.ndarray) -> np.ndarray:
     return narrow(np.ascontiguousarray(words).reshape(panels.shape[0], -1), c.weight_bits)
 
 
-def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantization.Requant, target: KernelTarget) -> Winograd16:
+def _plan(op: Conv, input_shape: tuple[int, int, int, int], share: int, requant: requantization.Requant, target: KernelTarget) -> Winograd16:
+    """share: vectors of input channels that are summed at once."""
     images, height, width, depth = input_shape
     top, left, bottom, right = op.pads
     channels = op.weight.shape[0]
@@ -88,7 +91,8 @@ def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantizat
     macs = output[0] * output[1] * output[2] * op.weight.size
     cores = target.cores if macs >= PARALLEL_MACS else 1
     sizes = "x".join(map(str, input_shape))
-    name = f"winograd_tile4_{sizes}_{channels}_p{'x'.join(map(str, op.pads))}_g{op.groups}_w{op.weight_bits}{'odd' * op.odd}_{requant.key}_{cores}"
+    weights = f"w{op.weight_bits}{'odd' * op.odd}"
+    name = f"winograd_tile4_{sizes}_{channels}_p{'x'.join(map(str, op.pads))}_g{op.groups}_{weights}_{requant.key}_s{share}_{cores}"
     c = Winograd16(
         name=name,
         input_shape=input_shape,
@@ -102,7 +106,8 @@ def _plan(op: Conv, input_shape: tuple[int, int, int, int], requant: requantizat
         parallel=cores > 1,
         weight_bits=op.weight_bits,
         odd=op.odd,
-        chunk=_chunk(ceil(depth // op.groups / micro.LANES)),
+        share=share,
+        chunk=_chunk(share),
         part=1,
         requant=requant,
     )

@@ -2,17 +2,19 @@
 
 For each task (a block of rows of tiles, a share of the weight panels):
     copy the input rows of the block into scratch with their padding;
-    for each group: transform the patches of the block, and for each panel of its weights and each row of six positions:
+    for each group: transform the patches of the block, and for each panel of its weights, share of its input channels and row of six positions:
         for each chunk of input channels: transform the panel's weights at that row into scratch (they are stored as plain codes, packed), and
             for each position and four tiles: multiply, sums go to scratch between chunks;
         for each tile: transform the sums along the row, combine them with those of the rows before, and where that completes a line of outputs,
-            undo the scale, requantize and store.
+            undo the scale, add up the shares, requantize and store.
 All that is written again and again stays in L1 that way, and weights take the space of their codes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, prod
 from typing import Any
@@ -25,97 +27,14 @@ from mpqc.facts.kernels import LARGE_OUTPUTS, LARGE_POSITIONS
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import residual as residuals
 from mpqc.lowering.kernels import winograd16_micro as micro
-from mpqc.lowering.kernels.contraction import Strip, copy_row
+from mpqc.lowering.kernels.contraction import copy_row
 from mpqc.lowering.kernels.emit import Buffer, Expr, flat, load, scratch, splat, store
 from mpqc.lowering.kernels.micro import Operand
-from mpqc.lowering.kernels.requant import Requant
+from mpqc.lowering.kernels.winograd16_cut import Winograd16
 from mpqc.numerics.winograd16 import SHIFTS, TAPS
 
-LINE = 32
-"""int16 of a cache line: the distance between positions is an odd number of them, so that those of a patch lie in different sets"""
 INVERSE_AT = 8
 """Of the scalars: what undoes the odd factor"""
-
-
-@dataclass(frozen=True)
-class Winograd16:
-    """All that the code depends on. Constants (weights, bias, multipliers, zero points) are parameters of the code."""
-
-    name: str
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    groups: int
-    group_depth: int
-    """Input channels of a group"""
-    group_channels: int
-    """Output channels of a group, at least those of a panel"""
-    strip: Strip
-    rows: int
-    """Rows of tiles of a block; the last one may have fewer"""
-    splits: int
-    """Shares of the panels"""
-    parallel: bool
-    weight_bits: int
-    """Width that the codes are stored in"""
-    odd: bool
-    """Stored is q of codes 2q + 1"""
-    chunk: int
-    """Vectors of input channels of a chunk; the last one may have fewer"""
-    part: int
-    """Register tiles of a part of a block, whose sums are combined before those of the next part are computed"""
-    requant: Requant
-    residual: residuals.Form | None = None
-
-    @property
-    def height(self) -> int:
-        """Rows of tiles."""
-        return ceil(self.output_shape[1] / LARGE_OUTPUTS)
-
-    @property
-    def width(self) -> int:
-        """Tiles of a row."""
-        return ceil(self.output_shape[2] / LARGE_OUTPUTS)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of an image."""
-        return ceil(self.height / self.rows)
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of input channels of a group."""
-        return ceil(self.group_depth / micro.LANES)
-
-    @property
-    def chunks(self) -> int:
-        """Chunks of input channels of a group."""
-        return ceil(self.vectors / self.chunk)
-
-    @property
-    def quads(self) -> int:
-        """Register tiles of a block."""
-        return ceil(self.rows * self.width / micro.TILES)
-
-    @property
-    def parts(self) -> int:
-        """Parts of a block."""
-        return ceil(self.quads / self.part)
-
-    @property
-    def position(self) -> int:
-        """From the transformed inputs at a position to those at the next, in int16."""
-        lines = ceil(self.quads * self.vectors * micro.GROUP / LINE)
-        return (lines + 1 - lines % 2) * LINE
-
-    @property
-    def panels(self) -> int:
-        """Panels of one group."""
-        return ceil(self.group_channels / micro.CHANNELS)
-
-    @property
-    def panel_bytes(self) -> int:
-        """Stored bytes of a panel."""
-        return self.vectors * micro.LANES * TAPS * micro.CHANNELS * self.weight_bits // 8
 
 
 @lru_cache(maxsize=512)
@@ -166,6 +85,10 @@ class _Panel:
     """int32 [position, tile, channel]: sums of a row of positions"""
     kept: Buffer
     """int32 [3, tile, output, channel]: what later rows of positions are combined with"""
+    totals: Buffer | None
+    """int32 [line, tile, output, channel]: outputs of the shares so far, where there are several"""
+    share: Expr
+    """That is being summed"""
 
 
 @dataclass(frozen=True)
@@ -226,11 +149,13 @@ class _Emitter:
             wide = scratch(LARGE_POSITIONS * c.chunk * micro.STEP, "int16")
             products = scratch(LARGE_POSITIONS * c.part * micro.SUMS, "int32")
             kept = scratch(3 * tiles * LARGE_OUTPUTS * micro.CHANNELS, "int32")
+            totals = scratch(tiles * LARGE_OUTPUTS**2 * micro.CHANNELS, "int32") if c.shares > 1 else None
             with T.serial(T.min(share, c.panels - split * share) if c.panels % share else share) as p:
                 index, first = self._place(group, split * share + p)
-                panel = _Panel(block, index, first, wide, products, kept)
-                for r in micro.ROWS:
-                    self._row(panel, r)
+                with T.serial(c.shares) as number:
+                    panel = _Panel(block, index, first, wide, products, kept, totals, number)
+                    for r in micro.ROWS:
+                        self._row(panel, r)
 
     def _place(self, group: Expr, within: Expr) -> tuple[Expr, Expr]:
         """Index and first output channel of a panel; the last one of a group overlaps the one before, so that it is whole."""
@@ -242,26 +167,30 @@ class _Emitter:
     def _row(self, panel: _Panel, r: int) -> None:
         """A row of positions: parts of the block one after the other, which need the same weights; one part where these are cut in chunks."""
         c = self.c
+        first_vector = panel.share * c.share
+        length = c.share if c.vectors % c.share == 0 else T.min(c.share, c.vectors - first_vector)
         if c.chunks == 1:
-            self._widen(panel, r, 0, c.vectors)
+            self._widen(panel, r, first_vector, length)
         with T.serial(c.parts) as part:
             first = part * c.part
             quads = T.min(c.part, _quads(panel.block.rows * c.width) - first)
             with T.serial(c.chunks) as chunk:
-                vectors = c.chunk if c.vectors % c.chunk == 0 else T.min(c.chunk, c.vectors - chunk * c.chunk)
+                n = chunk * c.chunk
+                even = c.vectors % c.share == 0 and c.share % c.chunk == 0
+                vectors = c.chunk if even else T.max(T.min(c.chunk, length - n), 0)
                 if c.chunks > 1:
-                    self._widen(panel, r, chunk, vectors)
+                    self._widen(panel, r, first_vector + n, vectors)
                 with T.grid(LARGE_POSITIONS, quads) as (p, quad):
-                    self._products(panel, chunk, vectors, (r, p, quad, first + quad))
+                    self._products(panel, chunk, (first_vector + n, vectors), (r, p, quad, first + quad))
             with T.serial(T.min(c.part * micro.TILES, panel.block.rows * c.width - first * micro.TILES)) as within:
                 self._combine(panel, r, within, first * micro.TILES + within)
 
-    def _widen(self, panel: _Panel, r: int, chunk: Expr, vectors: Expr) -> None:
-        """The transformed weights of a panel at a row of positions, for a chunk of input channels."""
+    def _widen(self, panel: _Panel, r: int, first: Expr, vectors: Expr) -> None:
+        """The transformed weights of a panel at a row of positions, for some vectors of input channels."""
         c, bits = self.c, self.c.weight_bits
         fields, word = 8 // bits, micro.CHANNELS
         with T.serial(vectors * (micro.LANES // fields)) as unit:
-            at = panel.index * c.panel_bytes + (chunk * (c.chunk * micro.LANES // fields) + unit) * (TAPS * word)
+            at = panel.index * c.panel_bytes + (first * (micro.LANES // fields) + unit) * (TAPS * word)
             rows = micro.TAP_ROWS.get(r, (0, 1, 2))
             words = [T.Bind(load(self.weights, at + tap * word, word)) if tap // 3 in rows else None for tap in range(TAPS)]
             for field in range(fields):
@@ -270,13 +199,16 @@ class _Emitter:
                 taps = [None if packed is None else micro.unpacked(packed, field, bits, c.odd) for packed in words]
                 micro.transform_weights(taps, r, panel.wide, places)
 
-    def _products(self, panel: _Panel, chunk: Expr, vectors: Expr, which: tuple[int, Expr, Expr, Expr]) -> None:
-        """Four tiles at position p of row r, quad-th of the part, number `tiles` of the block: their sums so far, and those of a chunk."""
+    def _products(self, panel: _Panel, chunk: Expr, span: tuple[Expr, Expr], which: tuple[int, Expr, Expr, Expr]) -> None:
+        """Four tiles at position p of row r: their sums so far, and those of a chunk.
+
+        span: its first vector of input channels, and how many; which: r, p, and the number of the four in the part and in the block.
+        """
         c, (r, p, within, quad) = self.c, which
         acc, sums = scratch(micro.SUMS, "int32"), (p * c.part + within) * micro.SUMS
         self._begin(acc, panel, chunk, sums)
-        v = (r * LARGE_POSITIONS + p) * c.position + (quad * c.vectors + chunk * c.chunk) * micro.GROUP
-        micro.multiply(acc, Operand(panel.block.patches, v), Operand(panel.wide, p * (c.chunk * micro.STEP)), vectors)
+        v = (r * LARGE_POSITIONS + p) * c.position + (quad * c.vectors + span[0]) * micro.GROUP
+        micro.multiply(acc, Operand(panel.block.patches, v), Operand(panel.wide, p * (c.chunk * micro.STEP)), span[1])
         for i in range(0, micro.SUMS, 4):
             store(panel.products, sums + i, 4, load(acc, i, 4))
 
@@ -302,9 +234,19 @@ class _Emitter:
                 found = self._finished(panel, r, value, (tile * LARGE_OUTPUTS + j) * micro.CHANNELS + part)
                 lines = {line: n for n, line in enumerate(found)}
                 for line, sums in found.items():
-                    self._unscale(panel, sums, (line, j), done, (lines[line] * LARGE_OUTPUTS + j) * micro.CHANNELS + part)
-        for line, n in lines.items():
-            self._store_line(panel, tile, line, done, n * LARGE_OUTPUTS * micro.CHANNELS)
+                    self._unscale(panel, sums, (line, j, tile), done, (lines[line] * LARGE_OUTPUTS + j) * micro.CHANNELS + part)
+        with self._last(panel):
+            for line, n in lines.items():
+                self._store_line(panel, tile, line, done, n * LARGE_OUTPUTS * micro.CHANNELS)
+
+    @contextmanager
+    def _last(self, panel: _Panel) -> Iterator[None]:
+        """What is done when all shares are added up."""
+        if self.c.shares == 1:
+            yield
+            return
+        with T.If(panel.share == self.c.shares - 1), T.Then():
+            yield
 
     def _finished(self, panel: _Panel, r: int, value: Expr, at: Expr) -> dict[int, Expr]:
         """Lines that row r completes, from four sums along it; what is not complete is kept at `at`."""
@@ -326,12 +268,17 @@ class _Emitter:
         store(kept, differences, 4, micro.doubled(wide) - odd)
         return {1: wide - micro.doubled(odd), 2: far - near}
 
-    def _unscale(self, panel: _Panel, sums: Expr, which: tuple[int, int], done: Buffer, to: int) -> None:
-        """Accumulators, as the direct form has them, of output j of a line."""
+    def _unscale(self, panel: _Panel, sums: Expr, which: tuple[int, int, Expr], done: Buffer, to: int) -> None:
+        """Accumulators, as the direct form has them, of output j of a line of a tile: of the shares so far."""
         shift = SHIFTS[which[0]] + SHIFTS[which[1]]
         product = sums * splat(self.scalars[INVERSE_AT], 4)
         start = panel.index * (2 * micro.CHANNELS) + to % micro.CHANNELS
-        store(done, to, 4, T.shift_right(product, splat(T.int32(shift), 4)) + load(self.start, start, 4))
+        total = T.Bind(T.shift_right(product, splat(T.int32(shift), 4)))
+        if panel.totals is not None:
+            place = ((which[0] * self.c.quads * micro.TILES + which[2]) * LARGE_OUTPUTS + which[1]) * micro.CHANNELS + to % micro.CHANNELS
+            total = T.Bind(total + tirx.Select(panel.share > 0, load(panel.totals, place, 4), splat(T.int32(0), 4)))
+            store(panel.totals, place, 4, total)
+        store(done, to, 4, total + load(self.start, start, 4))
 
     def _store_line(self, panel: _Panel, tile: Expr, line: int, done: Buffer, first: int) -> None:
         """Requantizes and stores the outputs of a line of a tile that lie inside the image."""
@@ -358,11 +305,6 @@ class _Emitter:
         if c.residual is None:
             return requantization.emit(c.requant, done, first, width, place, self.scalars)
         return residuals.emit(c.residual, c.requant, done, first, width, place, (self.other, at), self.added)
-
-
-def joined(c: Winograd16, form: residuals.Form) -> Winograd16:
-    """With a residual addition at its end."""
-    return replace(c, name=f"{c.name}_{form.key}", residual=form)
 
 
 def _clear(acc: Buffer) -> None:

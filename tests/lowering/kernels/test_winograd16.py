@@ -23,6 +23,7 @@ from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.residual import residual
 from mpqc.lowering.kernels.winograd16 import refusal, winograd16
 from mpqc.numerics import integer
+from mpqc.numerics.winograd16 import LongForm
 
 MACHINES = [pytest.param(A72, id="a72"), pytest.param(A53, id="a53")]
 INT8 = (-128, 127)
@@ -35,11 +36,11 @@ def always_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kernel(layer: Layer) -> Kernel:
-    return winograd16(layer.op, layer.x.shape, layer.zero_points, core("neon", layer.cores))
+    return winograd16(layer.op, layer.x.shape, INT8, layer.zero_points, core("neon", layer.cores))
 
 
 def check(layers: list[Layer], machine: Machine, folder: Path) -> None:
-    assert [refusal(layer.op, INT8) for layer in layers] == [""] * len(layers)
+    assert [refusal(layer.op) for layer in layers] == [""] * len(layers)
     got = run([Case(kernel(layer), (layer.x,), layer.threads) for layer in layers], machine, folder)
     for layer, result in zip(layers, got, strict=True):
         np.testing.assert_array_equal(result, layer.expected(), err_msg=kernel(layer).name, strict=True)
@@ -125,17 +126,34 @@ def limiting(total: int) -> Layer:
 
 
 @pytest.mark.emulator
-def test_the_bound_that_is_proved_is_the_one_that_holds(tmp_path: Path) -> None:
-    """Just met: equal to numerics. Just missed: refused, and what the kernel would have given is wrong."""
+def test_the_bound_that_is_proved_is_the_one_that_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just met: one share. Just missed: two, equal to numerics; in one it would come out wrong."""
     met, missed = [limiting(2**18), limiting(1 - 2**18)], [limiting(2**18 + 1), limiting(-(2**18))]
-    assert [refusal(layer.op, INT8) for layer in met] == ["", ""]
-    assert all("too large" in refusal(layer.op, INT8) for layer in missed)
-    got = run([Case(kernel(layer), (layer.x,)) for layer in (*met, *missed)], A72, tmp_path)
-    for layer, result in zip(met, got[:2], strict=True):
+    kernels = [kernel(layer) for layer in (*met, *missed)]
+    assert ["_s29_" in one.name for one in kernels] == [True, True, False, False]
+    monkeypatch.setattr(LongForm, "share", lambda form, weight, codes: 232)
+    got = run([Case(one, (layer.x,)) for one, layer in zip(kernels, (*met, *missed), strict=True)], A72, tmp_path)
+    at_once = run([Case(kernel(layer), (layer.x,)) for layer in missed], A72, tmp_path)
+    for layer, result in zip((*met, *missed), got, strict=True):
         np.testing.assert_array_equal(result, layer.expected(), strict=True)
         assert abs(int(result[0, 0, 0, 0])) == 100
-    for layer, result in zip(missed, got[2:], strict=True):
-        assert (result != layer.expected()).any()
+    assert all((wrong != layer.expected()).any() for layer, wrong in zip(missed, at_once, strict=True))
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("machine", MACHINES)
+def test_shares_of_many_input_channels_are_exact(machine: Machine, tmp_path: Path) -> None:
+    """The largest sums of 590 channels: shares of 25, 25 and 24 vectors in chunks of 7, 7, 7 and 4 or 3; and of usual weights in one share."""
+    spec, layers = square(5, 6, 590, 16), []
+    for x, w in ((-128, -128), (-128, 127), (127, 127)):
+        layer = conv(spec, zero_points=(x, 0))
+        weight, multiplier = np.full_like(layer.op.weight, w), np.full(16, 1e-6, np.float32)
+        layers.append(replace(with_op(layer, weight=weight, multiplier=multiplier, bias=np.zeros(16, np.int32)), x=np.full_like(layer.x, x)))
+    assert "_s25_" in kernel(layers[0]).name
+    usual = conv(spec, 3, zero_points=(3, 7))
+    layers.append(with_op(usual, weight=(usual.op.weight // 4).astype(np.int8)))
+    assert "_s74_" in kernel(layers[-1]).name
+    check(layers, machine, tmp_path)
 
 
 @pytest.mark.emulator
@@ -166,7 +184,7 @@ def test_sums_with_another_tensor_are_exact(tmp_path: Path) -> None:
         layer = conv(spec, seed, zero_points=(zeros[1], zeros[0]), bounds=(-100, 90) if seed % 2 else INT8)
         made, add = layer.expected(), add_of(*rng.uniform(0.05, 2, 2), low=-77 if seed else -128)
         other, added = rng.integers(-128, 128, made.shape).astype(np.int8), residual(layer.op, add, zeros)
-        calls.append(Case(winograd16(layer.op, layer.x.shape, layer.zero_points, core("neon"), added), (layer.x, other), 1 + seed))
+        calls.append(Case(winograd16(layer.op, layer.x.shape, INT8, layer.zero_points, core("neon"), added), (layer.x, other), 1 + seed))
         wanted.append(integer.add(made, other, zeros[:2], add.m_a, add.m_b, zeros[2], add.low, add.high).astype(np.int8))
     for call, must, got in zip(calls, wanted, run(calls, A72, tmp_path), strict=True):
         np.testing.assert_array_equal(got, must, err_msg=call.kernel.name, strict=True)
@@ -183,21 +201,26 @@ def test_several_blocks_parts_chunks_and_shared_panels(tmp_path: Path, monkeypat
         monkeypatch.setattr(winograd16_module, "CHUNK", chunk)
         layer = replace(conv(square(23, 14, 37, 40)), threads=threads)
         check([layer], A72, tmp_path)
-        results.append(winograd16_module._plan(layer.op, layer.x.shape, winograd16_module.requantization.Requant("float"), core("neon")))
+        results.append(winograd16_module._plan(layer.op, layer.x.shape, 5, winograd16_module.requantization.Requant("float"), core("neon")))
     assert [(c.blocks > 1, c.parts > 1, c.chunks) for c in results] == [(False, True, 1), (True, False, 3), (False, False, 5)]
 
 
-def test_what_the_form_cannot_compute_exactly_is_refused_with_the_reason() -> None:
+def test_what_the_form_cannot_compute_is_refused_with_the_reason() -> None:
     op = conv(square(8, 8, 16, 16)).op
-    assert refusal(op, INT8) == ""
-    assert "stride 1" in refusal(replace(op, strides=(2, 1)), INT8)
-    assert "stride 1" in refusal(replace(op, dilations=(1, 2)), INT8)
-    assert "3x3" in refusal(replace(op, weight=op.weight[..., :1]), INT8)
-    assert "negative padding" in refusal(replace(op, pads=(0, -1, 0, 0)), INT8)
-    assert "fewer output channels" in refusal(replace(op, weight=op.weight[:15]), INT8)
-    large = replace(op, weight=np.full((16, 300, 3, 3), 127, np.int8))
-    assert f"from {-128 * 127 * 2700} to {127 * 127 * 2700}" in refusal(large, INT8)
-    assert refusal(large, (-64, 63)) == ""
+    assert refusal(op) == ""
+    assert "stride 1" in refusal(replace(op, strides=(2, 1)))
+    assert "stride 1" in refusal(replace(op, dilations=(1, 2)))
+    assert "3x3" in refusal(replace(op, weight=op.weight[..., :1]))
+    assert "negative padding" in refusal(replace(op, pads=(0, -1, 0, 0)))
+    assert "fewer output channels" in refusal(replace(op, weight=op.weight[:15]))
+
+
+def test_padding_counts_as_a_code() -> None:
+    """300 channels of inputs below 64 are one share; beside a zero point of -128 they are not."""
+    layer = conv(square(8, 8, 300, 16))
+    op, target = replace(layer.op, weight=np.full_like(layer.op.weight, 127)), core("neon")
+    assert "_s38_" in winograd16(op, layer.x.shape, (0, 63), (0, 0), target).name
+    assert "_s19_" in winograd16(op, layer.x.shape, (0, 63), (-128, 0), target).name
 
 
 @pytest.mark.emulator
