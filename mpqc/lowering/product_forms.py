@@ -55,7 +55,8 @@ def _direct_bits(op: Conv, codes: Codes, target: Target) -> tuple[int, int | Non
     """Widths of weights and inputs that the direct kernel is priced by: those of the codes where products are as fast as these are narrow."""
     if best_form("product", target.features) != "neon":
         return op.weight_bits, None
-    return _bits((int(op.weight.min()), int(op.weight.max()))), _bits(codes)
+    weights = op.weight_bits if op.odd else _bits((int(op.weight.min()), int(op.weight.max())))
+    return weights, _bits(codes)
 
 
 def _bits(codes: Codes) -> int:
