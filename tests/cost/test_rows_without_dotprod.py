@@ -9,7 +9,7 @@ import pytest
 from mpqc.cost.model import CostModel
 from mpqc.facts.kinds import WEIGHTED
 from mpqc.targets import load_target
-from mpqc.values.site import OpNode
+from mpqc.values.site import OpNode, Site, SiteKind
 
 MODELS = {name: CostModel(load_target(name)) for name in ("cortex-a72", "cortex-a53")}
 cores = pytest.mark.parametrize("core", MODELS)
@@ -50,6 +50,18 @@ def test_every_bit_less_on_either_side_is_time_down_to_the_whole_reduction(core:
     assert all(less <= 1.05 * more for more, less in pairwise(times))  # two long chains may cost what three short ones do
     assert times[0] > 1.15 * times[-1]
     assert [cycles(core, node, 8, inputs) for inputs in (8, 7, 6, 5)] == pytest.approx(times, rel=0.02)
+
+
+@cores
+@pytest.mark.parametrize(("size", "channels", "gain"), [(56, 64, 1.6), (28, 128, 1.7), (14, 256, 1.3), (7, 512, 1.1)])
+def test_large_tiles_are_counted_on_where_they_are_cheaper(core: str, size: int, channels: int, gain: float) -> None:
+    """MODELS know no sites, and so no other forms than the direct one."""
+    node, target = conv(channels, size), MODELS[core].target
+    model = CostModel(target, sites={"w": Site("w", SiteKind.WEIGHT, node.weight_shape, 0)})
+    assert model.form(node, 8, (8,)) == "tile4"
+    assert cycles(core, node, 8, 8) > gain * model.microseconds(node, 8, (8,), 8) * (target.clock_hz or 0) / 1e6
+    assert model.form(conv(16, 4), 8, (8,)) == ""
+    assert model.form(conv(channels, size, groups=channels), 8, (8,)) == ""
 
 
 @cores
