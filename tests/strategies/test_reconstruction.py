@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from mpqc.data.batches import open_data
@@ -15,6 +16,7 @@ from mpqc.qdq.read.program import read_qdq
 from mpqc.qdq.write.export import export_qdq
 from mpqc.quantize.calibration import calibrate
 from mpqc.quantize.replay import run
+from mpqc.quantize.rounding import round_weights
 from mpqc.quantize.sites import find_sites
 from mpqc.sensitivity.task import find_task
 from mpqc.strategies.blocks import BlockRunner, blocks_of
@@ -114,3 +116,42 @@ def test_steps_of_activations_and_biases_are_learned_too() -> None:
     made = reconstruct(network, table, plan, calibration, task, torch.from_numpy(samples), Effort(30)).parameters
     assert made.grids["r0"].scale != calibration.qparams("r0", 3).scale
     assert not np.array_equal(made.weights["b0"], weights(8, seed=1) * 0.1)
+
+
+def test_it_starts_from_weights_that_were_rounded_together_and_teaches_what_the_file_has() -> None:
+    """Without a step the rounded weights and biases come out, and the float network that is compared with is the given one."""
+    network = residual_network()
+    table = find_sites(network)
+    batches = open_data(images(16), network.inputs, limit=16)
+    calibration, task, plan = calibrate(network, table, batches), find_task(network, batches), uniform_plan(table, "abstract", 3, 8)
+    rounded = round_weights(network, table, plan, calibration, batches, samples=16)
+    constants = {**rounded.weights, **rounded.biases}
+    samples = torch.from_numpy(images(16))
+    started = reconstruct(network, table, plan, calibration, task, samples, Effort(0), constants=constants)
+    for name, value in constants.items():
+        np.testing.assert_array_equal(started.parameters.weights[name], value, err_msg=name)
+    nearest = reconstruct(network, table, plan, calibration, task, samples, Effort(0))
+    assert started.before == started.after < 0.5 * nearest.before
+
+
+def test_a_weight_near_its_code_rounds_to_it_and_may_learn_the_next_one() -> None:
+    state = RoundingState()
+    state.set(QParams(QType(4, 0), np.array([0.5], np.float32), np.zeros(1, np.int32)))
+    weight, rounded = torch.tensor([[0.9, -0.3, 0.74, 0.1]]), torch.tensor([[0.5, -0.5, 0.5, 0.0]])
+    near = state.near(weight, rounded)
+    assert near.tolist() == [pytest.approx([0.725, -0.3, 0.725, 0.1])]
+    state.begin(near)
+    assert torch.equal(state.eval()(near), rounded)
+
+
+def test_learning_ends_when_its_time_is_over() -> None:
+    network = residual_network()
+    table = find_sites(network)
+    batches = open_data(images(16), network.inputs, limit=16)
+    parts = (network, table, uniform_plan(table, "abstract", 3, 8), calibrate(network, table, batches), find_task(network, batches))
+    kept: list[int] = []
+    keep = Keep(lambda: None, lambda state: kept.append(state["done"]))
+    made = reconstruct(*parts, torch.from_numpy(images(16)), Effort(3, seconds=0.0), keep=keep)
+    assert (made.learned, made.blocks, kept) == (0, 4, [])
+    assert made.before == made.after
+    assert reconstruct(*parts, torch.from_numpy(images(16)), Effort(3)).learned == 4
