@@ -1,4 +1,7 @@
-"""Rank correlation of each sensitivity with the measured loss change of random plans: ResNet-20, CIFAR-10, no training.
+"""Rank correlation of each sensitivity with the measured loss change of random plans: ResNets on CIFAR-10, no training.
+
+python benchmarks/sensitivity_rank.py --networks resnet20            # every sensitivity
+python benchmarks/sensitivity_rank.py --networks resnet8 resnet56 --methods fit roundoff --plans 40
 
 Sensitivities are summed over the sites of a plan. The loss change is the distillation loss of the quantized network against the float one on
 training images that no sensitivity has seen; test images are not used.
@@ -12,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from cifar10_data import training_images
+from cifar10_data import load_raw, training_images
 from provenance import SMOKE, few, shared, write_results
 from scipy.stats import spearmanr
 
@@ -35,6 +38,8 @@ from mpqc.values.site import SiteKind, SiteTable
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 BATCH = 32
+MODELS = {"resnet8": "mlperf_resnet8_cifar10", "resnet20": "resnet20_cifar10", "resnet56": "resnet56_cifar10"}
+METHODS = ("fit", "distance", "roundoff", "diagonal", "pairs")
 Bits = dict[str, int | None]
 Score = Callable[[Bits], float]
 
@@ -95,36 +100,42 @@ def diagonal_fit(network: Network, table: SiteTable, calibration: Calibration, b
     return {name: {bits: traces[name] / count * (spans[name] / count / (2**bits - 1)) ** 2 for bits in BITS} for name in names}
 
 
-def scores(network: Network, table: SiteTable, calibration: Calibration, batches: Batches) -> Iterator[tuple[str, Score, float]]:
-    """Each sensitivity by name, as a function of a plan, with the seconds it took."""
+def scores(network: Network, table: SiteTable, calibration: Calibration, batches: Batches, methods: list[str]) -> Iterator[tuple[str, Score, float]]:
+    """Each sensitivity by name, as a function of a plan, with the processor seconds it took."""
 
     def summed(values: dict[str, dict[int, float]]) -> Score:
         return lambda bits: sum(values[site][width] for site, width in bits.items() if width)
 
     tables: dict[str, dict[str, dict[int, float]]] = {}
-    for method in ("fit", "distance", "roundoff"):
-        start = time.perf_counter()
+    for method in (name for name in ("fit", "distance", "roundoff") if name in methods):
+        start = time.process_time()
         tables[method] = {name: dict(row) for name, row in measure(network, table, calibration, batches, method=method, bits=BITS).values.items()}
-        yield {"fit": "fit (directional)"}.get(method, method), summed(tables[method]), time.perf_counter() - start
-    start = time.perf_counter()
-    yield "fit (diagonal, as published)", summed(diagonal_fit(network, table, calibration, batches, 4)), time.perf_counter() - start
-    start = time.perf_counter()
-    pairs = measure_pairs(Subject(network, table, calibration, batches), BITS)
-    seconds = time.perf_counter() - start
-    for method in ("fit", "distance"):
-        alone = summed(tables[method])
-        yield f"{method} + pairs", lambda bits, alone=alone: alone(bits) + pair_loss(pairs, bits), seconds
+        yield {"fit": "fit (directional)"}.get(method, method), summed(tables[method]), time.process_time() - start
+    if "diagonal" in methods:
+        start = time.process_time()
+        yield "fit (diagonal, as published)", summed(diagonal_fit(network, table, calibration, batches, 4)), time.process_time() - start
+    if "pairs" in methods:
+        start = time.process_time()
+        pairs = measure_pairs(Subject(network, table, calibration, batches), BITS)
+        seconds = time.process_time() - start
+        for method in tables.keys() & {"fit", "distance"}:
+            alone = summed(tables[method])
+            yield f"{method} + pairs", lambda bits, alone=alone: alone(bits) + pair_loss(pairs, bits), seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--plans", type=int, default=120)
-    parser.add_argument("--images", type=int, default=256, help="images that the loss change is measured on")
-    given = parser.parse_args()
-    if SMOKE:
-        given.plans, given.images = 4, BATCH
-    images = training_images(256 + 64 + given.images)
-    network = load_network(shared("onnx_derived/resnet20_cifar10.onnx"), shapes={"input": (BATCH, 3, 32, 32)})
+def images_of(name: str, count: int) -> np.ndarray:
+    """Training images as the network takes them: ResNet-8 takes pixels of 0..255."""
+    if name != "resnet8":
+        return training_images(count)
+    raw = load_raw().train
+    return raw[np.random.default_rng(0).permutation(len(raw))[:count]].astype(np.float32)
+
+
+def ranked(name: str, given: argparse.Namespace) -> tuple[list[dict[str, object]], str]:
+    """The rows of a network, and what its plans lost."""
+    images = images_of(name, 256 + 64 + given.images)
+    path = shared(f"onnx_derived/{MODELS[name]}.onnx")
+    network = load_network(path, shapes={load_network(path).inputs[0].name: (BATCH, 3, 32, 32)})
     table = find_sites(network)
     calibration = calibrate(network, table, open_data(images[:256], network.inputs, limit=BATCH if SMOKE else 256))
     scored = open_data(images[256:320], network.inputs, limit=BATCH if SMOKE else 64)
@@ -133,14 +144,29 @@ def main() -> None:
     losses = [measured.loss(bits) for bits in plans]
     usual = [index for index, loss in enumerate(losses) if loss < np.median(losses)]
     rows: list[dict[str, object]] = []
-    for name, score, seconds in few(scores(network, table, calibration, scored)):
+    for method, score, seconds in few(scores(network, table, calibration, scored, given.methods)):
         found = [score(bits) for bits in plans]
         better = spearmanr([found[index] for index in usual], [losses[index] for index in usual]).statistic
-        row = {"sensitivity": name, "rank correlation": round(float(spearmanr(found, losses).statistic), 4)}
-        rows.append({**row, "within the better half": round(float(better), 4), "seconds": round(seconds, 1)})
+        row = {"network": name, "sensitivity": method, "rank correlation": round(float(spearmanr(found, losses).statistic), 4)}
+        rows.append({**row, "within the better half": round(float(better), 4), "CPU seconds": round(seconds, 1)})
         print(rows[-1], flush=True)
-    notes = [f"{len(plans)} random plans, measured on {given.images} images; losses from {min(losses):.3g} to {max(losses):.3g} nats (Spearman)."]
-    write_results("sensitivity_rank", "Sensitivities against measured loss", rows, notes)
+    return (
+        rows,
+        f"{name}: {len(plans)} random plans, measured on {given.images} images; losses from {min(losses):.3g} to {max(losses):.3g} nats (Spearman).",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--networks", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--plans", type=int, default=120)
+    parser.add_argument("--images", type=int, default=256, help="images that the loss change is measured on")
+    given = parser.parse_args()
+    if SMOKE:
+        given.plans, given.images, given.networks = 4, BATCH, ["resnet20"]
+    parts = [ranked(name, given) for name in given.networks]
+    write_results("sensitivity_rank", "Sensitivities against measured loss", [row for rows, _ in parts for row in rows], [note for _, note in parts])
 
 
 if __name__ == "__main__":
