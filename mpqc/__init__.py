@@ -1,7 +1,7 @@
 """mpqc: trained network + budget on a chip -> mixed-precision integer program, with its proof and its benchmark.
 
-The whole flow: `compile`, which returns a `Compiled`; `Options`, `Recipe` (training) and `Progress` for what it
-is asked and what it shows.
+The whole flow: `compile`, which returns a `Compiled`; `load`, which gives it again from its folder; `build_folder`, which builds the plan that
+lies in one. `Options`, `Recipe` (training) and `Progress` for what it is asked and what it shows.
 Budgets: a class for each kind of resource, as in `mpqc.Latency("20ms")`; `BUDGETS` has their names.
 The steps, in order: `load_network`, `find_sites`, `open_data`, `calibrate`, `measure`, `load_target`, `CostModel`, `allocate`, `evaluate`,
 `export_qdq`, `read_qdq`, `interpret`, `lower`, `build`, `write_bundle`, `run_host`, `run_emulated`.
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mpqc.errors import BudgetInfeasibleError as BudgetInfeasibleError
     from mpqc.errors import MpqcError as MpqcError
     from mpqc.flow.api import compile as compile
+    from mpqc.flow.loading import load as load
+    from mpqc.flow.rebuild import build_folder as build_folder
     from mpqc.flow.results import Compiled as Compiled
     from mpqc.frontend import load_network as load_network
     from mpqc.lowering import build as build
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "mpqc.flow.api": ("compile",),
+    "mpqc.flow.loading": ("load",),
+    "mpqc.flow.rebuild": ("build_folder",),
     "mpqc.flow.results": ("Compiled",),
     "mpqc.values.request": ("Options",),
     "mpqc.values.recipe": ("Recipe",),

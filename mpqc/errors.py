@@ -1,7 +1,7 @@
 """What can go wrong, said once: every error names what failed, where, why and what to do next.
 
 Only these classes reach the user; the CLI prints `str(error)` on one line and exits with `exit_code`
-(0 ok, 1 failure, 2 usage, 3 budget infeasible, 4 guard failed, 130 interrupted, 143 terminated).
+(EXIT_CODES).
 """
 
 from __future__ import annotations
@@ -9,6 +9,22 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mpqc.values.text import one_line, shortened
+
+EXIT_CODES = {
+    0: "done",
+    1: "failed",
+    2: "asked for what cannot be",
+    3: "no plan is inside the budgets",
+    4: "slower than all int8",
+    5: "more lost than --max-drop",
+    130: "interrupted",
+    143: "terminated",
+}
+"""Exit code -> what it says"""
+
+
+FILE_HINT = "the plan that does that: "
+"""Before the file that holds the plan of least use"""
 
 
 class MpqcError(Exception):
@@ -25,7 +41,13 @@ class MpqcError(Exception):
 
     def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
         self.what, self.where, self.why, self.hint = what, where, why, hint
+        self.is_shown = False
+        """Whether the JSON that a command printed says it already"""
         super().__init__(self.message)
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON: exit code, kind and the parts of the message."""
+        return {"exit_code": self.exit_code, "kind": type(self).__name__, **{name: getattr(self, name) for name in ("what", "where", "why", "hint")}}
 
     @property
     def message(self) -> str:
@@ -100,6 +122,16 @@ class BudgetInfeasibleError(MpqcError):
         super().__init__(what, where=where, why=why, hint=hint)
         self.least, self.together, self.plan = least or {}, together or {}, plan
 
+    def without_file(self) -> BudgetInfeasibleError:
+        """The same where no file holds the plan: the error does."""
+        parts = [part for part in self.hint.split("; ") if not part.startswith(FILE_HINT)]
+        hint = "; ".join([*parts, "the plan that does that is this error's `plan`"])
+        return BudgetInfeasibleError(self.what, least=self.least, together=self.together, plan=self.plan, where=self.where, why=self.why, hint=hint)
+
+    def to_dict(self) -> dict[str, object]:
+        """Also the least value of each budget, alone and while the others hold."""
+        return {**super().to_dict(), "least": self.least, "together": self.together}
+
 
 class GuardError(MpqcError):
     """The result is worse than the baseline that the guard compares it with.
@@ -109,6 +141,20 @@ class GuardError(MpqcError):
     """
 
     exit_code = 4
+
+    def __init__(self, what: str, *, compiled: object | None = None, where: str = "", why: str = "", hint: str = "") -> None:
+        super().__init__(what, where=where, why=why, hint=hint)
+        self.compiled = compiled
+
+
+class DropError(MpqcError):
+    """The program loses more of what the float network knows than it may.
+
+    Args:
+        compiled: the result itself, whose files are all written.
+    """
+
+    exit_code = 5
 
     def __init__(self, what: str, *, compiled: object | None = None, where: str = "", why: str = "", hint: str = "") -> None:
         super().__init__(what, where=where, why=why, hint=hint)

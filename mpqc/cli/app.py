@@ -1,6 +1,6 @@
 """The command line. Results go to stdout (`--json`: JSON alone), everything else to stderr.
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 budget infeasible, 4 guard failed, 130 interrupted.
+Exit codes: mpqc.errors.EXIT_CODES.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mpqc.cli.listing import Commands, Grouped, later
+from mpqc.errors import EXIT_CODES
 from mpqc.values.version import __version__
 
 if TYPE_CHECKING:
     from mpqc.cli.requests import Calibrating, DemoFolder, Files, Fixed, Folder, Json, LabelledFiles, Measuring, Quiet, Running, Showing, Sweeping
-    from mpqc.values.request import Forced, Options, Seeded, Shaped, Solving, Targeted
+    from mpqc.values.request import Forced, Judging, Options, Seeded, Shaped, Solving, Targeted
+
+CODES = "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
 app = typer.Typer(
     cls=Commands,
+    epilog=CODES,
     help="Compiles trained networks to mixed-precision integer programs that fit a budget on a chip.",
     no_args_is_help=True,
     add_completion=False,
@@ -37,7 +41,10 @@ Model = Annotated[Path, typer.Argument(help="network, an ONNX file", show_defaul
 Analyzed = Annotated[Path, typer.Argument(help="output folder of `mpqc analyze` or `mpqc compile`", show_default=False)]
 
 
-@app.command(cls=Grouped, epilog="Example: mpqc compile model.onnx --target cortex-a76 --budget-latency 20ms --data images/ --preset imagenet -o out")
+EXAMPLE = "Example: mpqc compile model.onnx --target cortex-a76 --budget-latency 20ms --data images/ --preset imagenet -o out"
+
+
+@app.command(cls=Grouped, epilog=f"{EXAMPLE}\n\n{CODES}")
 @later
 def compile(model: Model, files: LabelledFiles, options: Options, showing: Showing) -> None:
     """Compiles a network inside budgets; writes QDQ ONNX, plan, report, module and bundle to the output folder."""
@@ -62,6 +69,15 @@ def allocate(folder: Analyzed, solving: Solving, showing: Json) -> None:
     from mpqc.cli.commands import allocate_command
 
     allocate_command(folder, solving, showing)
+
+
+@app.command(cls=Grouped, epilog="Example: mpqc build out")
+@later
+def build(folder: Analyzed, judging: Judging, showing: Showing) -> None:
+    """Makes program, bundle and report of the plan.json that lies in the folder, edited or allocated anew."""
+    from mpqc.cli.commands import build_command
+
+    build_command(folder, judging, showing)
 
 
 @app.command(cls=Grouped, epilog="Example: mpqc pareto out --over size --points 8")
@@ -196,4 +212,5 @@ def run(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is shown escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(guarded(lambda: app(args=arguments, prog_name="mpqc", standalone_mode=False)))
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
+    sys.exit(guarded(lambda: app(args=arguments, prog_name="mpqc", standalone_mode=False), as_json=as_json))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ import numpy as np
 
 from mpqc.cli.files import existing
 from mpqc.cli.requests import Files, Fixed, Folder, Json, LabelledFiles, Measuring, Running, Showing, Sweeping
-from mpqc.errors import DataError, GuardError, LoweringError
-from mpqc.values.request import Forced, Options, Shaped, Solving, Targeted
+from mpqc.errors import DataError, DropError, GuardError, LoweringError, MpqcError
+from mpqc.values.request import Forced, Judging, Options, Shaped, Solving, Targeted
 from mpqc.values.text import printable
 
 PLANNED = "these are the plan's numbers: mpqc compile counts what is built, and solves again where that is over a budget"
@@ -29,17 +30,23 @@ if TYPE_CHECKING:
 def compile_command(model: Path, files: LabelledFiles, options: Options, showing: Showing) -> None:
     """`mpqc compile`. Of several processes that torchrun started, the first one speaks."""
     from mpqc.flow.pipeline import compile_network
+
+    _check_sources(model, files)
+    labels = None if files.labels is None else _labels(files.labels, classes=options.metric is None)
+    with showing.progress() as progress:
+        _show(lambda: compile_network(model, options, files.data, output=files.output_dir, labels=labels, progress=progress), showing)
+
+
+def _show(make: Callable[[], Compiled], showing: Showing) -> None:
+    """Shows what `make` gives, also where it is worse than it may be."""
     from mpqc.flow.results import Compiled
     from mpqc.workspace.launch import launched
 
-    _check_sources(model, files)
-    labels = None if files.labels is None else _labels(files.labels)
     try:
-        with showing.progress() as progress:
-            compiled = compile_network(model, options, files.data, output=files.output_dir, labels=labels, progress=progress)
-    except GuardError as error:
+        compiled = make()
+    except (GuardError, DropError) as error:
         if isinstance(error.compiled, Compiled):
-            _show_compiled(error.compiled, showing)
+            _show_compiled(error.compiled, showing, error)
         raise
     if launched().leads:
         _show_compiled(compiled, showing)
@@ -51,11 +58,11 @@ def _check_sources(model: Path, files: Files) -> None:
         existing(files.data, "data")
 
 
-def _show_compiled(compiled: Compiled, showing: Showing) -> None:
+def _show_compiled(compiled: Compiled, showing: Showing, error: MpqcError | None = None) -> None:
     from mpqc.report.text import print_report
 
     if showing.as_json:
-        _print_json(compiled.report.to_dict())
+        _print_json(compiled.report.to_dict() | _said(error))
         return
     print_report(compiled.report, _console())
     runs = (compiled.output / "bundle").is_dir()
@@ -81,8 +88,11 @@ def analyze_command(model: Path, files: Files, reading: Measuring, targeted: Tar
 def allocate_command(folder: Path, solving: Solving, showing: Json) -> None:
     """`mpqc allocate`."""
     from mpqc.flow.saved import allocate_saved
+    from mpqc.workspace.folder import Workspace
+    from mpqc.workspace.state import mark_stale
 
     plan = allocate_saved(existing(folder, "folder"), solving)
+    stale = mark_stale(Workspace(folder))
     if showing.as_json:
         _print_json(json.loads(plan.to_json()))
         return
@@ -91,7 +101,17 @@ def allocate_command(folder: Path, solving: Solving, showing: Json) -> None:
     for line in plan_lines(plan):
         _say(line)
     _say(PLANNED)
-    _say(f"written to {folder / 'plan.json'}: try  mpqc compile MODEL --plan {folder / 'plan.json'}")
+    if stale:
+        _say(f"stale now, made of the plan before: {', '.join(stale)}")
+    _say(f"written to {folder / 'plan.json'}: try  mpqc build {folder}")
+
+
+def build_command(folder: Path, judging: Judging, showing: Showing) -> None:
+    """`mpqc build`."""
+    from mpqc.flow.rebuild import build_folder
+
+    with showing.progress() as progress:
+        _show(lambda: build_folder(existing(folder, "folder"), judging, progress=progress), showing)
 
 
 def pareto_command(folder: Path, sweeping: Sweeping, solving: Solving, showing: Json) -> None:
@@ -116,8 +136,12 @@ def report_command(folder: Path, showing: Json) -> None:
     """`mpqc report`."""
     from mpqc.report.file import read_report
     from mpqc.report.text import print_report
+    from mpqc.workspace.state import stale_files
 
     report = read_report(existing(folder, "folder") / "report.json")
+    stale = stale_files(folder)
+    if stale:
+        print(f"warning: plan.json is another one since: {', '.join(stale)} are stale, mpqc build {folder} makes them", file=sys.stderr)
     if showing.as_json:
         _print_json(report.to_dict())
         return
@@ -129,18 +153,19 @@ def check_command(model: Path, targeted: Targeted, fixed: Fixed, showing: Json) 
     from mpqc.flow.checking import REFUSED, check_network
 
     checked = check_network(existing(model, "model"), targeted.target, shapes=fixed.shapes, values=fixed.values)
+    refused = [f"{fate.op_type} {fate.node!r}" for fate in checked.fates if fate.fate == REFUSED]
+    hint = "cut the model there, or do that part outside of the network"
+    error = LoweringError(f"{len(refused)} of {len(checked.fates)} nodes cannot be in the program", where=", ".join(refused[:5]), hint=hint)
     if showing.as_json:
-        _print_json(asdict(checked))
+        _print_json(asdict(checked) | _said(error if refused else None))
     else:
         for fate in checked.fates:
             price = "" if fate.microseconds is None else f"{fate.microseconds:10.1f} us"
             print(f"{fate.fate:<8}{price:>14}  {fate.op_type} {fate.node!r}" + (f": {fate.reason}" if fate.reason else ""))
         for note in checked.notes:
             print(f"note: {note}")
-    refused = [f"{fate.op_type} {fate.node!r}" for fate in checked.fates if fate.fate == REFUSED]
     if refused:
-        hint = "cut the model there, or do that part outside of the network"
-        raise LoweringError(f"{len(refused)} of {len(checked.fates)} nodes cannot be in the program", where=", ".join(refused[:5]), hint=hint)
+        raise error
 
 
 def lower_command(model: Path, targeted: Targeted, folder: Folder, shaped: Shaped, forced: Forced, showing: Showing) -> None:
@@ -237,9 +262,10 @@ def doctor_command(showing: Json) -> None:
         raise typer.Exit(1)
 
 
-def _labels(path: Path) -> np.ndarray:
+def _labels(path: Path, *, classes: bool) -> np.ndarray:
+    """Labels in `path`; a metric that was asked for says itself what they have to be."""
     labels = _array(path, "labels")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if classes and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
         raise DataError(f"expected whole numbers of shape [n], found {labels.dtype} {list(labels.shape)}", where=str(path))
     return labels
 
@@ -297,6 +323,14 @@ def _say(line: str) -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(_finite(value), indent=1, allow_nan=False))
+
+
+def _said(error: MpqcError | None) -> dict[str, object]:
+    """The failure as a part of the JSON that is printed anyway."""
+    if error is None:
+        return {}
+    error.is_shown = True
+    return {"error": error.to_dict()}
 
 
 def _finite(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import signal
@@ -28,8 +29,8 @@ LOG = logging.getLogger("mpqc")
 LOG.addHandler(logging.NullHandler())  # without one, logging would print errors to stderr itself
 
 
-def guarded(command: Callable[[], Any]) -> int:
-    """Runs `command`; its exit code, with one clear line on stderr where it failed."""
+def guarded(command: Callable[[], Any], *, as_json: bool = False) -> int:
+    """Runs `command`; its exit code, with one clear line on stderr where it failed, and with `as_json` the failure as JSON on stdout."""
     interrupts: list[int] = []
     with _noted(interrupts), _warnings_logged():
         try:
@@ -39,7 +40,7 @@ def guarded(command: Callable[[], Any]) -> int:
             return _interrupted(interrupts)
         except Exception as error:
             # Code that runs under a C++ library may see Ctrl-C as an error of that library
-            return _interrupted(interrupts) if interrupts else _failed(error)
+            return _interrupted(interrupts) if interrupts else _told(error, as_json)
     if interrupts:  # typer turns KeyboardInterrupt into a silent exit code
         return _interrupted(interrupts)
     return code if isinstance(code, int) else 0
@@ -79,6 +80,20 @@ def _warnings_logged() -> Iterator[None]:
 def _interrupted(interrupts: list[int]) -> int:
     word, code = ENDINGS[signal.Signals(interrupts[0])] if interrupts else ENDINGS[signal.SIGINT]
     return _complain(f"{word}: finished phases are kept in the output folder, run the same command to go on", code)
+
+
+def _told(error: Exception, as_json: bool) -> int:
+    code = _failed(error)
+    if as_json and code and launched().leads and not getattr(error, "is_shown", False) and not isinstance(error, OSError):
+        print(json.dumps({"error": _facts(error, code)}, indent=1, allow_nan=False))
+    return code
+
+
+def _facts(error: Exception, code: int) -> dict[str, object]:
+    if isinstance(error, MpqcError):
+        return error.to_dict()
+    show = getattr(error, "format_message", None)
+    return {"exit_code": code, "kind": type(error).__name__, "what": one_line(show() if callable(show) else error)}
 
 
 def _failed(error: Exception) -> int:

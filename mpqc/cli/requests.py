@@ -12,13 +12,13 @@ from mpqc.errors import UsageError
 from mpqc.facts.resources import over_names
 from mpqc.values.notation import NUMBERS, PATHS, WORDS
 from mpqc.values.option import listed, option
-from mpqc.values.request import MEASURED, Forced, Options, Priced, Reading, Seeded, Shaped, Solving, Targeted
+from mpqc.values.request import MEASURED, Forced, Judging, Options, Priced, Reading, Seeded, Shaped, Solving, Targeted
 
 if TYPE_CHECKING:
     from mpqc.workspace.progress import Progress
 
 FILES = "Files"
-__all__ = ["Forced", "Options", "Seeded", "Shaped", "Solving", "Targeted"]
+__all__ = ["Forced", "Judging", "Options", "Seeded", "Shaped", "Solving", "Targeted"]
 
 
 def _folder(default: str) -> Path:

@@ -98,6 +98,12 @@ class CostModel:
         """The fitted kernels with their errors, for reports; empty for an analytic model."""
         return tuple(self._fits.values())
 
+    @property
+    def mean_error(self) -> float | None:
+        """Mean relative error of the fitted prices over the rows that they come from; None for an analytic model, and without rows."""
+        rows = sum(fit.rows for fit in self.fits)
+        return sum(fit.rows * fit.mean_error for fit in self.fits) / rows if rows else None
+
     def can_bound(self, resource: Resource) -> bool:
         """Whether the target knows this resource."""
         need = RESOURCES[resource].need

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -25,8 +26,26 @@ Batch = dict[str, np.ndarray]
 NOISE_NOTE = "no data was given: inputs are made up (seeded pictures, or noise), so ranges and sensitivities say little about real data"
 FAR = 50.0
 """Beyond what normalised samples reach"""
+HELD_OUT_EVERY = 5
+"""Of so many samples one is held out of calibration: spread evenly, as sorted files often begin with one class"""
+FEWEST = 10
+"""Samples from which some are held out"""
 _TO_NUMBER_KINDS = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}
 """numpy kind of the network's input -> kinds of data that convert to it without a doubt"""
+
+
+class Part(StrEnum):
+    """Samples of one source for different ends."""
+
+    WHOLE = "whole"
+    CALIBRATED = "calibrated"
+    """All but one of HELD_OUT_EVERY"""
+    HELD_OUT = "held out"
+    """Those ones"""
+
+    def has(self, index: int) -> bool:
+        """Whether the sample at `index` of the source is one of them."""
+        return self is Part.WHOLE or (self is Part.HELD_OUT) == (index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +64,8 @@ class Batches:
     """What `prepare` does, and how pictures were read"""
     start: int = 0
     """Samples that are left out before the first; `raw` has them all the same"""
+    part: Part = Part.WHOLE
+    """Which of the samples; `raw` has them all"""
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch for batch, _ in self.labelled())
@@ -57,7 +78,7 @@ class Batches:
         if self.batch_size is None:
             yield from self._whole()
             return
-        waiting: list[tuple[Batch, int | None]] = []
+        waiting: list[tuple[Batch, np.ndarray | None]] = []
         empty = True
         for sample in islice(self._samples(), self.start, self.start + self.limit):
             waiting.append(sample)
@@ -103,13 +124,14 @@ class Batches:
         sizes = {spec.shape[0] if spec.shape else 0 for spec in self.inputs}
         return sizes.pop() if len(sizes) == 1 and 0 not in sizes else None
 
-    def _samples(self) -> Iterator[tuple[Batch, int | None]]:
+    def _samples(self) -> Iterator[tuple[Batch, np.ndarray | None]]:
         index = 0
         for item in self.stream():
             place = item.place(index)
             arrays = {spec.name: self._fit(self._input(item, spec, place), spec, place) for spec in self.inputs}
             for row in range(self._count(arrays, place)):
-                yield {name: array[row] for name, array in arrays.items()}, None if item.labels is None else int(item.labels[row])
+                if self.part.has(index):
+                    yield {name: array[row] for name, array in arrays.items()}, None if item.labels is None else item.labels[row]
                 index += 1
 
     @staticmethod
@@ -121,7 +143,8 @@ class Batches:
 
     def _whole(self) -> Iterator[tuple[Batch, np.ndarray | None]]:
         count = -1
-        for count, item in enumerate(islice(self.stream(), self.start, self.start + self.limit)):
+        items = (item for index, item in enumerate(self.stream()) if self.part.has(index))
+        for count, item in enumerate(islice(items, self.start, self.start + self.limit)):
             place = item.place(count)
             yield {spec.name: self._exact(self._input(item, spec, place), spec, place) for spec in self.inputs}, item.labels
         if count < 0:
@@ -152,10 +175,10 @@ class Batches:
         return _finite(array, spec, place)
 
     @staticmethod
-    def _join(samples: list[tuple[Batch, int | None]]) -> tuple[Batch, np.ndarray | None]:
+    def _join(samples: list[tuple[Batch, np.ndarray | None]]) -> tuple[Batch, np.ndarray | None]:
         batch = {name: np.stack([arrays[name] for arrays, _ in samples]) for name in samples[0][0]}
-        labels = [label for _, label in samples]
-        return batch, None if None in labels else np.asarray(labels, np.int64)
+        labels = [label for _, label in samples if label is not None]
+        return batch, np.stack(labels) if len(labels) == len(samples) else None
 
 
 def open_data(
@@ -197,6 +220,57 @@ def skipping(batches: Batches, count: int, limit: int) -> Batches:
     """At most `limit` of the samples behind the first `count`; of the last ones where there are too few, which may be among those."""
     total = sum(next(iter(batch.values())).shape[0] if batches.batch_size else 1 for batch in batches)
     return replace(batches, start=batches.start + max(min(count, total - limit), 0), limit=min(limit, batches.limit))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The samples of one source: what is calibrated on, and what results are judged on."""
+
+    calibrated: Batches
+    """Without labels, which ranges do not depend on"""
+    held_out: Batches | None
+    """None where there are too few samples to hold any out"""
+
+
+def split(batches: Batches, samples: int, most: int) -> Split:
+    """At most `samples` of `batches` to calibrate on and at most `most` others, held out of it. Made-up inputs are not split."""
+    need = max(FEWEST, HELD_OUT_EVERY * (batches.batch_size or 1))
+    unlabelled = replace(batches, stream=lambda: (replace(item, labels=None) for item in batches.stream()))
+    if batches.origin == "noise" or not _has(batches, need):
+        return Split(replace(unlabelled, limit=min(samples, batches.limit)), None)
+    held_out = replace(batches, part=Part.HELD_OUT, limit=min(most, batches.limit // HELD_OUT_EVERY))
+    most = min(samples, batches.limit - batches.limit // HELD_OUT_EVERY)
+    return Split(replace(unlabelled, part=Part.CALIBRATED, limit=most), held_out)
+
+
+def _has(batches: Batches, count: int) -> bool:
+    """Whether there are so many samples."""
+    size = batches.batch_size or 1
+    return sum(size for _ in islice(batches, -(-count // size))) >= count
+
+
+def beside(samples: int) -> int:
+    """Samples to open so that `samples` are left to calibrate on when the others are held out."""
+    return samples + samples // (HELD_OUT_EVERY - 1)
+
+
+def labelled_by(batches: Batches, labels: np.ndarray) -> Batches:
+    """`batches` with `labels` [samples, ...], in the order of the source."""
+
+    def stream() -> Iterator[Item]:
+        seen = 0
+        for item in batches.stream():
+            arrays = {spec.name: item.arrays[spec.name] for spec in batches.inputs}
+            count = 1 if batches.batch_size is None else _samples_in(arrays, batches.inputs[0])
+            yield replace(item, labels=labels[seen : seen + count])
+            seen += count
+
+    return replace(batches, stream=stream)
+
+
+def _samples_in(arrays: Batch, spec: TensorSpec) -> int:
+    array = arrays[spec.name]
+    return 1 if array.shape == spec.shape[1:] else len(array)
 
 
 def _numbers(value: Any) -> tuple[float, ...] | None:
@@ -266,9 +340,9 @@ def notes_on_scale(batches: Batches) -> tuple[str, ...]:
     return (f"normalised samples reach {largest:.0f}: are --mean and --std for pixels of 0..1 and the pixels 0..255? Then multiply both by 255",)
 
 
-def check_labels(labels: np.ndarray, batches: Batches) -> None:
-    """Raises DataError for labels that are not one whole number a sample of `batches`."""
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
+def check_labels(labels: np.ndarray, batches: Batches, *, classes: bool = True) -> None:
+    """Raises DataError for labels that are not one a sample of `batches`: with `classes`, one whole number."""
+    if labels.ndim == 0 or (classes and (labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0))):
         raise DataError(f"expected class indices of shape [n], found {labels.dtype} {list(labels.shape)}", where="labels")
     samples = sum(len(next(iter(batch.values()))) for batch in batches)
     if batches.origin == "noise":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
 
 LABELS = "labels"
 """Name of the array of labels in a .npz file or a dict."""
+
+LEAST_CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Item:
 
     arrays: Mapping[str, np.ndarray]
     labels: np.ndarray | None = None
-    """int64 [samples]"""
+    """[samples, ...], int64 where they are classes"""
     file: str = ""
     """That it was read from, where it is one of several"""
 
@@ -229,9 +231,54 @@ def _folder(path: Path, inputs: tuple[TensorSpec, ...], wanted: Wanted) -> tuple
     files = files_in(path)
     if not files:
         raise DataError("no image or .npy file in the folder", where=str(path), hint=f"looked for {', '.join((*SUFFIXES, '.npy'))}")
-    # spread over the whole folder: sorted names often begin with one class
-    chosen = [files[round(index)] for index in np.linspace(0, len(files) - 1, min(wanted.limit, len(files)))]
-    return "images", lambda: (Item({inputs[0].name: _file(file, inputs[0], wanted.form)}, file=str(file)) for file in chosen)
+    chosen = [files[index] for index in spread(len(files), wanted.limit)]
+    classes = _classes(path, files) if wanted.labels else {}
+    return "images", lambda: (_item_of(file, inputs[0], wanted.form, _class_of(file, path, classes)) for file in chosen)
+
+
+def _item_of(file: Path, spec: TensorSpec, form: Preprocessing, label: np.ndarray | None) -> Item:
+    return Item({spec.name: _file(file, spec, form)}, label, str(file))
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """Which of `count` files are taken: at most `limit`, over the whole folder, as sorted names often begin with one class."""
+    return [round(index) for index in np.linspace(0, count - 1, min(limit, count))]
+
+
+def labels_taken(labels: np.ndarray, source: Any, limit: int) -> np.ndarray:
+    """Those of `labels` that belong to the samples taken: of a folder, where there is one label a file, the labels of the files that are."""
+    if not isinstance(source, (str, Path)) or not Path(source).is_dir():
+        return labels
+    files = len(files_in(Path(source)))
+    return labels[spread(files, limit)] if len(labels) == files else labels
+
+
+def class_names(source: Any) -> tuple[str, ...]:
+    """The folders in the folder `source` whose names are its classes, in their order; none where there are no two, or where they are numbers."""
+    if not isinstance(source, (str, Path)) or not Path(source).is_dir():
+        return ()
+    names = tuple(_classes(Path(source), files_in(Path(source))))
+    return () if _are_numbers(names) else names
+
+
+def _classes(root: Path, files: list[Path]) -> dict[str, int]:
+    """Name of each folder in `root` -> its class: the number that is its name, else its place among the names, as torchvision counts.
+
+    Empty where a file lies in none, or all lie in one.
+    """
+    parts = [file.relative_to(root).parts for file in files] if root.is_dir() else []
+    names = sorted({part[0] for part in parts})
+    if len(names) < LEAST_CLASSES or any(len(part) == 1 for part in parts):
+        return {}
+    return {name: int(name) for name in names} if _are_numbers(names) else {name: index for index, name in enumerate(names)}
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name.isascii() and name.isdigit() for name in names)
+
+
+def _class_of(file: Path, root: Path, classes: Mapping[str, int]) -> np.ndarray | None:
+    return np.asarray([classes[file.relative_to(root).parts[0]]], np.int64) if classes else None
 
 
 def files_in(path: Path) -> list[Path]:

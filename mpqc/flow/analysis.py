@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpqc.data.batches import Split
 from mpqc.errors import UsageError
+from mpqc.flow.agreement import MOST
 from mpqc.flow.phases import CALIBRATION, SENSITIVITIES, CalibrationInputs, SensitivityInputs
 from mpqc.flow.results import Analysis
 from mpqc.pruning import fit as pruning
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from mpqc.data.batches import Batches
     from mpqc.training.samples import Samples
     from mpqc.values.network import Network
+    from mpqc.values.plan import Plan
     from mpqc.values.preprocessing import Preprocessing
     from mpqc.values.recipe import Recipe
     from mpqc.values.site import SiteTable
@@ -39,7 +42,11 @@ class Material:
     """Path, ModelProto or Module"""
     data: Any = None
     labels: np.ndarray | None = None
-    """Class indices, one a sample of the data"""
+    """One a sample of the data: class indices, or what the metric takes"""
+    classes: bool = True
+    """Whether they have to be class indices"""
+    solved: Plan | None = None
+    """The plan that the allocator found before, for the same network and data"""
 
     @property
     def name(self) -> str:
@@ -53,8 +60,13 @@ class _Read:
 
     network: Network
     table: SiteTable
-    batches: Batches
+    whole: Batches
+    """All samples that were opened, with their labels"""
+    split: Split
     samples: Samples | None
+    labels: np.ndarray | None
+    """Of `whole`"""
+    notes: tuple[str, ...] = ()
 
 
 def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
@@ -62,7 +74,7 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
 
     Raises, before any of the slow phases, LoweringError where a node cannot be in a program and DataError where data or labels do not fit.
     """
-    from mpqc.data.batches import check_labels, notes_on_scale
+    from mpqc.data.batches import notes_on_scale
     from mpqc.flow.float_check import warnings_on
     from mpqc.flow.lowerable import check_lowerable
     from mpqc.flow.plan_choice import check_fixed
@@ -74,15 +86,12 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
         target = load_target(options.target)
         check_fixed(options.fixed, read.table, target)
         check_lowerable(read.network, read.table, target)
-    labels = material.labels if read.samples is None else None
-    if labels is not None:
-        check_labels(labels, read.batches)
     with job.progress.phase("float network"):
-        suspicions = warnings_on(read.network, read.batches, labels)
-    for note in (*read.network.notes, *read.batches.notes, *notes_on_scale(read.batches), *suspicions):
+        suspicions = warnings_on(read.network, read.whole, read.labels)
+    for note in (*read.network.notes, *read.notes, *read.whole.notes, *notes_on_scale(read.whole), *suspicions):
         job.progress.warn(note)
     pruned = pruning.pruned_to_fit(_pruning(read, options), job)
-    network, table, batches, target = pruned.network, pruned.table, read.batches, load_target(options.target)
+    network, table, batches, target = pruned.network, pruned.table, read.split.calibrated, load_target(options.target)
     LOG.debug("network %s", network.digest)
     with job.progress.phase("calibrate"):
         calibration = CALIBRATION.run(job.workspace, CalibrationInputs(network, table, batches, range_method(options.ranges, batches)))
@@ -93,7 +102,8 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
     if not options.training:  # which changes weights
         table = with_forms(table, calibration, is_rounding_open=options.repairing.steps > 0)
     job.workspace.write_text("sites.json", write_sites(table))
-    return Analysis(network, table, batches, calibration, sensitivities, read.samples, read.network if pruned.removed else None)
+    original = read.network if pruned.removed else None
+    return Analysis(network, table, batches, calibration, sensitivities, read.samples, original, read.whole, read.split.held_out, doubts=suspicions)
 
 
 def range_method(asked: str, batches: Batches) -> str:
@@ -104,7 +114,7 @@ def range_method(asked: str, batches: Batches) -> str:
 
 
 def _read(material: Material, reading: Reading, recipe: Recipe | None) -> _Read:
-    from mpqc.data.batches import open_data
+    from mpqc.data.batches import beside, open_data, split
     from mpqc.data.sources import rereadable
     from mpqc.frontend import load_network
     from mpqc.quantize.sites import find_sites
@@ -113,10 +123,50 @@ def _read(material: Material, reading: Reading, recipe: Recipe | None) -> _Read:
     network = load_network(material.source, shapes=reading.shapes, values=reading.values, example_inputs=reading.example_inputs)
     table = find_sites(network)
     data = material.data if recipe is None else rereadable(material.data)
+    notes = notes_on_classes(data, network)
     opening = partial(open_data, data, network.inputs, preprocessing=reading.preprocessing, seed=reading.seed, noise=reading.input_range)
     _check_declared(reading.preprocessing, data, network)
-    batches = opening(limit=reading.samples)
-    return _Read(network, table, batches, None if recipe is None else _samples(opening(limit=ALL, labels=True), material.labels, recipe))
+    if recipe is not None:
+        whole = opening(limit=reading.samples)
+        samples = _samples(opening(limit=ALL, labels=not notes), material.labels, recipe)
+        return _Read(network, table, whole, Split(whole, None), samples, None)
+    opened = opening(limit=reading.samples if data is None else beside(reading.samples), labels=not notes)
+    whole = opened if material.labels is None else _labelled(opened, material)
+    return _Read(network, table, whole, split(whole, reading.samples, MOST), None, labels_of(whole), notes)
+
+
+def _labelled(batches: Batches, material: Material) -> Batches:
+    """`batches` with the labels that were given beside the data."""
+    from mpqc.data.batches import check_labels, labelled_by
+    from mpqc.data.sources import labels_taken
+
+    assert material.labels is not None
+    taken = labels_taken(material.labels, material.data, batches.limit)
+    check_labels(taken, batches, classes=material.classes)
+    return labelled_by(batches, taken)
+
+
+def labels_of(batches: Batches) -> np.ndarray | None:
+    """The labels of all samples; None where one has none."""
+    found = []
+    for _, label in batches.labelled():
+        if label is None:
+            return None
+        found.append(label)
+    return np.concatenate(found)
+
+
+def notes_on_classes(data: Any, network: Network) -> tuple[str, ...]:
+    """A warning where folders are named like classes and are not the network's: then they are no labels."""
+    from mpqc.data.sources import class_names
+
+    names, shape = class_names(data), network.outputs[0].shape if network.outputs else ()
+    classes = shape[1] if len(shape) > 1 else 0
+    if not names or len(names) == classes:
+        return ()
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    found = f"{len(names)} folders ({some}) are no labels: the network has {classes} classes"
+    return (f"{found}; name each folder by the number of its class, or give --labels",)
 
 
 def _check_declared(asked: Preprocessing, data: Any, network: Network) -> None:
@@ -151,7 +201,7 @@ def _pruning(read: _Read, options: Options) -> pruning.Inputs:
     return pruning.Inputs(
         network=read.network,
         table=read.table,
-        batches=read.batches,
+        batches=read.split.calibrated,
         asked=options.pruning,
         target=load_target(options.target),
         budgets=options.budgets,

@@ -18,6 +18,7 @@ from mpqc.workspace.lock import locked
 from mpqc.workspace.log_file import logged
 from mpqc.workspace.phase import Phase
 from mpqc.workspace.progress import Progress
+from mpqc.workspace.state import stale_files
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
@@ -146,6 +147,9 @@ def run_folder(folder: Path, arrays: Sequence[np.ndarray], *, emulate: bool, thr
 
     `arrays` are the inputs in order, any number of stacked samples; none: the bundle's own. Raises RunError, DataError.
     """
+    stale = stale_files(folder)
+    if stale:
+        raise RunError("its program is of another plan", where=str(folder), why="plan.json was changed since", hint=f"mpqc build {folder}")
     bundle = folder / "bundle" if (folder / "bundle").is_dir() else folder
     if not (bundle / "model.json").is_file():
         raise RunError("holds no bundle", where=str(folder), hint="give the output folder of mpqc compile or mpqc lower for an AArch64 target")

@@ -5,7 +5,7 @@ Signs of a wrong scale, order of channels or file: the same answer for every sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -83,6 +83,12 @@ def warnings_on(network: Network, batches: Batches, labels: np.ndarray | None = 
     return (*found, *_unlike(answers, labels))
 
 
+def looks_like_classes(network: Network, values: Mapping[str, np.ndarray]) -> bool:
+    """Whether the first float output in `values` is one row of classes a sample."""
+    first = next((name for name, array in values.items() if np.issubdtype(array.dtype, np.floating)), None)
+    return first is not None and first not in _like_inputs(network) and _answers({first: values[first]}) is not None
+
+
 def _like_inputs(network: Network) -> set[str]:
     """Outputs of an input's shape, which an autoencoder has: rows of them are no classes."""
     shapes = {spec.shape for spec in network.inputs}
@@ -156,7 +162,7 @@ def _of_answers(answers: Answers) -> tuple[str, ...]:
 
 def _unlike(answers: Answers | None, labels: np.ndarray | None) -> tuple[str, ...]:
     """A warning where answers match labels no better than chance."""
-    if answers is None or labels is None or len(labels) < ENOUGH:
+    if answers is None or labels is None or labels.ndim != 1 or len(labels) < ENOUGH:
         return ()
     wanted, classes = labels[: len(answers.probabilities)], answers.probabilities.shape[1]
     right = int(np.sum(answers.probabilities.argmax(1)[: len(wanted)] == wanted))

@@ -14,14 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpqc.flow.agreement import Scale, drop_of, make_scale
 from mpqc.flow.analysis import Material, analyze_network
 from mpqc.flow.building import Builder, Held, built_inside
+from mpqc.flow.drop_search import cheapest_resource, plan_within
 from mpqc.flow.export import Exporting
-from mpqc.flow.plan_choice import choose_plan, cost_model_of
+from mpqc.flow.fingerprint import fingerprint
+from mpqc.flow.holding import hold_to
+from mpqc.flow.loading import load
+from mpqc.flow.plan_choice import checked, choose_plan, cost_model_of
 from mpqc.flow.plan_guard import guarded_plan, warn_of_worthless
+from mpqc.flow.request_file import write_request
 from mpqc.flow.results import Analysis, Compiled
 from mpqc.flow.saved import way_out_kept
-from mpqc.flow.verification import BuiltPlan, Solve, Verifier, counted_again, first_plan, guard, merged, open_verifier, verified
+from mpqc.flow.verification import BuiltPlan, Solve, Verifier, counted_again, first_plan, merged, open_verifier, verified
+from mpqc.numerics.metrics import find_metric
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan
 from mpqc.values.request import Options
@@ -31,6 +38,7 @@ from mpqc.workspace.launch import launched, private_folder
 from mpqc.workspace.lock import locked
 from mpqc.workspace.log_file import logged
 from mpqc.workspace.progress import Progress
+from mpqc.workspace.state import begin, finish, is_finished
 
 if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
@@ -50,23 +58,44 @@ def compile_network(
     Raises the errors of mpqc.errors; what finished phases wrote stays and is picked up by the next run. Of several processes that torchrun
     started the first one writes; the others keep their files in a temporary folder.
     """
-    group, cost_model, material = launched(), cost_model_of(options.choosing), Material(source, data, labels)
+    return compile_material(Material(source, data, labels), options, output, progress)
+
+
+def compile_material(material: Material, options: Options, output: Path, progress: Progress | None = None) -> Compiled:
+    """compile_network of `material`. Where the folder holds all that this very compile leaves, it is given as it is."""
+    group, cost_model = launched(), cost_model_of(options.choosing)
+    if options.metric is not None:  # a function that is not there ends the run before anything is written
+        material = replace(material, classes=find_metric(options.metric).rows)
     progress = (progress or Progress(quiet=True)) if group.leads else Progress(quiet=True, mute=True)
     workspace = open_workspace(output if group.leads else private_folder(), force=options.force)
     with locked(workspace), logged(workspace.root, f"compile {material.name}", options.facts()):
-        return _compiled(material, options, cost_model, Job(workspace, progress))
+        job, request = Job(workspace, progress), fingerprint(material, options, cost_model.target)
+        if is_finished(workspace, request):
+            return _as_it_is(options, job)
+        begin(workspace)
+        return _compiled(material, options, cost_model, job, request)
 
 
-def _compiled(material: Material, options: Options, cost_model: CostModel, job: Job) -> Compiled:
+def _as_it_is(options: Options, job: Job) -> Compiled:
+    job.progress.say("nothing to do: this compile is finished, and its files are as it left them")
+    compiled = load(job.workspace.root)
+    hold_to(compiled.report, compiled, job.progress, allow_slower=options.allow_slower)
+    return compiled
+
+
+def _compiled(material: Material, options: Options, cost_model: CostModel, job: Job, request: str) -> Compiled:
     from mpqc.report.build import build_report
     from mpqc.report.file import write_report
 
     verifier = open_verifier(options.pricer, cost_model.target) if options.price and launched().leads else None
     analysis = analyze_network(material, options, job)
+    write_request(job.workspace, material, options, analysis.whole or analysis.batches)
     cost_model = cost_model.for_network(analysis.table)
     memory = merged(options.budgets).get(Resource.PEAK_MEMORY)
     builder = Builder(_exporting(analysis, options.opset, None, cost_model.target), cost_model.target, job, memory)
-    choose = partial(_chosen, analysis, options, cost_model, options.budgets)
+    with job.progress.phase("score the float network"):
+        scale = make_scale(analysis, options.metric, options.drop)
+    choose = partial(_first_plan, analysis, options, cost_model, scale, material.solved)
     with job.progress.phase("allocate"), way_out_kept(job.workspace), builder.explaining():
         plan = first_plan(choose, options.budgets, lambda plan: builder.measure_aside(plan, None))
     trained = None
@@ -82,12 +111,12 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     warn_of_worthless(plan, job.progress)
     warn_of_unpriced(built.program, options.budgets, job.progress)
     with job.progress.phase("report"):
-        measured = _measured(analysis, built.program, material.labels, cost_model, trained, held)
+        measured = _measured(analysis, built.program, cost_model, trained, held, scale)
         report = build_report(analysis.table, plan, built.program, cost_model, _circumstances(analysis, options, built, job), measured)
     write_report(report, job.workspace)
-    compiled = Compiled(analysis, plan, built.model, built.program, report, job.workspace.root)
-    if not options.allow_slower and built.artifacts.module_bytes:
-        guard(report, compiled)
+    finish(job.workspace, request)
+    compiled = Compiled(plan, report, job.workspace.root, lambda: analysis)
+    hold_to(report, compiled, job.progress, allow_slower=options.allow_slower)
     return compiled
 
 
@@ -96,7 +125,9 @@ def analyze(source: Any, options: Options, data: Any = None, *, output: Path, pr
     cost_model_of(options.choosing)  # an unknown target ends the run before anything is written
     workspace, material = open_workspace(output, force=options.force), Material(source, data)
     with locked(workspace), logged(workspace.root, f"analyze {material.name}", options.facts()):
-        return analyze_network(material, options, Job(workspace, progress or Progress(quiet=True)))
+        analysis = analyze_network(material, options, Job(workspace, progress or Progress(quiet=True)))
+        write_request(workspace, material, options, analysis.whole or analysis.batches)
+        return analysis
 
 
 def _start(plan: Plan, analysis: Analysis, options: Options, cost_model: CostModel, builder: Builder) -> BuiltPlan:
@@ -135,6 +166,20 @@ def _chosen(analysis: Analysis, options: Options, cost_model: CostModel, budgets
     plan = choose_plan(analysis.table, analysis.sensitivities, cost_model, choosing)
     solved = analysis.sensitivities is not None and options.training is None
     return guarded_plan(plan, analysis, cost_model, budgets, options.fixed) if solved else plan
+
+
+def _first_plan(analysis: Analysis, options: Options, cost_model: CostModel, scale: Scale, solved: Plan | None) -> Plan:
+    """The plan inside the budgets; where there is none but a largest drop, the fastest plan that keeps that. Or the one that was solved for."""
+    if solved is not None:
+        return checked(solved, analysis.table)
+    free = analysis.sensitivities is not None and options.training is None and not options.budgets
+    if scale.max_drop is None or not free:
+        return _chosen(analysis, options, cost_model, options.budgets)
+
+    def solve(budgets: tuple[Budget, ...]) -> Plan:
+        return choose_plan(analysis.table, analysis.sensitivities, cost_model, replace(options.choosing, budgets=budgets))
+
+    return plan_within(scale.max_drop, cheapest_resource(cost_model), solve, drop_of(scale, analysis))
 
 
 def _exporting(analysis: Analysis, opset: int | None, trained: Trained | None, target: Target) -> Exporting:
@@ -181,18 +226,18 @@ def warn_of_unpriced(program: Program, budgets: Iterable[Budget], progress: Prog
         progress.warn(f"the latency budget does not see {len(floats)} float stretches, which no cost row prices: {', '.join(floats[:3])}")
 
 
-def _measured(
-    analysis: Analysis, program: Program, labels: np.ndarray | None, cost_model: CostModel, trained: Trained | None, held: Held
-) -> Measured:
+def _measured(analysis: Analysis, program: Program, cost_model: CostModel, trained: Trained | None, held: Held, scale: Scale) -> Measured:
     from mpqc.allocator.baseline import int8_latency
     from mpqc.allocator.fastest import fastest_latency
-    from mpqc.flow.quality import compare
+    from mpqc.flow.agreement import measure
+    from mpqc.flow.quality import accuracy_of
     from mpqc.report.build import Measured
 
-    quality, accuracy = compare(analysis.reference, program, analysis.batches, analysis.samples, labels)
+    evidence, quality = measure(scale, program, held.plan, analysis)
+    evidence = replace(evidence, max_drop=scale.max_drop, cost_error=cost_model.mean_error)
     summary = None if trained is None else trained.summary
     int8, fastest = int8_latency(analysis.table, cost_model), fastest_latency(analysis.table, cost_model)
-    return Measured(quality, accuracy, summary, int8, fastest, held.modelled_us, held.int8_modelled_us)
+    return Measured(quality, accuracy_of(analysis, program), summary, int8, fastest, held.modelled_us, held.int8_modelled_us, evidence)
 
 
 def _circumstances(analysis: Analysis, options: Options, built: Built, job: Job) -> Circumstances:
@@ -206,6 +251,6 @@ def _circumstances(analysis: Analysis, options: Options, built: Built, job: Job)
         seed=options.seed,
         budgets=options.budgets,
         artifacts=built.artifacts,
-        fed=describe_input(analysis.batches),
+        fed=describe_input(analysis.whole or analysis.batches),
         notes=(*analysis.network.notes, *analysis.calibration.notes),
     )

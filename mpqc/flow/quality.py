@@ -1,4 +1,4 @@
-"""How close a program is to the float network: both run on the same samples."""
+"""What goes into a network, and how many of its labelled samples it and its program get right."""
 
 from __future__ import annotations
 
@@ -8,38 +8,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpqc.report.model import Accuracy, Fed, Quality
+from mpqc.report.model import Accuracy, Fed
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
+    from mpqc.flow.results import Analysis
     from mpqc.training.samples import Samples
     from mpqc.values.network import Network
     from mpqc.values.program import Program
 
-QUALITY_SAMPLES = 16
+INPUT_SAMPLES = 16
 MOST_ACCURACY_SAMPLES = 1000
 """Held-out samples that accuracy is measured on after training"""
 
 
-def compare(
-    network: Network, program: Program, batches: Batches, samples: Samples | None, labels: np.ndarray | None
-) -> tuple[tuple[Quality, ...], Accuracy | None]:
-    """Quality on a few of `batches`; accuracy on all of them with `labels`, or after a training phase on what its `samples` held out."""
-    return measure_quality(network, program, batches), _accuracy(network, program, batches, samples, labels)
-
-
-def measure_quality(network: Network, program: Program, batches: Batches, samples: int = QUALITY_SAMPLES) -> tuple[Quality, ...]:
-    """SQNR of each float output of the program against the float network, both run on the first `samples` of the data."""
-    from mpqc.frontend.reference import Reference
-    from mpqc.numerics.interpreter import Interpreter
-
-    interpreter, reference = Interpreter(program), Reference(network.model)
-    pairs = [(reference.run(batch), interpreter.run(batch)) for batch in islice(iter(batches), samples)]
-    names = [name for name in program.outputs if np.issubdtype(pairs[0][0][name].dtype, np.floating)]
-    return tuple(Quality(name, _sqnr([(wanted[name], got[name]) for wanted, got in pairs]), len(pairs)) for name in names)
-
-
-def describe_input(batches: Batches, samples: int = QUALITY_SAMPLES) -> Fed:
+def describe_input(batches: Batches, samples: int = INPUT_SAMPLES) -> Fed:
     """What goes into the first input: how it was prepared, and the range and mean of the first `samples` batches."""
     name = batches.inputs[0].name
     values = [batch[name] for batch in islice(iter(batches), samples)]
@@ -49,19 +32,19 @@ def describe_input(batches: Batches, samples: int = QUALITY_SAMPLES) -> Fed:
     return Fed(text, count, *((float(flat.min()), float(flat.max()), float(flat.mean())) if flat.size else (0.0, 0.0, 0.0)))
 
 
-def _sqnr(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float | None:
-    signal = error = 0.0
-    for wanted, got in pairs:
-        signal += float(np.square(wanted, dtype=np.float64).sum())
-        error += float(np.square(wanted.astype(np.float64) - got).sum())
-    if error == 0:
+def accuracy_of(analysis: Analysis, program: Program) -> Accuracy | None:
+    """Accuracy on all labelled samples, or after a training phase on what it held out; None where labels are no classes."""
+    if analysis.samples is not None:
+        return _held_out(analysis.reference, program, analysis.batches, analysis.samples)
+    if analysis.whole is None or not program.outputs:
         return None
-    return 10 * float(np.log10(max(signal, np.finfo(np.float64).tiny) / error))
+    pairs = [(batch, label) for batch, label in analysis.whole.labelled() if label is not None and label.ndim == 1]
+    if not pairs or len(pairs) < sum(1 for _ in analysis.whole):
+        return None
+    return measure_accuracy(analysis.reference, program, (batch for batch, _ in pairs), np.concatenate([label for _, label in pairs]))
 
 
-def _accuracy(network: Network, program: Program, batches: Batches, samples: Samples | None, labels: np.ndarray | None) -> Accuracy | None:
-    if samples is None:
-        return None if labels is None else measure_accuracy(network, program, batches, labels)
+def _held_out(network: Network, program: Program, batches: Batches, samples: Samples) -> Accuracy | None:
     if samples.labels is None or not program.outputs:
         return None
     size = batches.batch_size or 1

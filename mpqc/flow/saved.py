@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mpqc.errors import BudgetInfeasibleError
+from mpqc.errors import FILE_HINT, BudgetInfeasibleError
 from mpqc.flow.plan_choice import check_fixed, cost_model_of
 from mpqc.values.plan import Plan
 from mpqc.values.request import Solving
 from mpqc.values.sensitivities import read_sensitivities
 from mpqc.values.site_file import read_sites
-from mpqc.workspace.folder import Workspace
+from mpqc.workspace.folder import MARKER, Workspace
+from mpqc.workspace.state import solved
 
 WAY_OUT = "plan.least.json"
 """Where a plan goes that meets the least value of a budget that cannot be met"""
@@ -32,6 +33,8 @@ def allocate_saved(folder: Path, solving: Solving) -> Plan:
         plan = allocate(table, sensitivities, cost_model, solving.budgets, seconds=seconds, seed=seed, fixed=fixed)
     plan = replace(plan, strategy=sensitivities.method)
     Workspace(folder).write_text("plan.json", plan.to_json())
+    if (folder / MARKER).is_dir():
+        solved(Workspace(folder))
     return plan
 
 
@@ -44,7 +47,7 @@ def way_out_kept(workspace: Workspace) -> Iterator[None]:
         if not isinstance(error.plan, Plan):
             raise
         path = workspace.write_text(WAY_OUT, error.plan.to_json())
-        hint = "; ".join(part for part in (error.hint, f"the plan that does that: {path}") if part)
+        hint = "; ".join(part for part in (error.hint, f"{FILE_HINT}{path}") if part)
         raise BudgetInfeasibleError(
             error.what, where=error.where, why=error.why, hint=hint, least=error.least, together=error.together, plan=error.plan
         ) from error

@@ -12,14 +12,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpqc.errors import BudgetInfeasibleError, GuardError, UsageError
+from mpqc.errors import BudgetInfeasibleError, UsageError
 from mpqc.facts.amounts import format_amount
 from mpqc.facts.resources import RESOURCES
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, Use, same_bits
 
 if TYPE_CHECKING:
-    from mpqc.report.model import Report
     from mpqc.targets import Target
     from mpqc.timing.pricer import Pricer
 
@@ -27,9 +26,6 @@ ROUNDS = 4
 """Programs that are built at most"""
 MARGIN = 0.998
 """Share of the budget that a new plan is to take: prices of one program move by a tenth of a percent"""
-SLOWER = 1.001
-"""Ratio from which a plan is slower: below it two sums of the same prices differ by rounding"""
-
 Solve = Callable[[tuple[Budget, ...]], Plan]
 Spent = Mapping[Resource, float]
 """What a built program takes, in the units of the resources, of those that were counted or priced"""
@@ -214,31 +210,6 @@ def _over(tried: list[BuiltPlan], limits: Mapping[Resource, float]) -> BudgetInf
         what, hint = f"{what} when priced", f"{hint}, or leave --price out to bound the predicted time alone"
     plan = replace(least.plan, uses=tuple(_use(use, limits, least.spent) for use in least.plan.uses))
     return BudgetInfeasibleError(what, where=facts.flag.option, hint=hint, least={resource.value: least.spent[resource]}, plan=plan)
-
-
-def guard(report: Report, compiled: object | None = None) -> None:
-    """Raises GuardError where the program is slower than the same network with everything at 8 bits: by price where there is one.
-
-    The error carries `compiled`, for callers that go on with it.
-    """
-    if report.modelled_us is not None and report.int8_modelled_us is not None:
-        _compare(report.modelled_us, report.int8_modelled_us, "modelled", compiled)
-    elif report.latency_us is not None and report.int8_latency_us is not None:
-        _compare(report.latency_us, report.int8_latency_us, "predicted", compiled)
-
-
-def _compare(planned: float, int8: float, how: str, compiled: object | None) -> None:
-    if planned <= int8 * SLOWER:
-        return
-    what = f"the plan takes {_microseconds(planned)}, all int8 {_microseconds(int8)} ({how})"
-    way = "all files are written; --allow-slower accepts it where size or bits matter more"
-    bound = _microseconds(int8).replace(" ", "")
-    hint = f"{way}, --budget-latency {bound} asks for a plan that is no slower"
-    raise GuardError(what, where="slower than all int8", hint=hint, compiled=compiled)
-
-
-def _microseconds(amount: float) -> str:
-    return format_amount(Resource.LATENCY, amount)
 
 
 def _text(resource: Resource, amount: float) -> str:

@@ -83,7 +83,7 @@ def load_network(
     Raises ModelError for a model that is damaged, hostile, of an unsupported opset or not of fixed shape, UsageError for
     arguments that do not fit it.
     """
-    name, model = _read(source, example_inputs)
+    name, model = read_source(source, example_inputs)
     with judged(model):
         return _network(name, model, shapes, values)
 
@@ -119,7 +119,8 @@ def canonicalize(model: onnx.ModelProto, shapes: Shapes | None = None, values: V
     return replace(result, notes=(*single.notes, *result.notes))
 
 
-def _read(source: Source, example_inputs: Any) -> tuple[str, onnx.ModelProto]:
+def read_source(source: Source, example_inputs: Any) -> tuple[str, onnx.ModelProto]:
+    """What the network is called, and its ONNX as it came."""
     if isinstance(source, onnx.ModelProto):
         check_source(source)
         return source.graph.name or "model", source

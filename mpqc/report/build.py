@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpqc.facts.amounts import format_budget
 from mpqc.numerics.overflow import LIMIT, accumulator_peaks
+from mpqc.report.judge import Evidence, judge
 from mpqc.report.model import AccumulatorRow, Accuracy, Fed, FloatRow, LayerRow, Quality, Report, Sizes
 from mpqc.values.artifacts import Artifacts
 from mpqc.values.budget import Budget, Resource
@@ -54,13 +55,14 @@ class Measured:
     """Prediction for the fastest widths"""
     modelled_us: float | None = None
     int8_modelled_us: float | None = None
+    evidence: Evidence | None = None
 
 
 def build_report(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel, circumstances: Circumstances, measured: Measured) -> Report:
     """The report of one compile, from values alone: nothing is run."""
     target, artifacts = cost_model.target, circumstances.artifacts
     latency = plan.used(Resource.LATENCY)
-    return Report(
+    report = Report(
         network=circumstances.network,
         network_digest=circumstances.network_digest,
         target=target.name,
@@ -89,6 +91,7 @@ def build_report(table: SiteTable, plan: Plan, program: Program, cost_model: Cos
         versions=versions(),
         notes=(*circumstances.notes, *plan.notes, *([artifacts.note] if artifacts.note else []), *_missed_forms(table, plan, cost_model, artifacts)),
     )
+    return report if measured.evidence is None else replace(report, verdict=judge(report, plan, measured.evidence))
 
 
 def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel, forms: Mapping[str, str]) -> tuple[LayerRow, ...]:

@@ -9,22 +9,45 @@ from typing import TYPE_CHECKING
 
 from mpqc.report.model import LayerRow, Report
 from mpqc.report.text import totals
+from mpqc.report.verdict_text import verdict_rows
 from mpqc.values.history import TrainingSummary
 from mpqc.values.text import printable
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from matplotlib.figure import Figure
+
+PIECE = """<table>
+{% for word, text in verdict %}<tr><th style="text-align:left">{{ word }}</th><td style="text-align:left">{{ text }}</td></tr>
+{% endfor %}</table>
+<table>
+<tr><th>node</th><th>op</th><th>weight bits</th><th>output bits</th><th>bytes</th><th>us</th><th>why</th></tr>
+{% for row in report.layers %}
+<tr><td>{{ row.name }}</td><td>{{ row.op }}</td><td>{{ row.weight_bits if row.weight_bits is not none else "" }}</td>
+<td>{{ row.activation_bits if row.activation_bits is not none else "float" }}</td><td>{{ row.weight_bytes or "" }}</td>
+<td>{{ "%.1f" | format(row.predicted_us) if row.predicted_us is not none else "" }}</td><td>{{ row.reason }}</td></tr>
+{% endfor %}
+</table>
+"""
 
 
 def render(report: Report) -> str:
     """The page for `report`."""
+    template = _template(files("mpqc.report").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    figures = {"bits_svg": _bits_figure(report.layers), "time_svg": _time_figure(report.layers), "training_svg": _training_figure(report.training)}
+    return template.render(report=report, verdict=verdict_rows(report), totals=totals(report), **figures)
+
+
+def result_table(report: Report) -> str:
+    """The verdict and the table of layers as a piece of HTML, without figures and style."""
+    return _template(PIECE).render(report=report, verdict=verdict_rows(report))
+
+
+def _template(source: str) -> Template:
     import jinja2
 
-    source = files("mpqc.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
-    template = environment.from_string(source)
-    figures = {"bits_svg": _bits_figure(report.layers), "time_svg": _time_figure(report.layers), "training_svg": _training_figure(report.training)}
-    return template.render(report=report, totals=totals(report), **figures)
+    return environment.from_string(source)
 
 
 def _shown(value: object) -> object:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from mpqc.values.history import TrainingSummary
 from mpqc.values.json_file import Record
 from mpqc.values.plan import Proof, Use
+from mpqc.values.verdict import Verdict
 
 SCHEMA_VERSION = 1
 
@@ -128,6 +129,8 @@ class Report(Record):
     """Price of the built program by a pricing tool; None where it was not asked for"""
     int8_modelled_us: float | None = None
     """The same of the program with all weights and activations at 8 bits"""
+    verdict: Verdict | None = None
+    """None in reports of older versions, and in those that nothing was run for"""
     fed: Fed | None = None
     """None in reports that nothing was run for"""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mpqc.facts.amounts import format_amount
 from mpqc.facts.resources import RESOURCES
 from mpqc.report.model import LayerRow, Report
+from mpqc.report.verdict_text import verdict_lines
 from mpqc.values.artifacts import FILE_CONSTANTS, MODULE
 from mpqc.values.budget import Resource
 from mpqc.values.plan import Choice, Plan, Proof, Use
@@ -24,7 +25,9 @@ UNITLESS = "-"
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Prints the plan layer by layer, what stays float with its reason, and the totals."""
+    """Prints the verdict, the plan layer by layer, what stays float with its reason, and the totals."""
+    for line in verdict_lines(report):
+        console.print(plain(line))
     console.print(plan_table(report))
     for row in report.floats:
         console.print(plain(f"float: {row.name} ({row.ops}): {row.reason}"))

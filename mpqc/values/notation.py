@@ -95,6 +95,20 @@ def read_seconds(text: str, where: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def read_drop(text: str, where: str) -> str:
+    """`1%` or `0.02`, as it is, where it is a number from 0. Raises UsageError."""
+    drop_points(text, where)
+    return text
+
+
+def drop_points(text: str, where: str) -> float:
+    """The points that `1%`, or a number in a metric's own unit, means. Raises UsageError."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*%?\s*", text)
+    if match is None:
+        raise UsageError(f"{text!r} is no drop", where=where, hint="write for example 1%, or 0.02 in the unit of a metric of your own")
+    return float(match[1])
+
+
 def read_plan_at(text: str, where: str) -> Plan:
     """The plan in the file `text`. Raises PlanError, or UsageError where there is no such file."""
     from mpqc.values.plan import read_plan
@@ -121,4 +135,6 @@ BITS = Notation("WEIGHTS/ACTIVATIONS", read_bits, "{0[0]}/{0[1]}".format)
 SECONDS = Notation("TIME", read_seconds)
 PLAN = Notation("FILE", read_plan_at)
 PATHS = Notation("FILE", read_paths, repeated=True)
+DROP = Notation("POINTS", read_drop)
+METRIC = Notation("NAME|MODULE:FUNCTION", lambda text, where: text)
 WORDS = Notation("NAME", read_words, repeated=True)

@@ -150,9 +150,9 @@ def same_bits(one: Plan, other: Plan) -> bool:
     return all(other.bits(choice.site) == choice.bits for choice in one.choices)
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: str | Path) -> Plan:
     """The plan in `path`. Raises PlanError naming file, key and fault for anything that is not a plan."""
-    return _checked(read_record(Plan, path, "plan", SCHEMA_VERSION, "make one with mpqc allocate"), str(path))
+    return _checked(read_record(Plan, Path(path), "plan", SCHEMA_VERSION, "make one with mpqc allocate"), str(path))
 
 
 def parse_plan(text: str | bytes, where: str) -> Plan:

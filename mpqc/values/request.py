@@ -6,14 +6,14 @@ command line asks for it: a command that takes a record has its options (mpqc.cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mpqc.errors import UsageError
 from mpqc.values.budget import Budget
-from mpqc.values.notation import BITS, CHANNELS, FIXED, NUMBERS, PLAN, RANGE, SECONDS, SHAPES
+from mpqc.values.notation import BITS, CHANNELS, DROP, FIXED, METRIC, NUMBERS, PLAN, RANGE, SECONDS, SHAPES, drop_points
 from mpqc.values.option import listed, option, several
 from mpqc.values.preprocessing import Preprocessing
 from mpqc.values.presets import PRESETS
@@ -44,6 +44,8 @@ ON, OFF = "on", "off"
 NEAREST, GPTQ = "nearest", "gptq"
 ROUNDINGS = (AUTO, NEAREST, GPTQ)
 """How weights round before anything is learned"""
+READY = ("top1", "top5", "miou", "cosine", "sqnr")
+"""Metrics that need no function of the user's own (mpqc.numerics.metrics)"""
 
 Part = TypeVar("Part", bound="Seeded")
 
@@ -276,6 +278,41 @@ class Checking(Priced):
 
 
 @dataclass(frozen=True)
+class Judging:
+    """What the result is scored by, and how much of it may be lost."""
+
+    GROUP: ClassVar[str] = "What may be lost"
+    max_drop: str | float | None = option(
+        None,
+        "points of the metric that may be lost against the float network, as 1%: more ends with exit code 5; "
+        "without a budget the fastest plan that keeps it is found",
+        notation=DROP,
+    )
+    """A number of points, or text as on the command line"""
+    metric: str | Callable[..., float] | None = option(
+        None, f"{listed(READY, 'or')}, or a function of your own: your_module:function (its code is run)", notation=METRIC
+    )
+    """A name of mpqc.numerics.metrics, MODULE:FUNCTION, or a function (outputs, labels, reference) -> number"""
+
+    def __post_init__(self) -> None:
+        drop, own = self.max_drop, self.metric is not None and self.metric not in READY
+        if drop is None:
+            return
+        if isinstance(drop, str) and own and "%" in drop:
+            hint = "write the points in the unit of your function, without %"
+            raise UsageError(f"{drop} of a function of your own could mean two things", where="--max-drop", hint=hint)
+        if self.metric == "sqnr":
+            raise UsageError("the float network has no SQNR that could drop", where="--max-drop", hint="choose another --metric")
+        if (self.drop or 0.0) < 0:
+            raise UsageError(f"{drop} is below 0", where="--max-drop")
+
+    @property
+    def drop(self) -> float | None:
+        """Points of the metric that may be lost."""
+        return drop_points(self.max_drop, "--max-drop") if isinstance(self.max_drop, str) else self.max_drop
+
+
+@dataclass(frozen=True)
 class Forced:
     """Where files may be written."""
 
@@ -293,11 +330,11 @@ class Writing(Forced):
 
 
 @dataclass(frozen=True)
-class Options(Writing, Checking, Training, Repairing, Reading, Choosing):
+class Options(Writing, Judging, Checking, Training, Repairing, Reading, Choosing):
     """What is asked of a compile, apart from the network and the data. Raises UsageError for what cannot be meant."""
 
     def __post_init__(self) -> None:
-        for part in (Choosing, Repairing, Training, Reading, Checking):
+        for part in (Choosing, Repairing, Training, Reading, Checking, Judging):
             part.__post_init__(self)
         if self.strategy in TRAINED and self.training is None:
             raise UsageError(f"{self.strategy} chooses bits while training", where="--strategy", hint=HOW_TO_TRAIN)

@@ -42,9 +42,9 @@ class Sensitivities(Record):
         return json.dumps({**head, "notes": list(self.notes), "values": sites}, indent=1) + "\n"
 
 
-def read_sensitivities(path: Path) -> Sensitivities:
+def read_sensitivities(path: str | Path) -> Sensitivities:
     """The sensitivities in `path`. Raises PlanError naming file, key and fault for anything that is not some."""
-    return read_record(Sensitivities, path, "table of sensitivities", SCHEMA_VERSION, "run mpqc analyze first")
+    return read_record(Sensitivities, Path(path), "table of sensitivities", SCHEMA_VERSION, "run mpqc analyze first")
 
 
 @dataclass(frozen=True)

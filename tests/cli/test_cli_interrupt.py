@@ -33,7 +33,7 @@ PHASES = {
     "export": ("qdq.write.export", "export_qdq"),
     "lower": ("lowering.binary", "_compiled"),
     "link": ("lowering.binary", "zig"),
-    "report": ("flow.quality", "measure_quality"),
+    "report": ("flow.agreement", "measure"),
 }
 
 

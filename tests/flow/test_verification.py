@@ -13,9 +13,10 @@ import onnx
 import pytest
 
 from mpqc.errors import BudgetInfeasibleError, GuardError
+from mpqc.flow.holding import guard
 from mpqc.flow.pipeline import compile_network
 from mpqc.flow.results import Compiled
-from mpqc.flow.verification import ROUNDS, Spent, first_plan, guard, verified
+from mpqc.flow.verification import ROUNDS, Spent, first_plan, verified
 from mpqc.qdq.write.stored import file_bytes
 from mpqc.report.file import read_report
 from mpqc.values.budget import Budget, Resource

@@ -22,6 +22,7 @@ from mpqc.values.plan import Choice, Plan, Proof, Use, read_plan
 from mpqc.values.sensitivities import Sensitivities, read_sensitivities
 from mpqc.values.site import FloatNode, OpNode, PrunedChannels, Site, SiteKind, SiteTable
 from mpqc.values.site_file import read_sites, write_sites
+from mpqc.values.verdict import Fit, Loss, Verdict
 
 PLAN = Plan(
     "cortex-a76",
@@ -41,6 +42,18 @@ TABLE = SiteTable(
 SENSITIVITIES = Sensitivities("fit", "loss", {"w": {2: 1.5, 8: 0.0}, "x": {8: 1e-9}}, "noise", "abc", ("n",))
 TRAINING = TrainingSummary(
     "auto", 10, 8, 64, 8, 1, "float32 on cpu", True, ((1, 0.5),), (Evaluation(1, 0.5, None, True),), (BitChange(1, "w", 8, None),), 1, {"w": 3}
+)
+VERDICT = Verdict(
+    "fine",
+    "inside the budget",
+    (Fit(Resource.SIZE, 1.0, 2.0, "counted in the plan"),),
+    "size",
+    (Loss("top-1", "%", 99.0, 100.0, None),),
+    8,
+    True,
+    ("t",),
+    ("n",),
+    1.0,
 )
 REPORT = Report(
     network="net",
@@ -62,6 +75,7 @@ REPORT = Report(
     accuracy=Accuracy(4, 50.0, 25.0),
     accumulators=(AccumulatorRow("fc", 1, 2),),
     training=TRAINING,
+    verdict=VERDICT,
 )
 
 
