@@ -25,7 +25,7 @@ def fingerprint(material: Material, options: Options, target: Target) -> str:
     try:
         given = (_network(material.source), _data(material.data), material.labels, _bits(options.plan), _bits(material.solved))
         return digest((versions(), asked, target, given))
-    except TypeError:
+    except (TypeError, OSError):  # what cannot be read is told of by whoever reads it
         return ""
 
 

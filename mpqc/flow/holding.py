@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mpqc.errors import DropError, GuardError
 from mpqc.facts.amounts import format_amount
 from mpqc.report.judge import amount
+from mpqc.values.artifacts import MODULE
 from mpqc.values.budget import Resource
 from mpqc.values.verdict import LOST, WORSE, Verdict
 
@@ -25,7 +26,7 @@ def hold_to(report: Report, compiled: object, progress: Progress, *, allow_slowe
         raise _dropped(verdict, compiled)
     if verdict is not None and verdict.keeps in (WORSE, LOST):
         progress.warn(f"the program {_lost(verdict)}; --max-drop makes that an error (exit code 5)")
-    if not allow_slower and "model.so" in report.sizes.files:
+    if not allow_slower and MODULE in report.sizes.files:
         guard(report, compiled)
 
 

@@ -90,7 +90,9 @@ def write_request(workspace: Workspace, material: Material, options: Options, wh
         trained=options.training is not None,
         options={item.name: _plain(getattr(options, item.name)) for item in fields(options) if item.name not in LEFT_OUT},
     )
-    workspace.write_text(FILE, to_json({"schema_version": SCHEMA_VERSION, **vars(request)}))
+    text = to_json({"schema_version": SCHEMA_VERSION, **vars(request)})
+    if not workspace.path(FILE).is_file() or workspace.path(FILE).read_text(encoding="utf-8") != text:
+        workspace.write_text(FILE, text)
 
 
 def _network(material: Material, options: Options) -> onnx.ModelProto:

@@ -39,11 +39,11 @@ def test_json_alone_on_stdout(mpqc: Mpqc, place: Place, tmp_path: Path) -> None:
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     analysis = parsed(mpqc, "analyze", place.model, "--data", place.data, "-o", tmp_path / "out", "--json")
     assert analysis == json.loads((tmp_path / "out" / "sensitivities.json").read_text())
+    assert parsed(mpqc, "run", tmp_path / "out", "--host", "--json")
     plan = parsed(mpqc, "allocate", tmp_path / "out", "--budget-size", BUDGET, "--json")
     assert plan == json.loads((tmp_path / "out" / "plan.json").read_text())
     lowered = parsed(mpqc, "lower", tmp_path / "out" / "model.qdq.onnx", "-o", tmp_path / "low", "--target", "host", "--json")
     assert "portable loops" in lowered["note"]  # type: ignore[index]
-    assert parsed(mpqc, "run", tmp_path / "out", "--host", "--json")
     assert len(parsed(mpqc, "targets", "list", "--json")) >= 6  # type: ignore[arg-type]
     assert parsed(mpqc, "targets", "show", "cortex-a76", "--json")
     assert parsed(mpqc, "doctor", "--json")
