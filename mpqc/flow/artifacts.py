@@ -31,13 +31,13 @@ CODED = ("Quant", "Integer", "NBits", "QAttention", "QLinear", "QGemm", "QMoE", 
 NO_CODE = "cost-only target: plan and QDQ file, no program"
 
 
-def lowered_program(program: Program, target: Target) -> Lowered | None:
-    """`program` as kernels and a memory plan for `target`, no code yet; None for a cost-only target. Raises the errors of `mpqc.lowering.lower`."""
+def lowered_program(program: Program, target: Target, block_bytes: int = 0) -> Lowered | None:
+    """`program` as kernels and a memory plan for `target`, no code yet; None for a cost-only target. See `mpqc.lowering.lower`."""
     if target.lowering == "cost-only":
         return None
     from mpqc.lowering import lower
 
-    return lower(program, target)
+    return lower(program, target, block_bytes)
 
 
 def remove_program(workspace: Workspace) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mpqc.values.program import Program
 
 
+THRIFT = {0: "kernels are cut for one core", 2048: "kernels are cut for one core and copy 2 kB at a time, which is slower than predicted"}
+"""Ways to take less scratch, by the bytes that a block may copy (0: what is fastest), the faster first"""
 BATCH_CHECKED = 3
 """Samples that a file with an open batch is run on, together and one by one"""
 
@@ -42,6 +44,8 @@ class Draft:
     program: Program
     lowered: Lowered | None
     """None for a target without code"""
+    thrift: str = ""
+    """What was done so that it takes less memory, for the report"""
 
 
 @dataclass(frozen=True)
@@ -97,17 +101,20 @@ class Builder:
             model = self._with_source_batch(model)
         workspace.write_bytes("model.qdq.onnx", model.SerializeToString())
         with progress.phase("lower"):
-            lowered = self._lowered(program)
-        self._draft, self._built = Draft(plan, model, program, lowered), None
+            lowered, thrift = self._lowered(program)
+        self._draft, self._built = Draft(plan, model, program, lowered, thrift), None
         return self._draft
 
-    def _lowered(self, program: Program) -> Lowered | None:
+    def _lowered(self, program: Program) -> tuple[Lowered | None, str]:
+        """The program, where memory is bounded the fastest of those that take no more, and what was done for that."""
         from mpqc.flow.artifacts import lowered_program
 
-        lowered = lowered_program(program, self.target)
-        if lowered is None or self.memory is None or lowered.arena.nbytes <= self.memory or self.target.cores == 1:
-            return lowered
-        return lowered_program(program, self.target.model_copy(update={"cores": 1}))
+        lowered, done = lowered_program(program, self.target), ""
+        for block_bytes, how in THRIFT.items():
+            if lowered is None or self.memory is None or lowered.arena.nbytes <= self.memory:
+                break
+            lowered, done = lowered_program(program, self.target.model_copy(update={"cores": 1}), block_bytes), how
+        return lowered, f"{done}: more scratch would break the budget of activation memory" if done else ""
 
     def _write(self, draft: Draft) -> Built:
         from mpqc.flow.artifacts import write_artifacts, write_nothing
@@ -117,13 +124,8 @@ class Builder:
         write = write_artifacts if launched().leads else write_nothing
         with self.job.progress.phase("build"):
             artifacts = write(draft.program, draft.lowered, self.target, self.job.workspace, batches=self.exporting.batches)
-        note = "; ".join(filter(None, (artifacts.note, self._thrift(draft))))
+        note = "; ".join(filter(None, (artifacts.note, draft.thrift)))
         return Built(draft.model, draft.program, replace(artifacts, note=note, file_bytes=file_bytes(draft.model)))
-
-    def _thrift(self, draft: Draft) -> str:
-        if draft.lowered is None or draft.lowered.target.cores == self.target.cores:
-            return ""
-        return f"kernels are cut for one core: scratch for {self.target.cores} would take more than the budget of activation memory"
 
     def _with_source_batch(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """`model` with the batch dimension as the source has it; where it holds to a batch of 1, a warning says why."""

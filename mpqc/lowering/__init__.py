@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 __all__ = ["build", "lower"]
 
 
-def lower(program: Program, target: Target) -> Lowered:
+def lower(program: Program, target: Target, block_bytes: int = 0) -> Lowered:
     """`program` as one Relax module for `target`: one memory layout, one kernel a step, constants at their real width.
 
+    block_bytes: of input that a block of a product may copy to scratch, for programs that must take little memory; 0: what is fastest.
     Raises LoweringError naming the op where there is no kernel, TargetError for a target without code, ToolMissingError without TVM.
     """
     from mpqc.lowering.relax_module import lower_program
 
-    return lower_program(program, target)
+    return lower_program(program, target, block_bytes)
 
 
 def build(lowered: Lowered, path: str | Path) -> Path:

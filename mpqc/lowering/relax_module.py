@@ -20,17 +20,18 @@ from mpqc.targets import Target
 from mpqc.values.program import Float, Program
 
 
-def lower_program(program: Program, target: Target) -> Lowered:
+def lower_program(program: Program, target: Target, block_bytes: int = 0) -> Lowered:
     """See `mpqc.lowering.lower`."""
     if target.llvm is None:
         raise TargetError("is cost-only: there is no code for it", where=target.name, hint="the plan and the QDQ file are the result")
     program = compose_moves(program)
     layout = plan_layout(program)
     forms = choose_forms(program, target)
-    steps = plan_steps(program, layout, kernel_target(target), forms=forms)
+    core = kernel_target(target, block_bytes)
+    steps = plan_steps(program, layout, core, forms=forms)
     storage = plan_storage(program, layout, steps)
     if storage.packed:
-        steps = plan_steps(program, layout, kernel_target(target), storage, forms)
+        steps = plan_steps(program, layout, core, storage, forms)
     emitter = Emitter(program, target.cores)
     outputs = emitter.emit(steps)
     launches = tuple(emitter.launches)
@@ -41,9 +42,9 @@ def lower_program(program: Program, target: Target) -> Lowered:
     return Lowered(_module(emitter, description), target, steps, layout, storage, launches, arena, floats, description, stored, forms)
 
 
-def kernel_target(target: Target) -> KernelTarget:
+def kernel_target(target: Target, block_bytes: int = 0) -> KernelTarget:
     """What the kernels need to know of `target`."""
-    return KernelTarget(target.features, target.cores)
+    return KernelTarget(target.features, target.cores, block_bytes)
 
 
 def _module(emitter: Emitter, description: str) -> tvm.IRModule:

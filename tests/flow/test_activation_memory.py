@@ -9,6 +9,8 @@ from onnx import helper
 
 import mpqc
 from mpqc.errors import BudgetInfeasibleError
+from mpqc.flow.artifacts import lowered_program
+from mpqc.flow.building import THRIFT
 from tests.onnx_models import graph_model
 from tests.quant_models import weights
 
@@ -39,6 +41,14 @@ def test_scratch_of_one_core_is_taken_where_that_of_all_is_too_much(folder: mpqc
     assert not any("cut for one core" in note for note in folder.report.notes)
     ones = np.ones((1, 16, 32, 32), np.float32)
     np.testing.assert_array_equal(made.run(ones)["b"], folder.run(ones)["b"])
+
+
+def test_blocks_that_copy_less_take_less_scratch(folder: mpqc.Compiled) -> None:
+    core = mpqc.load_target("cortex-a76").model_copy(update={"cores": 1})
+    found = [lowered_program(folder.program, core, most) for most in THRIFT]
+    sizes = [one.arena.workspace_bytes for one in found if one is not None]
+    assert sizes == sorted(sizes, reverse=True)
+    assert 2 * sizes[-1] < sizes[0]
 
 
 def test_a_refusal_says_where_the_program_needs_most(folder: mpqc.Compiled) -> None:

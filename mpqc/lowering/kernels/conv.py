@@ -17,7 +17,7 @@ from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
 from mpqc.lowering.kernels.packing import as_stored, pack, products_together, split_segments, take_panels
 from mpqc.lowering.kernels.requant import INT8, Requant
 from mpqc.lowering.kernels.residual import Residual
-from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
+from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile, narrowed
 from mpqc.values.program import Conv, Gemm
 
 WEIGHT_BITS = (2, 4, 8)
@@ -212,11 +212,12 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
     cores = target.cores if spec.macs >= PARALLEL_MACS else 1
     written = spec.channels if form.stores_wait else 0
     blocks = choose_blocks(window, tile, 0 if two_a_byte else wide * panels * spec.groups, panels * spec.groups, cores, written)
+    blocks = narrowed(blocks, window, tile, target.block_bytes if padded else 0)
     strip = _strip(spec, blocks.rows) if padded else None
     _, height, width, depth = spec.input_shape
     images = 1 if spec.pointwise and not padded else spec.input_shape[0]
     return Contraction(
-        name=f"{spec.name}_{requant.key}_{form.name}{cores}",
+        name=f"{spec.name}_{requant.key}_{form.name}{cores}" + (f"_copies{target.block_bytes}" if target.block_bytes else ""),
         input_shape=spec.input_shape,
         output_shape=spec.output_shape,
         images=images,

@@ -25,6 +25,8 @@ class KernelTarget:
     """What its instruction set has, see mpqc/facts/features.py: they choose a kernel's form. All forms give the same results bit for bit."""
     cores: int = 4
     """Threads that share the work of one kernel; the result does not depend on it."""
+    block_bytes: int = 0
+    """Bytes of input that a block of a product may copy to scratch; 0: as many as are fastest. The result does not depend on it either."""
 
     def form(self, kernel: KernelName) -> str:
         """Name of the form of `kernel` for this chip. Raises LoweringError where it has none."""

@@ -103,6 +103,17 @@ def choose_blocks(window: Window, tile: Tile, weight_bytes: int, panels: int, co
     return replace(blocks, splits=ceil(panels / share))
 
 
+def narrowed(blocks: Blocks, window: Window, tile: Tile, most: int) -> Blocks:
+    """`blocks`, or shorter ones whose input takes about `most` bytes and at least a tile; all panels read each. most: 0 for no bound."""
+    if not most:
+        return blocks
+    if window.rows == 1:
+        columns, count = _cut(window.columns, tile.columns, window.column_pitch, most, 1)
+        return blocks if columns >= blocks.columns else Blocks(count, 1, columns, 1)
+    rows, count = _cut(window.rows, tile.rows, window.row_pitch, most, 1)
+    return blocks if rows >= blocks.rows else Blocks(count, rows, window.columns, 1)
+
+
 def _cut(extent: int, step: int, pitch: int, budget: int, cores: int) -> tuple[int, int]:
     """Length of the blocks (a multiple of `step`) and how many there are: several for each core or fewer than cores."""
     fit = max(1, budget // (pitch * step))

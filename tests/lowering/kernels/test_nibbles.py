@@ -41,9 +41,10 @@ def narrow(spec: ConvSpec, seed: int, zero_points: tuple[int, int] = (-8, -8), b
     return replace(layer, x=codes, threads=1 + seed % 3, cores=1 + seed % 4)
 
 
-def check(layers: list[tuple[Layer, Packing]], isa: str, machine: Machine, folder: Path) -> None:
+def check(layers: list[tuple[Layer, Packing]], isa: str, machine: Machine, folder: Path, block_bytes: int = 0) -> None:
     """Fails unless every layer gives exactly what it must."""
-    kernels = [conv2d(layer.op, layer.x.shape, layer.zero_points, core(isa, layer.cores), packing=packing) for layer, packing in layers]
+    cores = [replace(core(isa, layer.cores), block_bytes=block_bytes) for layer, _ in layers]
+    kernels = [conv2d(layer.op, layer.x.shape, layer.zero_points, one, packing=packing) for one, (layer, packing) in zip(cores, layers, strict=True)]
     stored = [halves(layer.x) if packing.input(0) else layer.x for layer, packing in layers]
     cases = [Case(kernel, (x,), layer.threads) for kernel, x, (layer, _) in zip(kernels, stored, layers, strict=True)]
     for (layer, packing), kernel, result in zip(layers, kernels, run(cases, machine, folder), strict=True):
@@ -79,6 +80,13 @@ def test_convolutions_of_awkward_sizes(isa: str, machine: Machine, bits: int, tm
     points = [(-8, -8), (7, -8), (-3, 7), (0, 0), (5, -1)]
     layers = [narrow(replace(spec, weight_bits=bits), seed, points[seed % 5]) for seed, spec in enumerate(SHAPES)]
     check([(layer, PACKINGS[(seed + bits // 8) % 3]) for seed, layer in enumerate(layers)], isa, machine, tmp_path)
+
+
+@machines
+@pytest.mark.usefixtures("always_parallel")
+def test_blocks_that_copy_little_give_the_same(isa: str, machine: Machine, tmp_path: Path) -> None:
+    layers = [narrow(replace(spec, weight_bits=(8, 4, 2)[seed % 3]), seed) for seed, spec in enumerate(SHAPES)]
+    check([(layer, packing) for layer in layers for packing in PACKINGS], isa, machine, tmp_path, block_bytes=600)
 
 
 @st.composite

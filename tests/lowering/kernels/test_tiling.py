@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpqc.lowering.kernels.kernel import KernelTarget
-from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile
+from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile, narrowed
 
 
 def window(rows: int, columns: int, pitch: int = 1024) -> Window:
@@ -30,6 +30,20 @@ def test_everything_is_covered_once(rows: int, columns: int, channels: int, core
     assert blocks.rows % tile.rows == 0 or blocks.rows == rows
     share = ceil(panels / blocks.splits)
     assert share * (blocks.splits - 1) < panels <= share * blocks.splits
+
+
+@given(rows=st.integers(1, 130), columns=st.integers(1, 130), most=st.integers(1, 1 << 18))
+def test_narrowed_blocks_cover_everything_and_take_no_more(rows: int, columns: int, most: int) -> None:
+    shape = window(rows, columns)
+    tile = choose_tile(shape, 64, KernelTarget())
+    wide = choose_blocks(shape, tile, 1000, 8, 1)
+    blocks = narrowed(wide, shape, tile, most)
+    assert narrowed(wide, shape, tile, 0) is wide
+    assert blocks.rows <= wide.rows
+    assert blocks.columns <= wide.columns
+    assert blocks.count * (blocks.columns if rows == 1 else blocks.rows) >= (columns if rows == 1 else rows)
+    least = tile.columns * shape.column_pitch if rows == 1 else tile.rows * shape.row_pitch
+    assert blocks is wide or (blocks.columns * shape.column_pitch if rows == 1 else blocks.rows * shape.row_pitch) <= max(most, least)
 
 
 @pytest.mark.parametrize(
