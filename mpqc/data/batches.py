@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mpqc.data.sources import Item, Place, Wanted, item_stream
+from mpqc.data.sources import Item, Place, Wanted, item_stream, known_samples
 from mpqc.errors import DataError, UsageError
 from mpqc.values.network import TensorSpec
 from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
@@ -66,6 +66,8 @@ class Batches:
     """Samples that are left out before the first; `raw` has them all the same"""
     part: Part = Part.WHOLE
     """Which of the samples; `raw` has them all"""
+    known: int | None = None
+    """Samples of the source, where that is known without reading it"""
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch for batch, _ in self.labelled())
@@ -117,6 +119,14 @@ class Batches:
     def content(self) -> tuple[str, tuple[str, ...], str]:
         """What stands for all of it in a digest: what it says of itself, and its samples with their labels."""
         return self.origin, self.notes, _digest_of(self)
+
+    @property
+    def expected(self) -> int | None:
+        """How many batches an iteration gives; None where that is not known before."""
+        if self.known is None:
+            return None
+        own = sum(map(self.part.has, range(self.known))) - self.start
+        return max(min(own, self.limit) // (self.batch_size or 1), 1)
 
     @property
     def batch_size(self) -> int | None:
@@ -212,8 +222,8 @@ def open_data(
     form = preprocessing if preprocessing is not None else Preprocessing(_numbers(mean), _numbers(std), scale)
     origin, stream = item_stream(source, inputs, Wanted(limit, labels, seed, noise, form))
     if origin == "noise":
-        return Batches(inputs, origin, limit, stream, _unchanged, (NOISE_NOTE,))
-    return Batches(inputs, origin, limit, stream, _normalizer(inputs[0], form), (), form)
+        return Batches(inputs, origin, limit, stream, _unchanged, (NOISE_NOTE,), known=limit)
+    return Batches(inputs, origin, limit, stream, _normalizer(inputs[0], form), (), form, known=known_samples(source, origin, inputs, limit))
 
 
 def skipping(batches: Batches, count: int, limit: int) -> Batches:

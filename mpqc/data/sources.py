@@ -245,6 +245,16 @@ def spread(count: int, limit: int) -> list[int]:
     return [round(index) for index in np.linspace(0, count - 1, min(limit, count))]
 
 
+def known_samples(source: Any, origin: str, inputs: tuple[TensorSpec, ...], limit: int) -> int | None:
+    """How many samples `source` has, at most `limit`, where looking is cheap: files of a folder, the rows of one array. Else None."""
+    if origin == "images":
+        return min(len(files_in(Path(source))), limit)
+    array = load_arrays(Path(source)) if origin == "npy" else source
+    if not isinstance(array, np.ndarray):
+        return None
+    return 1 if array.shape == inputs[0].shape[1:] else min(len(array), limit) if array.ndim else None
+
+
 def labels_taken(labels: np.ndarray, source: Any, limit: int) -> np.ndarray:
     """Those of `labels` that belong to the samples taken: of a folder, where there is one label a file, the labels of the files that are."""
     if not isinstance(source, (str, Path)) or not Path(source).is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf, isinf
@@ -17,6 +17,7 @@ from mpqc.report.judge import Evidence
 from mpqc.report.model import Quality
 from mpqc.values.plan import Plan, same_bits, uniform_plan
 from mpqc.values.verdict import DECIBEL, Loss
+from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
@@ -120,7 +121,7 @@ def _scale(analysis: Analysis, asked: str | Callable[..., Any] | None) -> Scale:
 
     judged = judged_samples(analysis)
     reference = Reference(analysis.reference.model)
-    floats = joined([reference.run(batch) for batch in judged.batches])
+    floats = joined([reference.run(batch) for batch in steps(judged.batches, len(judged.batches))])
     if asked is not None:
         metric = find_metric(asked)
         without = judged.labels is None and metric.rows
@@ -137,7 +138,7 @@ def measure(scale: Scale, program: Program, plan: Plan, analysis: Analysis) -> t
     from mpqc.sensitivity.simulate import joined
 
     interpreter = Interpreter(program)
-    own = joined([interpreter.run(batch) for batch in scale.judged.batches])
+    own = joined([interpreter.run(batch) for batch in steps(scale.judged.batches, len(scale.judged.batches))])
     int8 = int8_outputs(scale.judged.batches, plan, analysis) or own
     names = [name for name, array in scale.floats.items() if np.issubdtype(array.dtype, np.floating)]
     noise = tuple(Loss(f"SQNR of {name}", DECIBEL, _decibel(own, scale, name), None, _decibel(int8, scale, name)) for name in names)
@@ -156,7 +157,7 @@ def drop_of(scale: Scale, analysis: Analysis) -> Callable[[Plan], float]:
     return lambda plan: scale.drop(joined(list(simulator.outputs(plan, scale.judged.batches))))
 
 
-def int8_outputs(batches: Iterable[Mapping[str, np.ndarray]], plan: Plan, analysis: Analysis) -> Arrays | None:
+def int8_outputs(batches: Sequence[Mapping[str, np.ndarray]], plan: Plan, analysis: Analysis) -> Arrays | None:
     """What the network answers with everything at 8 bits; None where `plan` is that."""
     from mpqc.sensitivity.simulate import Simulator, joined
 

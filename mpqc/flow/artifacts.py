@@ -11,6 +11,7 @@ import numpy as np
 
 from mpqc.errors import DataError, ModelError, RunError, UsageError
 from mpqc.values.artifacts import Artifacts
+from mpqc.values.preprocessing import UNTOUCHED
 from mpqc.values.program import Float, Program
 from mpqc.workspace.digest import File
 from mpqc.workspace.folder import Workspace, open_workspace, to_json
@@ -76,7 +77,8 @@ def _write_bundle(program: Program, lowered: Any, workspace: Workspace, batches:
 
     inputs = sample_inputs(program) if batches is None else next(iter(batches))
     with workspace.replacing("bundle") as partial:
-        write_bundle(partial, lowered, workspace.path("model.so"), inputs=inputs, expected=interpret(program, inputs))
+        form = UNTOUCHED if batches is None else batches.preprocessing
+        write_bundle(partial, lowered, workspace.path("model.so"), inputs=inputs, expected=interpret(program, inputs), preprocessing=form)
 
 
 def sample_inputs(program: Program, seed: int = 0) -> dict[str, np.ndarray]:

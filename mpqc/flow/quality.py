@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.report.model import Accuracy, Fed
+from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
@@ -41,7 +42,8 @@ def accuracy_of(analysis: Analysis, program: Program) -> Accuracy | None:
     pairs = [(batch, label) for batch, label in analysis.whole.labelled() if label is not None and label.ndim == 1]
     if not pairs or len(pairs) < sum(1 for _ in analysis.whole):
         return None
-    return measure_accuracy(analysis.reference, program, (batch for batch, _ in pairs), np.concatenate([label for _, label in pairs]))
+    batches, labels = [batch for batch, _ in pairs], np.concatenate([label for _, label in pairs])
+    return measure_accuracy(analysis.reference, program, steps(batches, len(batches)), labels)
 
 
 def _held_out(network: Network, program: Program, batches: Batches, samples: Samples) -> Accuracy | None:

@@ -13,6 +13,7 @@ from tvm import relax, tirx
 from mpqc.errors import LoweringError
 from mpqc.lowering.lowered import Lowered
 from mpqc.lowering.toolchain import zig
+from mpqc.workspace.progress import steps
 
 NO_DEBUG = "SECTIONS { /DISCARD/ : { *(.debug*) } } INSERT AFTER .comment;\n"
 """Linker script that drops the debug sections TVM always makes (a third of a small module) and keeps the symbols, by which profilers name code."""
@@ -54,7 +55,8 @@ def _compiled(lowered: Lowered, folder: Path) -> tuple[Any, list[str]]:
     try:
         with tvm.transform.PassContext(opt_level=3):
             executable = relax.build(tvm.IRModule(rest), target)
-        return executable, [str(compile_kernel(functions[name], target, folder / f"{name.name_hint}.o")) for name in kernels[1:]]
+        rest_of_them = steps(kernels[1:], len(kernels) - 1)
+        return executable, [str(compile_kernel(functions[name], target, folder / f"{name.name_hint}.o")) for name in rest_of_them]
     except Exception as error:  # TVM raises many classes; all mean that this program does not compile
         why = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         raise LoweringError("TVM does not compile the program", where=lowered.target.name, why=why) from error

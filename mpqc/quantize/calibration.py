@@ -19,6 +19,7 @@ from mpqc.numerics.ranges import BIAS_LIMIT, BINS, Histogram, affine_qparams, ms
 from mpqc.values.network import Network
 from mpqc.values.qtype import QParams
 from mpqc.values.site import FILL, OpNode, SiteKind, SiteTable
+from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
     import torch
@@ -233,7 +234,7 @@ def _replay(network: Network, batches: Batches, sources: Mapping[str, str], watc
 
     replay, samples = Replay(network.module, watch, frozenset(sources)), 0
     with torch.no_grad():
-        for batch in batches:
+        for batch in steps(batches, batches.expected):
             replay.run(*arguments(network.module, batch))
             samples += batches.batch_size or 1
     return samples

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,9 @@ import numpy as np
 from mpqc.errors import RunError
 from mpqc.runtime.description import Description, Value
 from mpqc.runtime.libraries import TRIPLE, libraries, licences, runner
+from mpqc.values.json_file import parse_json
+from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
+from mpqc.values.text import one_line
 
 if TYPE_CHECKING:
     from mpqc.lowering.lowered import Lowered
@@ -27,11 +32,13 @@ def write_bundle(
     *,
     inputs: Mapping[str, np.ndarray] | None = None,
     expected: Mapping[str, np.ndarray] | None = None,
+    preprocessing: Preprocessing = UNTOUCHED,
 ) -> Path:
     """Writes the bundle of `module` (model.so, built from `lowered` for AArch64) into `folder` and returns it.
 
     `inputs` and `expected` are arrays by tensor name; stacked samples are allowed. run.sh compares with `expected` bit for bit
     where the network has no float regions, within 1e-4 otherwise.
+    `preprocessing`: what the application makes of its data before it runs the network, for README.txt and model.json.
     Raises RunError where the module is for another machine or a file cannot be written, ToolMissingError without libraries or zig.
     """
     machine = lowered.target.machine
@@ -41,7 +48,9 @@ def write_bundle(
     if inputs:
         description.check(inputs)
     try:
-        return _write(Path(folder), lowered, Path(module), description, inputs or {}, expected or {})
+        root = _write(Path(folder), lowered, Path(module), description, inputs or {}, expected or {})
+        _describe(root, lowered, description, preprocessing)
+        return root
     except OSError as error:
         raise RunError("cannot write the bundle", where=str(folder), why=error.strerror or str(error)) from error
 
@@ -58,13 +67,19 @@ def _write(
         shutil.copyfile(text, root / "lib" / f"{text.name}.tvm")
     if module.resolve() != (root / "model.so").resolve():
         _copy(module, root / "model.so")
-    (root / "model.json").write_text(lowered.description + "\n", encoding="utf-8")
     _arrays(root / "inputs", description.inputs, inputs)
     _arrays(root / "expected", description.outputs, expected)
     tolerance = "1e-4" if lowered.floats else "0"
     _script(root / "run.sh", tolerance)
-    (root / "README.txt").write_text(_readme(lowered, description), encoding="utf-8")
     return root
+
+
+def _describe(root: Path, lowered: Lowered, description: Description, form: Preprocessing) -> None:
+    """Writes model.json and README.txt."""
+    facts = parse_json(lowered.description)
+    facts["preprocessing"] = {"text": form.text, "input": description.inputs[0].name if description.inputs else "", **asdict(form)}
+    (root / "model.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    (root / "README.txt").write_text(_readme(lowered, description, form), encoding="utf-8")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -87,9 +102,10 @@ def _script(path: Path, tolerance: str) -> None:
     os.chmod(path, 0o755)
 
 
-def _readme(lowered: Lowered, description: Description) -> str:
+def _readme(lowered: Lowered, description: Description, form: Preprocessing) -> str:
     rows = [f"  {kind:<7} {value.name}: {value.dtype} {list(value.shape)} ({value.file})" for kind, value in _listed(description)]
     text = (SOURCES / "README.txt").read_text(encoding="utf-8")
+    text = text.replace("@PREPROCESSING@", one_line(form.text))
     return text.replace("@TARGET@", lowered.target.name).replace("@TRIPLE@", TRIPLE).replace("@VALUES@", "\n".join(rows))
 
 

@@ -17,6 +17,7 @@ from mpqc.quantize.calibration import Calibration, moved_sites
 from mpqc.quantize.replay import arguments
 from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import Task
+from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
     pass
@@ -34,11 +35,13 @@ def measured_losses(subject: Subject, task: Task, bits: tuple[int, ...], sites: 
     repeated = moved_sites(table)
     sums = {site.name: np.zeros(len(bits)) for site in table.sites if site.name in sites}
     count = 0
-    for batch in subject.batches:
-        runner.start(batch)
-        for name in (name for name in sums if name not in repeated):
-            sums[name] += [runner.loss(active[name], subject.calibration, width) for width in bits]
-        count += 1
+    own, batches = [name for name in sums if name not in repeated], subject.batches.expected
+    turns = ((batch, name) for batch in subject.batches for name in own)
+    for batch, name in steps(turns, None if batches is None else batches * len(own)):
+        if name == own[0]:
+            runner.start(batch)
+            count += 1
+        sums[name] += [runner.loss(active[name], subject.calibration, width) for width in bits]
     return {name: dict(zip(bits, (total / max(count, 1)).tolist(), strict=True)) for name, total in sums.items()}
 
 

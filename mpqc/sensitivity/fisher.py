@@ -17,6 +17,7 @@ from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import Task
 from mpqc.values.network import Network
 from mpqc.values.qtype import QParams
+from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
@@ -39,7 +40,7 @@ def fisher_losses(
     weights = {name: _errors(torch.from_numpy(value), calibration, name, bits) for name, value in calibration.weights.items()}
     halves = [{site.name: np.zeros(len(bits)) for site in table.sites} for _ in range(2)]
     samples = 0
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(steps(batches, batches.expected)):
         values = _forward(subject.network, watched | task.tensors, watched, batch)
         found = [_gradients(values, watched, task, generator) for _ in range(probes)]
         for name in found[0]:
@@ -76,7 +77,7 @@ def fisher_products(subject: Subject, task: Task, bits: tuple[int, ...], *, seed
     watched = frozenset(site.name for site in table.sites if site.name not in repeated)
     weights = {name: _errors(torch.from_numpy(value), calibration, name, bits) for name, value in calibration.weights.items()}
     draws: dict[str, list[np.ndarray]] = {name: [] for name in watched}
-    for batch in batches:
+    for batch in steps(batches, batches.expected):
         values = _forward(subject.network, watched | task.tensors, watched, batch)
         own = {name: _errors(value.detach(), calibration, name, bits) for name, value in values.items() if name in watched and name not in weights}
         root = next(iter(batch.values())).shape[0] ** 0.5 if batches.batch_size else 1.0

@@ -19,6 +19,7 @@ from mpqc.values.network import Network
 from mpqc.values.plan import Plan
 from mpqc.values.qtype import Calibrated
 from mpqc.values.site import SiteTable
+from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
@@ -43,11 +44,11 @@ def trial_losses(network: Network, table: SiteTable, batches: Batches, trials: S
     """The mean loss (task.py) of each of `trials` against the float network. Memory: the compared tensors of all batches."""
     task = find_task(network, batches)
     runner = _Observer(with_quantizers(network, table), table, task)
-    teacher = [runner.observe(batch) for batch in batches]
+    teacher = [runner.observe(batch) for batch in steps(batches, batches.expected)]
     losses: list[float] = []
     for trial in trials:
         runner.apply(trial)
-        found = [task.loss(floats, runner.observe(batch)) for floats, batch in zip(teacher, batches, strict=True)]
+        found = [task.loss(floats, runner.observe(batch)) for floats, batch in steps(zip(teacher, batches, strict=True), len(teacher))]
         losses.append(float(torch.stack(found).mean()))
     return losses
 

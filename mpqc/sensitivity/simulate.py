@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from mpqc.values.network import Network
 from mpqc.values.plan import Plan
 from mpqc.values.qtype import Calibrated
 from mpqc.values.site import SiteTable
+from mpqc.workspace.progress import steps
 
 
 class Simulator:
@@ -21,10 +22,10 @@ class Simulator:
     def __init__(self, network: Network, table: SiteTable, calibration: Calibrated) -> None:
         self._network, self._table, self._calibration = with_quantizers(network, table), table, calibration
 
-    def outputs(self, plan: Plan, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    def outputs(self, plan: Plan, batches: Sequence[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         """The outputs of every batch, by name. They are those of the program but for the rounding of float sums and of biases."""
         ApplyPlan().run(self._network, self._table, plan, self._calibration)
-        for batch in batches:
+        for batch in steps(batches, len(batches)):
             yield {name: tensor.numpy() for name, tensor in run(self._network, batch).items()}
 
 

@@ -29,6 +29,7 @@ def test_calibration_never_sees_what_it_is_judged_on(count: int, asked: int) -> 
     found = split(open_data(numbers(count), SPEC, limit=beside(asked)), asked, 64)
     calibrated = [float(batch["x"][0, 0]) for batch in found.calibrated]
     assert len(calibrated) <= asked
+    assert found.calibrated.expected == len(calibrated)
     if count < 10:
         assert found.held_out is None
         return

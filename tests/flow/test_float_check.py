@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,13 @@ def test_what_went_in_is_in_the_report(pictures: Path, tmp_path: Path) -> None:
     assert made.report.fed.samples == CLASSES
     assert (made.report.fed.least, made.report.fed.largest) == pytest.approx((COLOURS.min() / 127.5 - 1, COLOURS.max() / 127.5 - 1))
     assert "signed: (x - 127.5) / 127.5" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_bundle_says_what_an_application_has_to_do(pictures: Path, tmp_path: Path) -> None:
+    mpqc.compile(nearest_colour(softmax=False), data=pictures, output=tmp_path / "out", preset="signed", strategy="uniform")
+    facts = json.loads((tmp_path / "out" / "bundle" / "model.json").read_text())["preprocessing"]
+    assert (facts["input"], facts["mean"], facts["std"], facts["bgr"]) == ("x", [127.5], [127.5], False)
+    assert "for pictures 0..255): signed: (x - 127.5) / 127.5" in (tmp_path / "out" / "bundle" / "README.txt").read_text()
 
 
 def test_arrays_need_no_preset(tmp_path: Path) -> None:
