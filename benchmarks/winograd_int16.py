@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def main() -> None:
     given = parser.parse_args()
     rows: list[dict[str, object]] = []
     for core in few(given.cores):
-        for row in (*layers(core), *(network(core, setting) for setting in few(given.settings))):
+        for row in chain(layers(core), (network(core, setting) for setting in few(given.settings))):
             rows.append(row)
             print(row, file=sys.stderr, flush=True)
     title = "3x3 convolutions on cores without SDOT, direct and by F(4x4,3x3) in int16 (modelled, one thread)"
