@@ -47,7 +47,7 @@ def fisher_losses(
             errors = weights[name] if name in weights else _each_error(values[name].detach(), calibration, name, bits)
             halves[index % 2][name] += _squared_products([gradients[name] for gradients in found], errors, per_sample=name not in weights)
         samples += next(iter(batch.values())).shape[0] if batches.batch_size else 1
-        if stable is not None and samples >= LEAST_SAMPLES and _agreement(halves) >= stable:
+        if stable is not None and index and samples >= LEAST_SAMPLES and _agreement(halves) >= stable:
             break
     total = {name: halves[0][name] + halves[1][name] for name in halves[0]}
     return {name: dict(zip(bits, (row / (2 * samples * probes)).tolist(), strict=True)) for name, row in total.items()}

@@ -49,7 +49,7 @@ def measure(
     bits: Sequence[int] = BITS,
     *,
     seed: int = 0,
-    probes: int = 2,
+    probes: int = 4,
 ) -> Sensitivities:
     """Site x bits -> expected loss increase, for every site of `table`.
 

@@ -13,7 +13,7 @@ from mpqc.workspace.digest import digest
 from mpqc.workspace.folder import MARKER, Workspace
 from mpqc.workspace.log_file import LOG
 
-CHECKPOINTS = f"{__version__} 4"
+CHECKPOINTS = f"{__version__} 5"
 """Changes where results of a phase change for the same inputs: what an older mpqc kept is then measured anew."""
 Inputs = TypeVar("Inputs")
 Made = TypeVar("Made")

@@ -154,6 +154,14 @@ def test_data_is_looked_at_until_two_halves_of_it_rank_sites_alike(
     assert few != every
 
 
+def test_one_batch_is_no_two_halves() -> None:
+    network = load_network(residual_model(16, softmax=True))
+    table, batches = find_sites(network), open_data(images(32), network.inputs, limit=32)
+    subject, task = Subject(network, table, calibrate(network, table, batches), batches), find_task(network, batches)
+    every = fisher_losses(subject, task, BITS, seed=0, probes=1)
+    assert fisher_losses(subject, task, BITS, seed=0, probes=1, stable=-1.0) == every
+
+
 def test_agreement_is_spearmans_over_sites_that_have_a_loss() -> None:
     first = {name: np.array([0.0, value, 0.0]) for name, value in zip("abcde", (1.0, 2.0, 4.0, 3.0, 0.0), strict=True)}
     second = {name: np.array([9.0, value, 0.0]) for name, value in zip("abcde", (10.0, 20.0, 30.0, 40.0, 0.0), strict=True)}
