@@ -56,7 +56,7 @@ def _compiled(lowered: Lowered, folder: Path) -> tuple[Any, list[str]]:
         with tvm.transform.PassContext(opt_level=3):
             executable = relax.build(tvm.IRModule(rest), target)
         rest_of_them = steps(kernels[1:], len(kernels) - 1)
-        return executable, [str(compile_kernel(functions[name], target, folder / f"{name.name_hint}.o")) for name in rest_of_them]
+        return executable, [str(compile_kernel(functions[name], target, folder / f"{i}.o")) for i, name in enumerate(rest_of_them)]
     except Exception as error:  # TVM raises many classes; all mean that this program does not compile
         why = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         raise LoweringError("TVM does not compile the program", where=lowered.target.name, why=why) from error

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 from mpqc.errors import LoweringError
 from mpqc.workspace.log_file import LOG
 
+MOST_STEPS = 1024
+"""Steps of a recurrent layer that are written out, of all directions together"""
+
 if TYPE_CHECKING:
     import onnx
     from tvm import IRModule
@@ -43,11 +46,20 @@ def _imported(op: Float) -> IRModule:
     import onnx
     from tvm.relax.frontend.onnx import from_onnx
 
-    model = onnx.load_model_from_string(op.model)
+    model = _written_out(onnx.load_model_from_string(op.model))
     _check_crops(op, model)
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input}
     dtypes = {value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name for value in model.graph.input}
     return from_onnx(model, shapes, dtypes, keep_params_in_input=False, sanitize_input_names=False)
+
+
+def _written_out(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With recurrent layers as matrix products and functions, step by step: TVM's frontend has none. What cannot be written out stays."""
+    from mpqc.passes.decompose_recurrent import GATES, DecomposeRecurrent
+
+    if not any(node.op_type in GATES for node in model.graph.node):
+        return model
+    return DecomposeRecurrent(MOST_STEPS).run(model).model
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,9 @@ from mpqc.lowering.launch import Slot
 from mpqc.values.program import Float
 
 Value = Slot | tuple[Slot, ...]
+
+LONGEST = 120
+"""Characters of a kernel's name"""
 
 
 class Module(Protocol):
@@ -80,9 +84,14 @@ class Region:
         types = list(call.ty.fields) if isinstance(call.ty, relax.TupleType) else [call.ty]
         outputs = tuple(self.into.tensor(str(kind.dtype), _shape(kind)) for kind in types)
         function = module[call.args[0]]
-        name = f"float_{call.args[0].name_hint}" + "_unscheduled" * (UNSCHEDULED in (function.attrs or {}))
+        name = _short(f"float_{call.args[0].name_hint}") + "_unscheduled" * (UNSCHEDULED in (function.attrs or {}))
         self.into.launch(self.op.name, name, function, inputs, outputs)
         return outputs if isinstance(call.ty, relax.TupleType) else outputs[0]
+
+
+def _short(name: str) -> str:
+    """`name`, or its beginning and a hash of all of it: TVM calls a kernel by all that was fused into it, of a long recurrence hundreds of ops."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 17]}_{sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _shape(kind: Any) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from mpqc.cost.fusion import Additions
 from mpqc.cost.model import CHANNEL_TABLE_CYCLES, CostModel, conversions, requantizations
 from mpqc.cost.run import Context
 from mpqc.errors import TargetError
@@ -137,8 +138,8 @@ def test_weights_of_the_whole_network_count_at_their_widest() -> None:
 
 def test_additions_join_a_convolution_where_the_core_has_that_kernel() -> None:
     table = chain()
-    assert CostModel(A76).for_network(table).fused == {"add"}
-    assert CostModel(load_target("bitfusion")).for_network(table).fused == frozenset()
+    assert CostModel(A76).for_network(table).additions.kernels == {"add"}
+    assert CostModel(load_target("bitfusion")).for_network(table).additions == Additions()
 
 
 def test_what_no_node_writes_is_quantized_and_what_none_reads_dequantized() -> None:
@@ -162,7 +163,7 @@ def test_the_runs_own_time_is_added_once_and_a_calls_to_each_kernel() -> None:
     network = CostModel(target).for_network(SiteTable((site,), ()))
     assert network.fixed_microseconds() == pytest.approx((500 + 40 + 10 + 3 * 144) / 2400)
     assert CostModel(target).fixed_microseconds() == pytest.approx(500 / 2400)
-    joined = CostModel(target, fused=frozenset({"add"}))
+    joined = CostModel(target, additions=Additions(frozenset({"add"})))
     assert CostModel(target).microseconds(ADD, None, (8, 8), 8) == pytest.approx((40 + 10 + 3 * 144) / 2400)
     assert joined.microseconds(ADD, None, (8, 8), 8) == pytest.approx((10 + 3 * 144) / 2400)  # it is no call of its own
 

@@ -75,6 +75,8 @@ NODES = [
     Node("ReduceMax", ((2, 5, 31),), (), {"axes": [-1]}),
     Node("ReduceMin", ((4, 5, 6),), (), {"axes": [0, 2]}),
     Node("ReduceSum", ((3, 4, 9),), (axes(0, 1),)),
+    Node("GRU", ((12, 1, 7),), (real(1, 15, 7), real(1, 15, 5), real(1, 30)), {"hidden_size": 5}),
+    Node("LSTM", ((9, 2, 6),), (real(2, 16, 6), real(2, 16, 4), real(2, 32)), {"hidden_size": 4, "direction": "bidirectional"}),
     Node("Exp", ((3, 37),)),
     Node("Sigmoid", ((3, 37),)),
     Node("Tanh", ((3, 37),)),
