@@ -42,6 +42,15 @@ FEATURES: Mapping[str, Feature] = {
 }
 """By name"""
 
+WORDS: Mapping[str, int] = {"AT_HWCAP": 16, "AT_HWCAP2": 26}
+"""Keys of the auxiliary vector, <elf.h>"""
+
+
+def needs(features: Iterable[str]) -> list[tuple[str, int, int]]:
+    """Name, word and bit by which a program sees whether the core that runs it has each of `features`."""
+    return [(name, WORDS[FEATURES[name].word], FEATURES[name].bit) for name in FEATURES if name in set(features)]
+
+
 EMULATED: Mapping[str, frozenset[str]] = {
     "a64fx": frozenset({"neon", "fp16", "sve"}),
     "cortex-a35": frozenset({"neon"}),

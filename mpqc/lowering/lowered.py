@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mpqc.facts.features import needs
 from mpqc.lowering.arena import Arena
 from mpqc.lowering.launch import Launch, Slot
 from mpqc.lowering.steps import Call, Step
@@ -69,7 +70,7 @@ class Lowered:
 
 
 def describe(program: Program, launches: tuple[Launch, ...], outputs: tuple[Slot, ...], arena: Arena, storage: Storage, target: Target) -> str:
-    """The description of a module, as JSON.
+    """The description of a module, as JSON. `needs`: [name, word of the auxiliary vector, bit] of each feature that the core must have.
 
     An argument is [home, place, dtype, shape]; place is an index for inputs and constants and an offset in bytes for tensors of the arena.
     """
@@ -78,6 +79,7 @@ def describe(program: Program, launches: tuple[Launch, ...], outputs: tuple[Slot
         "schema_version": SCHEMA_VERSION,
         "name": program.name,
         "target": target.name,
+        "needs": [list(need) for need in needs(target.features)],
         "inputs": [_value(program, name, files) for name in program.inputs],
         "outputs": [_value(program, name, files) | {"memory": _argument(slot, arena)} for name, slot in zip(program.outputs, outputs, strict=True)],
         "memory": {"arena_bytes": arena.nbytes, "live_bytes": arena.live_bytes, "workspace_bytes": arena.workspace_bytes},

@@ -11,6 +11,10 @@
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -94,6 +98,7 @@ class Model {
     ffi::String error_text;
     std::string json(static_cast<const char*>(text.data_ptr()), static_cast<size_t>(text.numel()));
     about_ = ffi::json::Parse(json, &error_text).cast<ffi::json::Object>();
+    CheckCore();
     constants_ = Call(Member(vm, "constants")).cast<ffi::Array<ffi::Tensor>>();
     inputs = Specs("inputs");
     outputs = Specs("outputs");
@@ -117,6 +122,21 @@ class Model {
   int64_t arena_bytes = 0;
 
  private:
+  // A core without instructions that the kernels have would stop the program at the first of them, without a word.
+  void CheckCore() const {
+#if defined(__aarch64__)
+    std::string missing;
+    for (const ffi::Any& any : about_["needs"].cast<ffi::json::Array>()) {
+      auto need = any.cast<ffi::json::Array>();
+      auto word = static_cast<unsigned long>(need[1].cast<int64_t>()), bit = static_cast<unsigned long>(need[2].cast<int64_t>());
+      if (!(getauxval(word) >> bit & 1)) missing += (missing.empty() ? "" : ", ") + need[0].cast<std::string>();
+    }
+    if (missing.empty()) return;
+    throw std::runtime_error("the module was compiled for " + about_["target"].cast<std::string>() + ", and this core has no " + missing +
+                             ": compile it with a --target that does without (mpqc targets show NAME says what a target has)");
+#endif
+  }
+
   static ffi::Function Global(const char* name) {
     auto f = ffi::Function::GetGlobal(std::string_view(name));
     if (!f) throw std::runtime_error(std::string("libtvm_ffi has no function ") + name);

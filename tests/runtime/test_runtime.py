@@ -23,7 +23,7 @@ from mpqc.lowering.toolchain import zig
 from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import run_emulated, run_host, write_bundle
 from mpqc.runtime.description import Description
-from mpqc.runtime.run import SYSROOT, emulator
+from mpqc.runtime.run import SYSROOT, emulate, emulator
 from mpqc.targets import load_target
 from mpqc.values.program import Program
 from tests.fuzz.odd import NAMES
@@ -213,6 +213,14 @@ def test_a_module_for_another_machine_is_refused(program: Program, bundle: Path,
     lowered = lower(program, load_target("host"))
     with pytest.raises(RunError, match="AArch64"):
         write_bundle(tmp_path / "bundle", lowered, build(lowered, tmp_path / "model.so"))
+
+
+@pytest.mark.emulator
+def test_a_core_without_the_instructions_is_refused_by_their_names(bundle: Path) -> None:
+    """SDOT on a Cortex-A72 would be an illegal instruction."""
+    with pytest.raises(RunError, match="compiled for cortex-a76, and this core has no fp16, dotprod"):
+        emulate(bundle, ["--input", bundle / "inputs"], cpu="cortex-a72")
+    assert emulate(bundle, ["--input", bundle / "inputs"], cpu="max")
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, program: Program) -> None:
