@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,8 +21,9 @@ FLOAT_BITS = 32.0
 class RealCost:
     """Sums over the groups of a network, for a vector of widths in the order of `names`; groups that stay float count 32 bits."""
 
-    def __init__(self, table: SiteTable, names: Sequence[str], overhead_bytes: float = 0.0) -> None:
-        self.table, self.names, self.overhead = table, list(names), overhead_bytes
+    def __init__(self, table: SiteTable, names: Sequence[str], overhead_bytes: float = 0.0, unstored: Collection[str] = ()) -> None:
+        """unstored: activation sites that take no memory."""
+        self.table, self.names, self.overhead, self.unstored = table, list(names), overhead_bytes, unstored
         self.at = {name: index for index, name in enumerate(self.names)}
         self.weights, self.float_weights = self._elements(SiteKind.WEIGHT)
         self.activations, self.float_activations = self._elements(SiteKind.ACTIVATION)
@@ -71,7 +72,7 @@ class RealCost:
     def _largest(self) -> Tensor:
         sizes = torch.zeros(len(self.names))
         for site in self.table.sites:
-            if site.kind is SiteKind.ACTIVATION and site.group_name in self.at:
+            if site.kind is SiteKind.ACTIVATION and site.group_name in self.at and site.name not in self.unstored:
                 sizes[self.at[site.group_name]] = max(float(sizes[self.at[site.group_name]]), float(site.elements))
         return sizes
 
@@ -86,7 +87,7 @@ class RealCost:
 
 def real_cost(session: Session, names: Sequence[str]) -> RealCost:
     """The costs of a session's network over the groups `names`."""
-    return RealCost(session.table, names, bias_bytes(session.cost_model, session.table))
+    return RealCost(session.table, names, bias_bytes(session.cost_model, session.table), getattr(session.cost_model, "joined", ()))
 
 
 def near(session: Session, learned: Mapping[str, float]) -> dict[str, dict[int, float]]:

@@ -127,7 +127,7 @@ _set(solver.parameters, Effort(60.0, 1e9, 0))
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 start = time.monotonic()
 try:
-    _solved(solver, cp)
+    _solved(solver, cp, 60.0)
 except KeyboardInterrupt:
     print(time.monotonic() - start < 20)
 """

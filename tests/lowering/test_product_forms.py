@@ -78,8 +78,8 @@ def test_wide_codes_and_other_targets_are_computed_directly() -> None:
     assert choose_forms(narrowed(blocks(), 8, 7), target) == {}
     narrow = narrowed(blocks(), 6, 7)
     assert choose_forms(narrow, target)
-    for other in ("cortex-a72", "host"):
-        assert choose_forms(narrow, load_target(other)) == {}
+    assert choose_forms(narrow, load_target("host")) == {}
+    assert set(choose_forms(narrow, load_target("cortex-a72")).values()) == {"tile4"}
     direct = tuple(row for row in target.rows if row.kernel not in {kind.value for kind in KINDS})
     assert choose_forms(narrow, target.model_copy(update={"rows": direct})) == {}
 

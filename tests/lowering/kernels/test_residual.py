@@ -39,7 +39,7 @@ def joined(layer: Layer, add: Binary, zeros: tuple[int, int, int], rng: np.rando
     other = rng.integers(-128, 128, made.shape).astype(np.int8)
     added = residual(layer.op, add, zeros)
     assert added is not None
-    kernel = conv2d(layer.op, layer.x.shape, *layer.zero_points, core("dotprod", layer.cores), added)
+    kernel = conv2d(layer.op, layer.x.shape, layer.zero_points, core("dotprod", layer.cores), added=added)
     pair, pair_zeros = ((made, other), zeros[:2]) if add.inputs[0] == "y" else ((other, made), zeros[1::-1])
     wanted = integer.add(*pair, pair_zeros, add.m_a, add.m_b, zeros[2], add.low, add.high)
     return Case(kernel, (layer.x, other), layer.threads), wanted.astype(np.int8), added
