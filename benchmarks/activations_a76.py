@@ -64,7 +64,7 @@ def make(layer: Layer, groups: int, weight_bits: int, activation_bits: int) -> K
     )  # fmt: skip
     packing = PLAIN if activation_bits == 8 else Packing((True,), True)
     if groups == 1:
-        return conv2d(op, (1, layer.size, layer.size, layer.inputs), low, low, KernelTarget(), packing=packing)
+        return conv2d(op, (1, layer.size, layer.size, layer.inputs), (low, low), KernelTarget(), packing=packing)
     qparams, size = QParams(QType(activation_bits), np.float32(0.1), np.int32(low)), -(-layer.size // layer.stride)
     x, y = (Tensor(name, (1, layer.inputs, extent, extent), "int8", qparams) for name, extent in (("x", layer.size), ("y", size)))
     return packed(depthwise(op, x, y, KernelTarget()), packing)

@@ -75,7 +75,7 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
         yield f"{describe(layer)}, w{layer.bits}", make(layer)
     op = convolution(Layer(28, 128, 256, 1))
     add = Binary("add", ("y", "r"), ("z",), "add", 0.6, 0.8, -128, 127)
-    yield "1x1 128>256 @28 and Add, w8", conv2d(op, (1, 28, 28, 128), -128, 3, KernelTarget(), residual(op, add, (3, -128, -128)))
+    yield "1x1 128>256 @28 and Add, w8", conv2d(op, (1, 28, 28, 128), (-128, 3), KernelTarget(), added=residual(op, add, (3, -128, -128)))
     for size, channels, kernel, stride in DEPTHWISE:
         yield f"depthwise {kernel}x{kernel} {channels} @{size} stride {stride}, w8", _depthwise(size, channels, kernel, stride)
 

@@ -155,10 +155,10 @@ def make(layer: Layer) -> Kernel:
     """The layer's kernel for one A76 of four, with seeded normal weights."""
     op = convolution(layer)
     if layer.kernel:
-        return conv2d(op, (1, layer.size, layer.size, layer.inputs), -128, -128, KernelTarget())
+        return conv2d(op, (1, layer.size, layer.size, layer.inputs), (-128, -128), KernelTarget())
     constants = {"bias": op.bias, "multiplier": op.multiplier, "low": op.low, "high": op.high}
     matrix = op.weight.reshape(layer.outputs, layer.inputs)
-    return gemm(Gemm("op", ("x",), ("y",), matrix, layer.bits, **constants), (layer.size, layer.inputs), -128, -128, KernelTarget())
+    return gemm(Gemm("op", ("x",), ("y",), matrix, layer.bits, **constants), (layer.size, layer.inputs), (-128, -128), KernelTarget())
 
 
 def convolution(layer: Layer) -> Conv:

@@ -45,12 +45,12 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     """One convolution a form, the last with a residual addition, and that addition alone."""
     op, target = convolution(LAYER), KernelTarget()
     wide = replace(op, bias=np.where(np.arange(64) == 0, 2**23, 0).astype(np.int32), multiplier=np.minimum(op.multiplier, 2**-10))
-    yield "after ReLU (one fused multiply-add)", conv2d(op, SHAPE, -128, -128, target)
-    yield "any zero point", conv2d(op, SHAPE, -128, 4, target)
-    yield "any zero point, odd", conv2d(op, SHAPE, -128, 5, target)
-    yield "sums of 2^22 and more", conv2d(wide, SHAPE, -128, 4, target)
-    yield "products beyond int16", conv2d(replace(op, multiplier=op.multiplier * 1000), SHAPE, -128, 4, target)
-    yield "any zero point, and a residual Add", conv2d(op, SHAPE, -128, 4, target, residual(op, ADD, (4, -128, -128)))
+    yield "after ReLU (one fused multiply-add)", conv2d(op, SHAPE, (-128, -128), target)
+    yield "any zero point", conv2d(op, SHAPE, (-128, 4), target)
+    yield "any zero point, odd", conv2d(op, SHAPE, (-128, 5), target)
+    yield "sums of 2^22 and more", conv2d(wide, SHAPE, (-128, 4), target)
+    yield "products beyond int16", conv2d(replace(op, multiplier=op.multiplier * 1000), SHAPE, (-128, 4), target)
+    yield "any zero point, and a residual Add", conv2d(op, SHAPE, (-128, 4), target, added=residual(op, ADD, (4, -128, -128)))
     tensors = [Tensor("t", (1, 64, 28, 28), "int8", QParams(QType(8), np.float32(0.02), np.int32(zero))) for zero in (4, -128, -128)]
     yield "Add alone", binary(ADD, tensors[0], tensors[1], tensors[2], target)
 

@@ -109,7 +109,7 @@ def make(layer: tuple[int, int, int], setting: Setting) -> Kernel:
     op = Conv("op", ("x",), ("y",), weight, setting.container, bias, multiplier, (1, 1), (1,) * 4, (1, 1), 1, **bounds)
     shape = (1, size, size, inputs)
     if setting.form is None:
-        return conv2d(op, shape, low, low, KernelTarget())
+        return conv2d(op, shape, (low, low), KernelTarget())
     assert not refusal(op, (low, -low - 1), setting.form), SHORT[setting.form].transformed(weight)
     return winograd(op, shape, (low, -low - 1), (low, low), KernelTarget(), setting.form)
 
