@@ -15,12 +15,12 @@ from math import ceil
 from typing import Literal
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import residual as residuals
-from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, flat, load, scratch, splat, store, store_run
+from mpqc.lowering.kernels.arguments import Arguments, declared
+from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, load, scratch, splat, store, store_run
 from mpqc.lowering.kernels.forms import ProductForm
 from mpqc.lowering.kernels.micro import Operand, Reduction, raised, sign_extended
 from mpqc.lowering.kernels.requant import Requant
@@ -113,43 +113,13 @@ class Contraction:
 
 @lru_cache(maxsize=512)
 def primfunc(c: Contraction) -> tirx.PrimFunc:
-    """(x, weights [panels, bytes] int8, start [panels, 2 width] int32, scale [panels, width] float32, scalars [8] int32, out).
-
-    start: what the accumulators of a panel start at, then the bits of requantization's `base`.
-
-    With a residual: (x, the other operand int8 in the output's shape, weights, start, scale, scalars, its constants [10, 4] int32, out).
-    """
-    panels, width = c.groups * c.panels, c.tile.channels
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name(c.name)
-            T.func_attr({"global_symbol": c.name, "tirx.noalias": True, "op_pattern": 8})
-            x = T.arg("x", T.buffer(c.input_shape, "int8"))
-            other = [T.arg("other", T.buffer(c.output_shape, "int8"))] if c.residual else []
-            weights = T.arg("weights", T.buffer((panels, c.panel_bytes), "int8"))
-            start = T.arg("start", T.buffer((panels, 2 * width), "int32"))
-            scale = T.arg("scale", T.buffer((panels, width), "float32"))
-            scalars = T.arg("scalars", T.buffer((8,), "int32"))
-            added = [T.arg("added", T.buffer((10, 4), "int32"))] if c.residual else []
-            out = T.arg("out", T.buffer(c.output_shape, "int8"))
-            extra = [flat(buffer) for buffer in (*other, *added)] or [None, None]
-            _Emitter(c, flat(x), flat(weights), flat(start), flat(scale), scalars, flat(out), extra[0], extra[1]).tasks()
-        return builder.get()
+    """The code, with the parameters that arguments.declared names."""
+    return declared(c, c.tile.channels, lambda arguments: _Emitter(**vars(arguments), c=c).tasks())
 
 
 @dataclass(frozen=True)
-class _Emitter:
+class _Emitter(Arguments):
     c: Contraction
-    x: Buffer
-    weights: Buffer
-    start: Buffer
-    scale: Buffer
-    scalars: Buffer
-    out: Buffer
-    other: Buffer | None
-    """The other operand of the residual addition, where there is one"""
-    added: Buffer | None
-    """Its constants"""
 
     def tasks(self) -> None:
         blocks, window = self.c.blocks, self.c.window

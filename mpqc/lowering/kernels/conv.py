@@ -10,6 +10,7 @@ import numpy as np
 from mpqc.errors import LoweringError
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import smull
+from mpqc.lowering.kernels.arguments import joined
 from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
 from mpqc.lowering.kernels.forms import PRODUCT_FORMS
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
@@ -106,12 +107,8 @@ def conv2d(
     spec = spec_of(op, input_shape)
     requants = requantization.choose(matrix, op, zero_points[1], target.code("requantization", requantization.FORMS))
     contraction = plan(Layer(spec, matrix, codes), requants, target, packing)
-    kernel = assemble(contraction if added is None else _joined(contraction, added), op, matrix, zero_points, spec.macs)
+    kernel = assemble(contraction if added is None else joined(contraction, added.form), op, matrix, zero_points, spec.macs)
     return packed(kernel if added is None else replace(kernel, constants=(*kernel.constants, added.constants)), packing)
-
-
-def _joined(c: Contraction, added: Residual) -> Contraction:
-    return replace(c, name=f"{c.name}_{added.form.key}", residual=added.form)
 
 
 def _refuse(op: Conv) -> None:

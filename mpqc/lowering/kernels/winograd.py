@@ -15,11 +15,12 @@ from mpqc.facts.kernels import patch_rows
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import winograd16
 from mpqc.lowering.kernels import winograd_micro as micro
+from mpqc.lowering.kernels.arguments import joined
 from mpqc.lowering.kernels.contraction import Strip
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.packing import as_stored, narrow, take_panels
 from mpqc.lowering.kernels.residual import Residual
-from mpqc.lowering.kernels.winograd_loops import SHARE, TAPS, UNIT, Winograd, joined, primfunc
+from mpqc.lowering.kernels.winograd_loops import SHARE, TAPS, UNIT, Winograd, primfunc
 from mpqc.numerics.winograd import SHORT, FormName
 from mpqc.values.program import Conv
 

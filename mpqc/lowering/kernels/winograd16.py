@@ -13,11 +13,12 @@ import numpy as np
 from mpqc.facts.kernels import LARGE_OUTPUTS, VECTOR, large_patch_rows
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import winograd16_micro as micro
+from mpqc.lowering.kernels.arguments import joined
 from mpqc.lowering.kernels.contraction import Strip
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.packing import as_stored, narrow, take_panels
 from mpqc.lowering.kernels.residual import Residual
-from mpqc.lowering.kernels.winograd16_cut import Winograd16, joined
+from mpqc.lowering.kernels.winograd16_cut import Winograd16
 from mpqc.lowering.kernels.winograd16_loops import primfunc
 from mpqc.numerics.winograd16 import INVERSE, TAPS, LongForm
 from mpqc.values.program import Conv

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from mpqc.facts.kernels import LARGE_OUTPUTS
@@ -102,8 +102,3 @@ class Winograd16:
     def panel_bytes(self) -> int:
         """Stored bytes of a panel."""
         return self.vectors * micro.LANES * TAPS * micro.CHANNELS * self.weight_bits // 8
-
-
-def joined(c: Winograd16, form: residuals.Form) -> Winograd16:
-    """With a residual addition at its end."""
-    return replace(c, name=f"{c.name}_{form.key}", residual=form)

@@ -16,21 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, prod
-from typing import Any
+from math import ceil
+from typing import ClassVar
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from mpqc.facts.kernels import LARGE_OUTPUTS, LARGE_POSITIONS
-from mpqc.lowering.kernels import requant as requantization
-from mpqc.lowering.kernels import residual as residuals
 from mpqc.lowering.kernels import winograd16_micro as micro
-from mpqc.lowering.kernels.contraction import copy_row
-from mpqc.lowering.kernels.emit import Buffer, Expr, flat, load, scratch, splat, store
+from mpqc.lowering.kernels.arguments import declared
+from mpqc.lowering.kernels.emit import Buffer, Expr, load, scratch, splat, store
 from mpqc.lowering.kernels.micro import Operand
 from mpqc.lowering.kernels.winograd16_cut import Winograd16
+from mpqc.lowering.kernels.winograd_blocks import Block, BlockEmitter
 from mpqc.numerics.winograd16 import SHIFTS, TAPS
 
 INVERSE_AT = 8
@@ -39,43 +37,15 @@ INVERSE_AT = 8
 
 @lru_cache(maxsize=512)
 def primfunc(c: Winograd16) -> tirx.PrimFunc:
-    """The same parameters as those of contraction.primfunc, with panels of codes as winograd16.py packs them, and one more of the scalars."""
-    panels, width = c.groups * c.panels, micro.CHANNELS
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name(c.name)
-            T.func_attr({"global_symbol": c.name, "tirx.noalias": True, "op_pattern": 8})
-            x = T.arg("x", T.buffer(c.input_shape, "int8"))
-            other = [T.arg("other", T.buffer(c.output_shape, "int8"))] if c.residual else []
-            weights = T.arg("weights", T.buffer((panels, c.panel_bytes), "int8"))
-            start = T.arg("start", T.buffer((panels, 2 * width), "int32"))
-            scale = T.arg("scale", T.buffer((panels, width), "float32"))
-            scalars = T.arg("scalars", T.buffer((INVERSE_AT + 1,), "int32"))
-            added = [T.arg("added", T.buffer((10, 4), "int32"))] if c.residual else []
-            out = T.arg("out", T.buffer(c.output_shape, "int8"))
-            extra = [flat(buffer) for buffer in (*other, *added)] or [None, None]
-            _Emitter(c, flat(x), flat(weights), flat(start), flat(scale), scalars, flat(out), extra[0], extra[1]).tasks()
-        return builder.get()
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Some rows of tiles of an image."""
-
-    image: Expr
-    first: Expr
-    """Its first row of tiles in the image"""
-    rows: Expr
-    padded: Buffer
-    patches: Buffer
-    """Transformed inputs: int16 [row of positions, position, four tiles, vector, tile, 8]"""
+    """The parameters of arguments.declared, with panels of codes as winograd16.py packs them, and one more of the scalars."""
+    return declared(c, micro.CHANNELS, lambda arguments: _Emitter(**vars(arguments), c=c).tasks(), scalars=INVERSE_AT + 1)
 
 
 @dataclass(frozen=True)
 class _Panel:
     """Weights of a panel, where its outputs go, and what lies between."""
 
-    block: _Block
+    block: Block
     index: Expr
     channel: Expr
     """First output channel, of all groups'"""
@@ -92,16 +62,9 @@ class _Panel:
 
 
 @dataclass(frozen=True)
-class _Emitter:
+class _Emitter(BlockEmitter):
     c: Winograd16
-    x: Buffer
-    weights: Buffer
-    start: Buffer
-    scale: Buffer
-    scalars: Buffer
-    out: Buffer
-    other: Buffer | None
-    added: Buffer | None
+    width: ClassVar[int] = micro.CHANNELS
 
     def tasks(self) -> None:
         """Tasks of blocks; where there are fewer of them than cores, the cores share the patches of each block, and then its panels."""
@@ -111,25 +74,17 @@ class _Emitter:
             first = number * c.rows
             rows = c.rows if c.height % c.rows == 0 else T.min(c.rows, c.height - first)
             padded, patches = scratch(c.strip.size, "int8"), scratch(LARGE_POSITIONS**2 * c.position, "int16")
-            block = _Block(image, first, rows, padded, patches)
-            self._pad(block)
+            block = Block(image, first, rows, padded, patches)
+            self.pad(block)
             with T.serial(c.groups) as group:
                 self._transform(block, group)
                 self._panels(block, group)
 
-    def _pad(self, block: _Block) -> None:
-        strip = self.c.strip
-        image = block.image * prod(self.c.input_shape[1:])
-        zero = T.cast(self.scalars[0], "int8")
-        with T.serial((block.rows - 1) * strip.step + strip.reach) as r:
-            y = block.first * strip.step - strip.top + r
-            copy_row(strip, Operand(self.x, image + y * strip.source_pitch), Operand(block.padded, r * strip.pitch), y, zero)
-
-    def _transform(self, block: _Block, group: Expr) -> None:
+    def _transform(self, block: Block, group: Expr) -> None:
         """All patches of the block for one group: those of a register tile, whose vectors share cache lines, one after the other."""
         c, strip, pixel = self.c, self.c.strip, self.c.input_shape[3]
         tiles = block.rows * c.width
-        with self._shared(_quads(tiles)) as quad, T.grid(c.vectors, micro.TILES) as (n, t):
+        with self.shared(_quads(tiles)) as quad, T.grid(c.vectors, micro.TILES) as (n, t):
             tile = quad * micro.TILES + t
             with T.If(tile < tiles), T.Then():
                 ty, tx = tirx.floordiv(tile, c.width), tirx.floormod(tile, c.width)
@@ -138,31 +93,20 @@ class _Emitter:
                 places = [to + p * c.position for p in range(LARGE_POSITIONS**2)]
                 micro.transform_patch(Operand(block.padded, at), (strip.pitch, pixel), block.patches, places)
 
-    def _shared(self, extent: Expr) -> Any:
-        """A loop over the parts of a block."""
-        return (T.parallel if self.c.parallel and self.c.splits > 1 else T.serial)(extent)
-
-    def _panels(self, block: _Block, group: Expr) -> None:
+    def _panels(self, block: Block, group: Expr) -> None:
         c = self.c
         share, tiles = ceil(c.panels / c.splits), c.quads * micro.TILES
-        with self._shared(c.splits) as split:
+        with self.shared(c.splits) as split:
             wide = scratch(LARGE_POSITIONS * c.chunk * micro.STEP, "int16")
             products = scratch(LARGE_POSITIONS * c.part * micro.SUMS, "int32")
             kept = scratch(3 * tiles * LARGE_OUTPUTS * micro.CHANNELS, "int32")
             totals = scratch(tiles * LARGE_OUTPUTS**2 * micro.CHANNELS, "int32") if c.shares > 1 else None
             with T.serial(T.min(share, c.panels - split * share) if c.panels % share else share) as p:
-                index, first = self._place(group, split * share + p)
+                index, first = self.place(group, split * share + p)
                 with T.serial(c.shares) as number:
                     panel = _Panel(block, index, first, wide, products, kept, totals, number)
                     for r in micro.ROWS:
                         self._row(panel, r)
-
-    def _place(self, group: Expr, within: Expr) -> tuple[Expr, Expr]:
-        """Index and first output channel of a panel; the last one of a group overlaps the one before, so that it is whole."""
-        c, first = self.c, within * micro.CHANNELS
-        if c.group_channels % micro.CHANNELS:
-            first = T.min(first, c.group_channels - micro.CHANNELS)
-        return group * c.panels + within, group * c.group_channels + first
 
     def _row(self, panel: _Panel, r: int) -> None:
         """A row of positions: parts of the block one after the other, which need the same weights; one part where these are cut in chunks."""
@@ -290,21 +234,7 @@ class _Emitter:
         for j in range(LARGE_OUTPUTS):
             conditions = [y < height] if height % LARGE_OUTPUTS and line >= height % LARGE_OUTPUTS else []
             conditions += [x + j < width] if width % LARGE_OUTPUTS and j >= width % LARGE_OUTPUTS else []
-            self._output(conditions, done, first + j * micro.CHANNELS, panel, at + j * channels)
-
-    def _output(self, conditions: list[Expr], done: Buffer, first: int, panel: _Panel, at: Expr) -> None:
-        if not conditions:
-            store(self.out, at, micro.CHANNELS, self._codes(done, first, panel, at))
-            return
-        with T.If(conditions[0] if len(conditions) == 1 else tirx.all(*conditions)), T.Then():
-            store(self.out, at, micro.CHANNELS, self._codes(done, first, panel, at))
-
-    def _codes(self, done: Buffer, first: int, panel: _Panel, at: Expr) -> Expr:
-        c, width = self.c, micro.CHANNELS
-        place = requantization.Place(self.scale, panel.index * width, self.start, (2 * panel.index + 1) * width)
-        if c.residual is None:
-            return requantization.emit(c.requant, done, first, width, place, self.scalars)
-        return residuals.emit(c.residual, c.requant, done, first, width, place, (self.other, at), self.added)
+            self.output(conditions, done, first + j * micro.CHANNELS, panel.index, at + j * channels)
 
 
 def _clear(acc: Buffer) -> None:

@@ -14,22 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, prod
-from typing import Any
+from math import ceil
+from typing import ClassVar
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import residual as residuals
 from mpqc.lowering.kernels import winograd_micro as micro
-from mpqc.lowering.kernels.contraction import Strip, copy_row
-from mpqc.lowering.kernels.emit import Buffer, Expr, flat, load, scratch, store, store_run
+from mpqc.lowering.kernels.arguments import declared
+from mpqc.lowering.kernels.contraction import Strip
+from mpqc.lowering.kernels.emit import Buffer, Expr, load, scratch, store, store_run
 from mpqc.lowering.kernels.micro import Operand
 from mpqc.lowering.kernels.requant import Requant
+from mpqc.lowering.kernels.winograd_blocks import Block, BlockEmitter
 from mpqc.numerics.winograd import TAPS, FormName
 
 UNIT = 2
@@ -127,43 +127,15 @@ class Winograd:
 
 @lru_cache(maxsize=512)
 def primfunc(c: Winograd) -> tirx.PrimFunc:
-    """The same parameters as those of contraction.primfunc, with panels of codes as winograd.py packs them."""
-    panels, width = c.groups * c.panels, micro.CHANNELS
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name(c.name)
-            T.func_attr({"global_symbol": c.name, "tirx.noalias": True, "op_pattern": 8})
-            x = T.arg("x", T.buffer(c.input_shape, "int8"))
-            other = [T.arg("other", T.buffer(c.output_shape, "int8"))] if c.residual else []
-            weights = T.arg("weights", T.buffer((panels, c.panel_bytes), "int8"))
-            start = T.arg("start", T.buffer((panels, 2 * width), "int32"))
-            scale = T.arg("scale", T.buffer((panels, width), "float32"))
-            scalars = T.arg("scalars", T.buffer((8,), "int32"))
-            added = [T.arg("added", T.buffer((10, 4), "int32"))] if c.residual else []
-            out = T.arg("out", T.buffer(c.output_shape, "int8"))
-            extra = [flat(buffer) for buffer in (*other, *added)] or [None, None]
-            _Emitter(c, flat(x), flat(weights), flat(start), flat(scale), scalars, flat(out), extra[0], extra[1]).tasks()
-        return builder.get()
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Some rows of tiles of an image."""
-
-    image: Expr
-    first: Expr
-    """Its first row of tiles in the image"""
-    rows: Expr
-    padded: Buffer
-    patches: Buffer
-    """Transformed inputs: int8 [patches, vectors, position, 16]"""
+    """The parameters of arguments.declared, with panels of codes as winograd.py packs them."""
+    return declared(c, micro.CHANNELS, lambda arguments: _Emitter(**vars(arguments), c=c).tasks())
 
 
 @dataclass(frozen=True)
 class _Panel:
     """Weights of a panel and where its outputs go."""
 
-    block: _Block
+    block: Block
     index: Expr
     channel: Expr
     """First output channel, of all groups'"""
@@ -176,16 +148,9 @@ class _Panel:
 
 
 @dataclass(frozen=True)
-class _Emitter:
+class _Emitter(BlockEmitter):
     c: Winograd
-    x: Buffer
-    weights: Buffer
-    start: Buffer
-    scale: Buffer
-    scalars: Buffer
-    out: Buffer
-    other: Buffer | None
-    added: Buffer | None
+    width: ClassVar[int] = micro.CHANNELS
 
     def tasks(self) -> None:
         """Tasks of blocks; where there are fewer of them than cores, the cores share the patches of each block, and then its panels."""
@@ -195,52 +160,33 @@ class _Emitter:
             first = number * c.rows
             rows = c.rows if c.height % c.rows == 0 else T.min(c.rows, c.height - first)
             padded, patches = (scratch(size, "int8") for size in (c.strip.size, c.patches * c.tile_bytes))
-            block = _Block(image, first, rows, padded, patches)
-            self._pad(block)
+            block = Block(image, first, rows, padded, patches)
+            self.pad(block)
             with T.serial(c.groups) as group:
                 self._transform(block, group)
                 self._panels(block, group)
 
-    def _pad(self, block: _Block) -> None:
-        strip = self.c.strip
-        image = block.image * prod(self.c.input_shape[1:])
-        zero = T.cast(self.scalars[0], "int8")
-        with T.serial((block.rows - 1) * strip.step + strip.reach) as r:
-            y = block.first * strip.step - strip.top + r
-            copy_row(strip, Operand(self.x, image + y * strip.source_pitch), Operand(block.padded, r * strip.pitch), y, zero)
-
-    def _transform(self, block: _Block, group: Expr) -> None:
+    def _transform(self, block: Block, group: Expr) -> None:
         """All patches of the block for one group."""
         c, strip, pixel = self.c, self.c.strip, self.c.input_shape[3]
         rows = block.rows if c.form == "tile" else block.rows + (c.segments - 1)
-        with self._shared(rows) as ty, T.grid(c.width, c.vectors) as (tx, n):
+        with self.shared(rows) as ty, T.grid(c.width, c.vectors) as (tx, n):
             at = ty * strip.step * strip.pitch + tx * (micro.OUTPUTS * pixel) + group * c.group_depth + n * micro.VECTOR
             to = (ty * c.width + tx) * c.tile_bytes + n * (micro.POSITIONS * micro.VECTOR)
             places = [to + s * c.segment_tiles * c.tile_bytes for s in range(c.segments if c.form == "tile" else 1)]
             micro.transform_patch(block.padded, at, (strip.pitch, pixel), block.patches, places)
 
-    def _shared(self, extent: Expr) -> Any:
-        """A loop over the parts of a block."""
-        return (T.parallel if self.c.parallel and self.c.splits > 1 else T.serial)(extent)
-
-    def _panels(self, block: _Block, group: Expr) -> None:
+    def _panels(self, block: Block, group: Expr) -> None:
         c = self.c
         share = ceil(c.panels / c.splits)
-        with self._shared(c.splits) as split:
+        with self.shared(c.splits) as split:
             wide = scratch(c.segments * c.quads * micro.QUAD, "int8")
             sums = scratch(ceil(c.rows * c.width / micro.TILES) * 2 * micro.ROW, "int32") if c.form == "tile" else None
             with T.serial(T.min(share, c.panels - split * share) if c.panels % share else share) as p:
-                index, first = self._place(group, split * share + p)
+                index, first = self.place(group, split * share + p)
                 panel = _Panel(block, index, first, wide, sums, micro.first_sums(self.start, index * (2 * micro.CHANNELS)))
                 self._widen(panel)
                 (self._halves if c.form == "tile" else self._rows)(panel)
-
-    def _place(self, group: Expr, within: Expr) -> tuple[Expr, Expr]:
-        """Index and first output channel of a panel; the last one of a group overlaps the one before, so that it is whole."""
-        c, first = self.c, within * micro.CHANNELS
-        if c.group_channels % micro.CHANNELS:
-            first = T.min(first, c.group_channels - micro.CHANNELS)
-        return group * c.panels + within, group * c.group_channels + first
 
     def _widen(self, panel: _Panel) -> None:
         """The transformed weights of a panel."""
@@ -281,7 +227,7 @@ class _Emitter:
             self._accumulate(acc, pair, panel, 0)
             self._outputs(acc, lambda at, value: value + load(sums, kept + at, 4), pair, panel, 0)
 
-    def _lower(self, block: _Block) -> Expr | None:
+    def _lower(self, block: Block) -> Expr | None:
         """Tiles that have a lower line, those of the last row have not where the image has an odd number of lines; None: all."""
         c = self.c
         return None if c.output_shape[1] % 2 == 0 else T.min(block.rows, c.height - 1 - block.first) * c.width
@@ -321,9 +267,9 @@ class _Emitter:
             y = (block.first + ty) * c.lines + line
             for j in range(micro.OUTPUTS):
                 at = ((block.image * c.output_shape[1] + y) * c.output_shape[2] + tx * micro.OUTPUTS + j) * c.output_shape[3] + panel.channel
-                self._output(self._inside(block, tile, tx, y, (t, j, line)), done, (t * micro.OUTPUTS + j) * micro.CHANNELS, panel, at)
+                self.output(self._inside(block, tile, tx, y, (t, j, line)), done, (t * micro.OUTPUTS + j) * micro.CHANNELS, panel.index, at)
 
-    def _inside(self, block: _Block, tile: Expr, tx: Expr, y: Expr, which: tuple[int, int, int]) -> list[Expr]:
+    def _inside(self, block: Block, tile: Expr, tx: Expr, y: Expr, which: tuple[int, int, int]) -> list[Expr]:
         """What must hold for an output of a pair to exist, where that is not sure."""
         c, (t, j, line) = self.c, which
         _, height, width, _ = c.output_shape
@@ -331,20 +277,6 @@ class _Emitter:
         conditions = [] if even or t == 0 else [tile < block.rows * c.width]
         conditions += [tx < c.width - 1] if j == 1 and width % 2 else []
         return conditions + ([y < height] if line == 1 and height % 2 else [])
-
-    def _output(self, conditions: list[Expr], done: Buffer, first: int, panel: _Panel, at: Expr) -> None:
-        if not conditions:
-            store(self.out, at, micro.CHANNELS, self._codes(done, first, panel, at))
-            return
-        with T.If(conditions[0] if len(conditions) == 1 else tirx.all(*conditions)), T.Then():
-            store(self.out, at, micro.CHANNELS, self._codes(done, first, panel, at))
-
-    def _codes(self, done: Buffer, first: int, panel: _Panel, at: Expr) -> Expr:
-        c, width = self.c, micro.CHANNELS
-        place = requantization.Place(self.scale, panel.index * width, self.start, (2 * panel.index + 1) * width)
-        if c.residual is None:
-            return requantization.emit(c.requant, done, first, width, place, self.scalars)
-        return residuals.emit(c.residual, c.requant, done, first, width, place, (self.other, at), self.added)
 
 
 def _sums(acc: Buffer) -> list[tuple[int, Expr]]:
@@ -355,11 +287,6 @@ def _sums(acc: Buffer) -> list[tuple[int, Expr]]:
             for j, value in enumerate(micro.row_sums(acc, t, half)):
                 found.append(((t * micro.OUTPUTS + j) * micro.CHANNELS + half * 4, value))
     return found
-
-
-def joined(c: Winograd, form: residuals.Form) -> Winograd:
-    """With a residual addition at its end."""
-    return replace(c, name=f"{c.name}_{form.key}", residual=form)
 
 
 def _pairs(tiles: Expr) -> Expr:
