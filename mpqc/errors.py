@@ -133,29 +133,25 @@ class BudgetInfeasibleError(MpqcError):
         return {**super().to_dict(), "least": self.least, "together": self.together}
 
 
-class GuardError(MpqcError):
-    """The result is worse than the baseline that the guard compares it with.
+class FinishedError(MpqcError):
+    """All files are written, and the result is not good enough.
 
     Args:
-        compiled: the result itself, whose files are all written.
+        compiled: the result itself.
     """
+
+    def __init__(self, what: str, *, compiled: object | None = None, where: str = "", why: str = "", hint: str = "") -> None:
+        super().__init__(what, where=where, why=why, hint=hint)
+        self.compiled = compiled
+
+
+class GuardError(FinishedError):
+    """The result is worse than the baseline that the guard compares it with."""
 
     exit_code = 4
 
-    def __init__(self, what: str, *, compiled: object | None = None, where: str = "", why: str = "", hint: str = "") -> None:
-        super().__init__(what, where=where, why=why, hint=hint)
-        self.compiled = compiled
 
-
-class DropError(MpqcError):
-    """The program loses more of what the float network knows than it may.
-
-    Args:
-        compiled: the result itself, whose files are all written.
-    """
+class DropError(FinishedError):
+    """The program loses more of what the float network knows than it may."""
 
     exit_code = 5
-
-    def __init__(self, what: str, *, compiled: object | None = None, where: str = "", why: str = "", hint: str = "") -> None:
-        super().__init__(what, where=where, why=why, hint=hint)
-        self.compiled = compiled

@@ -14,7 +14,7 @@ import numpy as np
 
 from mpqc.cli.files import existing
 from mpqc.cli.requests import Files, Fixed, Folder, Json, LabelledFiles, Measuring, Running, Showing, Sweeping
-from mpqc.errors import DataError, DropError, GuardError, LoweringError, MpqcError
+from mpqc.errors import DataError, FinishedError, LoweringError, MpqcError
 from mpqc.values.request import Forced, Judging, Options, Shaped, Solving, Targeted
 from mpqc.values.text import printable
 
@@ -44,7 +44,7 @@ def _show(make: Callable[[], Compiled], showing: Showing) -> None:
 
     try:
         compiled = make()
-    except (GuardError, DropError) as error:
+    except FinishedError as error:
         if isinstance(error.compiled, Compiled):
             _show_compiled(error.compiled, showing, error)
         raise

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mpqc.errors import BudgetInfeasibleError, DropError, GuardError, UsageError
+from mpqc.errors import BudgetInfeasibleError, FinishedError, UsageError
 from mpqc.facts.bounds import Bound
 from mpqc.flow.pipeline import compile_network
 from mpqc.flow.results import Compiled
@@ -66,7 +66,7 @@ def _compiled_nowhere(model: Any, options: Options, data: Any, labels: np.ndarra
     folder = tempfile.mkdtemp(prefix="mpqc-")
     try:
         made = compile_network(model, options, data, output=Path(folder), labels=labels, progress=progress)
-    except (GuardError, DropError) as error:  # the result is on it, and its files live as long
+    except FinishedError as error:  # the result is on it, and its files live as long
         weakref.finalize(error.compiled, shutil.rmtree, folder, ignore_errors=True)
         raise
     except BudgetInfeasibleError as error:
