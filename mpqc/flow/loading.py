@@ -12,6 +12,7 @@ from mpqc.flow.request_file import Asked, read_request
 from mpqc.flow.results import MODEL, Analysis, Compiled
 from mpqc.report.file import read_report
 from mpqc.values.plan import read_plan
+from mpqc.values.request import Options
 from mpqc.workspace.folder import Workspace
 from mpqc.workspace.job import Job
 from mpqc.workspace.lock import locked
@@ -35,12 +36,17 @@ def load(folder: str | Path) -> Compiled:
 
 def analyzed_again(root: Path) -> Analysis:
     """The analysis of the compile that wrote `root`. Raises PlanError where network or data are no longer there."""
-    workspace = Workspace(root)
-    asked = read_request(workspace)
+    asked = read_request(Workspace(root))
     plan = read_plan(root / PLAN)
     options = replace(asked.options, plan=plan, fixed={}, budgets=()) if plan.proof.status == "given" else asked.options
+    return analyzed_of(root, material_of(asked), options)
+
+
+def analyzed_of(root: Path, material: Material, options: Options) -> Analysis:
+    """The analysis of the finished compile of `material` in `root`, from its checkpoints."""
+    workspace = Workspace(root)
     with locked(workspace):
-        return analyze_network(material_of(asked), options, Job(workspace, Progress(quiet=True, mute=True)))
+        return analyze_network(material, options, Job(workspace, Progress(quiet=True, mute=True)))
 
 
 def material_of(asked: Asked) -> Material:

@@ -21,7 +21,7 @@ from mpqc.flow.drop_search import cheapest_resource, plan_within
 from mpqc.flow.export import Exporting
 from mpqc.flow.fingerprint import fingerprint
 from mpqc.flow.holding import hold_to
-from mpqc.flow.loading import load
+from mpqc.flow.loading import analyzed_of, load
 from mpqc.flow.plan_choice import checked, choose_plan, cost_model_of
 from mpqc.flow.plan_guard import guarded_plan, warn_of_worthless
 from mpqc.flow.request_file import write_request
@@ -71,14 +71,15 @@ def compile_material(material: Material, options: Options, output: Path, progres
     with locked(workspace), logged(workspace.root, f"compile {material.name}", options.facts()):
         job, request = Job(workspace, progress), fingerprint(material, options, cost_model.target)
         if is_finished(workspace, request):
-            return _as_it_is(options, job)
+            return _as_it_is(material, options, job)
         begin(workspace)
         return _compiled(material, options, cost_model, job, request)
 
 
-def _as_it_is(options: Options, job: Job) -> Compiled:
+def _as_it_is(material: Material, options: Options, job: Job) -> Compiled:
     job.progress.say("nothing to do: this compile is finished, and its files are as it left them")
-    compiled = load(job.workspace.root)
+    root = job.workspace.root
+    compiled = replace(load(root), analyzed=partial(analyzed_of, root, material, options))
     hold_to(compiled.report, compiled, job.progress, allow_slower=options.allow_slower)
     return compiled
 

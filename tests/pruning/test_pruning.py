@@ -203,6 +203,7 @@ def test_a_compile_below_two_bits_prunes_and_a_second_run_prunes_the_same(tmp_pa
     assert any(note.startswith("channels pruned") for note in done.report.notes)
     assert any(note.startswith("pruned '") for note in done.report.notes)
     again = compiled(tmp_path / "a", (Budget(Resource.WEIGHT_BITS, 1.6),))
+    assert again.analysis.network.digest == done.analysis.network.digest
     assert again.model.SerializeToString(deterministic=True) == done.model.SerializeToString(deterministic=True)
 
 
