@@ -11,12 +11,18 @@ import tvm
 from tvm import relax, tirx
 
 from mpqc.errors import LoweringError
+from mpqc.lowering.elf import symbol_bytes
 from mpqc.lowering.lowered import Lowered
+from mpqc.lowering.plan_table import find_constants, pack_plan
 from mpqc.lowering.toolchain import zig
 from mpqc.workspace.progress import steps
 
 NO_DEBUG = "SECTIONS { /DISCARD/ : { *(.debug*) } } INSERT AFTER .comment;\n"
 """Linker script that drops the debug sections TVM always makes (a third of a small module) and keeps the symbols, by which profilers name code."""
+HOOKS = Path(__file__).with_name("hooks.c")
+LINKED = ("-lm", "-Wl,--wrap=TVMFFIErrorSetRaisedFromCStrParts", "-Wl,--build-id=none", "-Wl,-soname,model.so")
+STORED = "__tvm_ffi__library_bin"
+"""What TVM's loader reads"""
 
 
 def build(lowered: Lowered, path: str | Path) -> Path:
@@ -31,7 +37,7 @@ def build(lowered: Lowered, path: str | Path) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mpqc-link-") as folder:
             partial = Path(folder) / "model.so"
             executable, kernels = _compiled(lowered, Path(folder))
-            executable.export_library(str(partial), fcompile=_linker(triple, kernels), workspace_dir=folder)
+            executable.export_library(str(partial), fcompile=_linker(lowered, triple, kernels), workspace_dir=folder)
             os.replace(partial, path)
     except OSError as error:
         raise LoweringError("cannot write the module", where=str(path), why=error.strerror or str(error)) from error
@@ -69,14 +75,26 @@ def compile_kernel(function: tirx.PrimFunc, target: tvm.target.Target, path: Pat
     return path
 
 
-def _linker(triple: str, more: list[str]) -> Any:
-    """Links what TVM hands over with `more` objects."""
+def _linker(lowered: Lowered, triple: str, more: list[str]) -> Any:
+    """Links what TVM hands over with `more` objects, the plan, and hooks.c."""
 
     def link(output: str, objects: list[str] | str, **_options: Any) -> None:
         files = [*([objects] if isinstance(objects, str) else objects), *more]
+        folder = Path(output).parent
         script = Path(output).with_suffix(".ld")
         script.write_text(NO_DEBUG, encoding="utf-8")
-        zig("cc", triple, ["-shared", "-O2", f"-Wl,-T,{script}", "-Wl,--build-id=none", "-Wl,-soname,model.so", *files, "-o", output])
+        plan = _plan(lowered, files)
+        (folder / "plan.inc").write_text(",".join(map(str, plan)), encoding="utf-8")
+        zig("cc", triple, ["-shared", "-O2", f"-I{folder}", HOOKS, *files, *LINKED, f"-Wl,-T,{script}", "-o", output])
 
     link.output_format = "so"  # type: ignore[attr-defined]
     return link
+
+
+def _plan(lowered: Lowered, objects: list[str]) -> bytes:
+    """The plan, which says where in TVM's own section of constants each of them is."""
+    stored = next((found for path in objects if (found := symbol_bytes(Path(path).read_bytes(), STORED)) is not None), None)
+    if stored is None:
+        raise LoweringError("TVM stores no constants where the runtime library reads them", where=lowered.target.name, why=f"no symbol {STORED}")
+    sizes = [values.nbytes for values in lowered.constants]
+    return pack_plan(lowered.description, find_constants(stored, lowered.constants), sizes)

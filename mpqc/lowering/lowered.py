@@ -13,8 +13,10 @@ from mpqc.facts.features import needs
 from mpqc.lowering.arena import Arena
 from mpqc.lowering.launch import Launch, Slot
 from mpqc.lowering.steps import Call, Step
+from mpqc.values.program import Dequantize, Quantize
 
 if TYPE_CHECKING:
+    import numpy as np
     from tvm import IRModule
 
     from mpqc.lowering.layout import Layout
@@ -55,6 +57,8 @@ class Lowered:
     """JSON: inputs, outputs (name, file, shape, dtype), the kernel calls in order, and where in memory all of it lies"""
     constant_bytes: int
     """Bytes of all weights, tables and other constants that the module holds, those of float stretches included; equal ones are held once"""
+    constants: tuple[np.ndarray, ...]
+    """They themselves, as arguments of home `constant` number them"""
     forms: Mapping[str, FormName] = field(default_factory=dict)
     """Convolutions that are not computed directly, by name of the op"""
 
@@ -71,6 +75,8 @@ class Lowered:
 
 def describe(program: Program, launches: tuple[Launch, ...], outputs: tuple[Slot, ...], arena: Arena, storage: Storage, target: Target) -> str:
     """The description of a module, as JSON. `needs`: [name, word of the auxiliary vector, bit] of each feature that the core must have.
+
+    `scale` and `zero_point` of an input or output: those of its codes, or of the codes that a float one becomes, or is made of, at once.
 
     An argument is [home, place, dtype, shape]; place is an index for inputs and constants and an offset in bytes for tensors of the arena.
     """
@@ -102,7 +108,17 @@ def _argument(slot: Slot, arena: Arena) -> list[object]:
 
 def _value(program: Program, name: str, files: dict[str, str]) -> dict[str, object]:
     tensor = program.tensors[name]
-    return {"name": name, "file": files[name], "shape": list(tensor.shape), "dtype": tensor.dtype}
+    return {"name": name, "file": files[name], "shape": list(tensor.shape), "dtype": tensor.dtype} | _grid(program, name)
+
+
+def _grid(program: Program, name: str) -> dict[str, object]:
+    """Scale and zero point of the value's codes, {} where it has none, or one for each channel."""
+    users = [program.tensors[user.outputs[0]] for user in program.uses[name] if isinstance(user, Quantize)]
+    makers = [program.tensors[op.inputs[0]] for op in program.ops if isinstance(op, Dequantize) and name in op.outputs]
+    grids = [tensor.qparams for tensor in (program.tensors[name], *users, *makers) if tensor.qparams is not None]
+    if not grids or grids[0].scale.size != 1 or grids[0].zero_point.size != 1:
+        return {}
+    return {"scale": float(grids[0].scale.item()), "zero_point": int(grids[0].zero_point.item())}
 
 
 def file_names(names: tuple[str, ...]) -> dict[str, str]:

@@ -39,7 +39,8 @@ def lower_program(program: Program, target: Target, block_bytes: int = 0) -> Low
     description = describe(program, launches, outputs, arena, storage, target)
     floats = tuple(Kept(op.name, op.op_types, op.reason) for op in program.ops if isinstance(op, Float))
     stored = sum(values.nbytes for values in emitter.constants)
-    return Lowered(_module(emitter, description), target, steps, layout, storage, launches, arena, floats, description, stored, forms)
+    held = tuple(emitter.constants)
+    return Lowered(_module(emitter, description), target, steps, layout, storage, launches, arena, floats, description, stored, held, forms)
 
 
 def kernel_target(target: Target, block_bytes: int = 0) -> KernelTarget:

@@ -22,9 +22,14 @@ def zig(tool: str, triple: str, arguments: Sequence[str | Path]) -> None:
 
     Raises ToolMissingError where the ziglang package is absent, LoweringError with the first line of the compiler's message where it fails.
     """
+    zig_tool(tool, ["-target", zig_triple(triple), *arguments])
+
+
+def zig_tool(tool: str, arguments: Sequence[str | Path]) -> None:
+    """Runs `zig TOOL`, for example `ar`. Raises as `zig` does."""
     if find_spec("ziglang") is None:
         raise ToolMissingError("zig is missing", why="it links the module", hint="pip install ziglang")
-    command = [sys.executable, "-m", "ziglang", tool, "-target", zig_triple(triple), *map(str, arguments)]
+    command = [sys.executable, "-m", "ziglang", tool, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     if done.returncode:
         raise LoweringError(f"zig {tool} failed", where=str(arguments[-1]), why=_first_error(done.stderr), hint=f"exit code {done.returncode}")
@@ -36,9 +41,9 @@ def _environment() -> dict[str, str]:
 
 
 def zig_triple(triple: str) -> str:
-    """LLVM's `aarch64-linux-gnu` as zig writes it, with the C library's version."""
-    machine = triple.split("-")[0]
-    return f"{machine}-linux-gnu.{GLIBC}"
+    """LLVM's `aarch64-linux-gnu` as zig writes it, with the C library's version; `aarch64-linux-musl` as it is."""
+    machine, environment = triple.split("-")[0], triple.split("-")[-1]
+    return f"{machine}-linux-{environment}" if environment == "musl" else f"{machine}-linux-gnu.{GLIBC}"
 
 
 def _first_error(text: str) -> str:
