@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.errors import RunError
+from mpqc.runtime.board_library import HEADERS, NATIVE, board_library
 from mpqc.runtime.description import Description, Value
 from mpqc.runtime.libraries import TRIPLE, libraries, licences, runner
 from mpqc.values.json_file import parse_json
@@ -63,6 +64,7 @@ def _write(
     _copy(runner(), root / "bin" / "mpqc-runner")
     for library in libraries():
         _copy(library, root / "lib" / library.name)
+    _application(root, str(lowered.target.llvm_target["mtriple"]))
     for text in licences():
         shutil.copyfile(text, root / "lib" / f"{text.name}.tvm")
     if module.resolve() != (root / "model.so").resolve():
@@ -72,6 +74,20 @@ def _write(
     tolerance = "1e-4" if lowered.floats else "0"
     _script(root / "run.sh", tolerance)
     return root
+
+
+def _application(root: Path, triple: str) -> None:
+    """Writes what an application is built with: headers, library, Python module, example."""
+    for name in ("include", "example"):
+        (root / name).mkdir(exist_ok=True)
+    library = board_library(triple)
+    _copy(library.shared, root / "lib" / library.shared.name)
+    shutil.copyfile(library.static, root / "lib" / library.static.name)
+    for header in HEADERS:
+        shutil.copyfile(NATIVE / header, root / "include" / header)
+    for name in ("main.c", "CMakeLists.txt"):
+        shutil.copyfile(NATIVE / name, root / "example" / name)
+    shutil.copyfile(SOURCES / "mpqc_runtime.py", root / "mpqc_runtime.py")
 
 
 def _describe(root: Path, lowered: Lowered, description: Description, form: Preprocessing) -> None:
