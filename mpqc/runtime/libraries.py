@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,11 @@ FLAGS = (
     # The runner's copy of class tvm::ffi::Error, made for libc++, must not take the place of the libraries' own, made for libstdc++.
     "-fvisibility=hidden", "-DTVM_FFI_DLL=",
 )  # fmt: skip
+PLUGIN = (
+    "-shared", "-fPIC", "-DMPQC_PLUGIN", '-DTVM_FFI_DLL_EXPORT=__attribute__((visibility("default")))',
+    "-Wl,--version-script={sources}/plugin.map",
+)  # fmt: skip
+"""What makes a library of the runner"""
 
 
 def cache_folder(having: str = "") -> Path:
@@ -59,11 +65,22 @@ def libraries() -> tuple[Path, ...]:
 
 def runner() -> Path:
     """The AArch64 runner, compiled on first use. Raises ToolMissingError or LoweringError."""
-    content = [(SOURCES / name).read_bytes() for name in ("runner.cc", "model.h", "npy.h")] + [" ".join((*FLAGS, version("ziglang"))).encode()]
-    name = f"mpqc-runner-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
+    return _built("mpqc-runner", FLAGS)
+
+
+def plugin() -> Path:
+    """The runner as an AArch64 library that TVM's RPC server loads, compiled on first use. Raises ToolMissingError or LoweringError."""
+    return _built("libmpqc_run", (*FLAGS, *PLUGIN), ".so")
+
+
+def _built(stem: str, flags: Sequence[str], suffix: str = "") -> Path:
+    """The runner's sources compiled with `flags`; its name changes with anything that it is made of."""
+    sources = [path.read_bytes() for path in sorted((*SOURCES.glob("*.h"), SOURCES / "plugin.map", SOURCES / "runner.cc"))]
+    content = b"".join((*sources, " ".join((*flags, version("ziglang"))).encode()))
+    name = f"{stem}-{hashlib.sha256(content).hexdigest()[:12]}{suffix}"
     path = cache_folder(name) / name
     if not path.is_file():
-        _compile(path)
+        _compile(path, flags)
     return path
 
 
@@ -81,12 +98,12 @@ def include_folders() -> tuple[Path, ...]:
     return Path(libinfo.find_include_path()), Path(libinfo.find_dlpack_include_path())
 
 
-def _compile(path: Path) -> None:
+def _compile(path: Path, flags: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     folders = [f"-L{libraries()[0].parent}", *(f"-I{folder}" for folder in include_folders())]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
-        zig("c++", TRIPLE, [*folders, SOURCES / "runner.cc", *FLAGS, "-o", partial])
+        zig("c++", TRIPLE, [*folders, SOURCES / "runner.cc", *(flag.format(sources=SOURCES) for flag in flags), "-o", partial])
         os.replace(partial, path)
 
 

@@ -1,25 +1,18 @@
 // mpqc-runner: runs a compiled model (model.so) on a board, without Python. See --help.
+//
+// Built with MPQC_PLUGIN it is a library for TVM's RPC server instead: its function `mpqc_run` takes the same options, a line each, and returns the JSON.
 #include <algorithm>
-#include <chrono>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <iostream>
 
+#include "machine.h"
 #include "model.h"
-
-using Clock = std::chrono::steady_clock;
+#include "options.h"
+#include "timing.h"
 
 namespace {
-
-const char* kHelp =
-    "usage: mpqc-runner --model model.so [options]\n"
-    "  --input FILE|NAME=FILE|DIR  .npy inputs (repeatable); a DIR holds one file per input; without it: noise from a fixed seed\n"
-    "                              a first dimension that is a multiple of the model's runs every sample in turn\n"
-    "  --output FILE|DIR           writes the outputs as .npy (DIR: one file per output)\n"
-    "  --expected DIR              compares the outputs with DIR/*.npy; a difference is exit code 1\n"
-    "  --tolerance X               largest absolute difference that --expected allows (0)\n"
-    "  --repeat N (10)  --warmup N (1)  --threads N (1)\n"
-    "  --profile                   time of every op\n"
-    "  --json                      results as JSON on stdout\n";
 
 // Names in a model are data: control characters, which could steer a terminal, are shown as \xNN.
 std::string Shown(const std::string& text) {
@@ -36,49 +29,6 @@ std::string Shown(const std::string& text) {
     shown += code;
   }
   return shown;
-}
-
-struct UsageError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-struct Options {
-  std::string model, output, expected;
-  std::vector<std::string> inputs;
-  int repeat = 10, warmup = 1, threads = 1;
-  double tolerance = 0;
-  bool profile = false, json = false;
-};
-
-int Number(const std::string& option, const std::string& text, int least) {
-  char* end = nullptr;
-  long value = std::strtol(text.c_str(), &end, 10);
-  if (text.empty() || *end || value < least || value > 1000000000) throw UsageError(option + ": " + text + " is not a number of at least " + std::to_string(least));
-  return static_cast<int>(value);
-}
-
-Options Parse(int argc, char** argv) {
-  Options o;
-  for (int i = 1; i < argc; i++) {
-    std::string name = argv[i];
-    auto value = [&] {
-      if (i + 1 == argc) throw UsageError(name + " needs a value");
-      return std::string(argv[++i]);
-    };
-    if (name == "--profile") o.profile = true;
-    else if (name == "--json") o.json = true;
-    else if (name == "--model") o.model = value();
-    else if (name == "--input") o.inputs.push_back(value());
-    else if (name == "--output") o.output = value();
-    else if (name == "--expected") o.expected = value();
-    else if (name == "--tolerance") o.tolerance = std::atof(value().c_str());
-    else if (name == "--repeat") o.repeat = Number(name, value(), 1);
-    else if (name == "--warmup") o.warmup = Number(name, value(), 0);
-    else if (name == "--threads") o.threads = Number(name, value(), 1);
-    else throw UsageError("unknown option " + name + " (see --help)");
-  }
-  if (o.model.empty()) throw UsageError("--model is missing (see --help)");
-  return o;
 }
 
 // Index of the first value that is NaN or infinite, -1 where there is none.
@@ -113,7 +63,7 @@ std::string PathOf(const Options& o, const Spec& spec, size_t count) {
     size_t equal = given.find('=');
     if (equal != std::string::npos && given.substr(0, equal) == spec.name) found = given.substr(equal + 1);
     else if (fs::is_directory(given)) found = (fs::path(given) / spec.file).string();
-    else if (count == 1 && o.inputs.size() == 1) found = given;
+    else if (count == 1 && (equal == std::string::npos || fs::exists(given))) found = given;
   }
   if (found.empty()) throw UsageError("no --input for " + spec.name + " (write --input " + spec.name + "=FILE, or a folder with " + spec.file + ")");
   return found;
@@ -125,6 +75,7 @@ void CheckNames(const Options& o, const std::vector<Spec>& specs) {
     bool known = equal == std::string::npos || fs::exists(given);
     for (const Spec& spec : specs) known = known || given.substr(0, equal) == spec.name;
     if (!known) throw UsageError("the model has no input " + given.substr(0, equal));
+    if (specs.size() > 1 && fs::is_regular_file(given)) throw UsageError("--input " + given + ": the model has " + std::to_string(specs.size()) + " inputs (write NAME=FILE)");
   }
 }
 
@@ -175,142 +126,181 @@ double Largest(const npy::Array& a, const npy::Array& b) {
   return largest;
 }
 
-ffi::json::Object Compare(const Options& o, const std::vector<Spec>& specs, const std::vector<npy::Array>& arrays, bool* good) {
-  ffi::json::Object result;
+json::Object Compare(const Options& o, const std::vector<Spec>& specs, const std::vector<npy::Array>& arrays, bool* good) {
+  json::Object result;
   for (size_t i = 0; i < specs.size(); i++) {
     std::string path = (fs::path(o.expected) / specs[i].file).string();
     npy::Array want = npy::Read(path);
     if (want.dtype != arrays[i].dtype || want.shape != arrays[i].shape) throw std::runtime_error(path + ": has another shape or dtype than the output " + npy::ShapeText(arrays[i].shape));
     double largest = Largest(arrays[i], want);
     *good = *good && largest <= o.tolerance;
-    result.Set(ffi::String(specs[i].name), largest);
+    result.Set(specs[i].name, largest);
   }
   return result;
 }
 
-double Quantile(const std::vector<double>& sorted, double q) { return sorted[std::min(sorted.size() - 1, static_cast<size_t>(q * double(sorted.size())))]; }
-
-ffi::json::Object Summary(std::vector<double> us) {
-  std::sort(us.begin(), us.end());
-  double sum = 0;
-  for (double v : us) sum += v;
-  size_t middle = us.size() / 2;
-  ffi::json::Object o;
-  o.Set(ffi::String("min"), us.front());
-  o.Set(ffi::String("median"), us.size() % 2 ? us[middle] : (us[middle - 1] + us[middle]) / 2);
-  o.Set(ffi::String("p90"), Quantile(us, 0.9));
-  o.Set(ffi::String("mean"), sum / double(us.size()));
-  o.Set(ffi::String("runs"), static_cast<int64_t>(us.size()));
-  return o;
-}
-
-double Microseconds(Clock::time_point from) { return std::chrono::duration<double, std::micro>(Clock::now() - from).count(); }
-
-// Mean time of every kernel call over `runs` runs, in call order.
-ffi::json::Array Profile(const Model& model, int runs) {
-  std::vector<double> us(model.launches.size());
-  for (int run = 0; run < runs; run++)
+// Time of every kernel call in call order, over as many runs as the box says.
+std::string Profile(const Model& model, const timing::Box& box) {
+  std::vector<std::vector<double>> us(model.launches.size());
+  for (auto& times : us) times.reserve(box.runs);
+  auto all = [&] {
     for (size_t i = 0; i < us.size(); i++) {
-      auto start = Clock::now();
+      auto start = timing::Clock::now();
       model.launches[i].Run();
-      us[i] += Microseconds(start);
+      us[i].push_back(timing::Microseconds(start));
     }
-  ffi::json::Array table;
+  };
+  timing::Repeat(box, all, [](size_t, double) {});
+  std::vector<std::string> rows;
   for (size_t i = 0; i < us.size(); i++) {
-    ffi::json::Object row;
-    for (const char* key : {"kernel", "name", "macs"}) row.Set(ffi::String(std::string(key) == "name" ? "op" : key), model.ops[i][key]);
-    row.Set(ffi::String("us"), us[i] / runs);
-    table.push_back(row);
+    std::sort(us[i].begin(), us[i].end());
+    json::Object row;
+    row.Set("op", model.ops[i]["name"].cast<std::string>());
+    row.Set("kernel", model.ops[i]["kernel"].cast<std::string>());
+    row.Set("macs", model.ops[i]["macs"].cast<int64_t>());
+    row.Set("us", timing::Median(us[i]));
+    row.Set("min", us[i].front());
+    rows.push_back(row.text());
   }
-  return table;
+  return json::List(rows);
 }
 
-std::string Line(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  while (!line.empty() && (line.back() == '\0' || line.back() == ' ')) line.pop_back();
-  return line;
+void Bind(const std::set<int>& cores) {
+  if (cores.empty()) return;
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  for (int core : cores) CPU_SET(core, &mask);
+  if (sched_setaffinity(0, sizeof mask, &mask)) throw std::runtime_error("--cpus: this board does not let a run have these cores: " + std::string(std::strerror(errno)));
+  setenv("TVM_BIND_THREADS", "0", 0);  // else TVM binds its threads itself, elsewhere
 }
 
-ffi::json::Object Machine() {
-  ffi::json::Object o;
-  const std::string cpu = "/sys/devices/system/cpu/cpu0/cpufreq/";
-  for (const auto& [key, path] : std::vector<std::pair<std::string, std::string>>{{"board", "/proc/device-tree/model"},
-                                                                                  {"governor", cpu + "scaling_governor"},
-                                                                                  {"max_khz", cpu + "scaling_max_freq"},
-                                                                                  {"khz", cpu + "scaling_cur_freq"},
-                                                                                  {"temperature_mc", "/sys/class/thermal/thermal_zone0/temp"}}) {
-    std::string line = Line(path);
-    if (!line.empty()) o.Set(ffi::String(key), ffi::String(line));
-  }
-  return o;
-}
-
-int Main(const Options& o) {
-  setenv("TVM_NUM_THREADS", std::to_string(o.threads).c_str(), 1);
-  Model& model = *new Model(o.model);  // never unloaded: profilers look at the memory map when the program ends
+// Everything that a run finds out.
+struct Results {
+  std::vector<npy::Array> outputs;
+  std::vector<double> us;
+  double load_us = 0, first_us = 0;
   int64_t samples = 1;
-  std::vector<npy::Array> given = ReadInputs(o, model.inputs, &samples);
+  std::string before, after, profile;
+};
 
+std::vector<npy::Array> Room(const Model& model, int64_t samples) {
+  std::vector<npy::Array> arrays;
+  for (const Spec& s : model.outputs) {
+    arrays.push_back({s.dtype, s.shape, std::vector<char>(s.bytes() * static_cast<size_t>(samples))});
+    if (samples > 1 && !s.shape.empty()) arrays.back().shape[0] *= samples;
+    else if (samples > 1) arrays.back().shape = {samples};
+  }
+  return arrays;
+}
+
+Results Run(const Options& o, Model& model) {
+  Results r;
+  std::vector<npy::Array> given = ReadInputs(o, model.inputs, &r.samples);
+  r.outputs = Room(model, r.samples);
   auto load = [&](int64_t sample) {
     for (size_t i = 0; i < model.inputs.size(); i++) {
       size_t bytes = model.inputs[i].bytes(), offset = given[i].data.size() == bytes ? 0 : bytes * static_cast<size_t>(sample);
       std::memcpy(model.Input(i), given[i].data.data() + offset, bytes);
     }
   };
-
-  std::vector<npy::Array> results;
-  for (const Spec& s : model.outputs) {
-    results.push_back({s.dtype, s.shape, std::vector<char>(s.bytes() * static_cast<size_t>(samples))});
-    if (samples > 1 && !s.shape.empty()) results.back().shape[0] *= samples;
-    else if (samples > 1) results.back().shape = {samples};
-  }
-  std::vector<double> us;
-  us.reserve(static_cast<size_t>(samples == 1 ? o.repeat : samples));
+  auto run = [&] { model.Run(); };
+  bool one = r.samples == 1;
+  r.us.reserve(static_cast<size_t>(one ? o.repeat : r.samples));
   load(0);
-  for (int i = 0; i < o.warmup && samples == 1; i++) model.Run();
-  for (int64_t sample = 0; sample < samples; sample++) {
+  if (one) timing::Repeat({static_cast<size_t>(o.warmup), o.warmup_seconds}, run, [&](size_t i, double us) { if (!i) r.first_us = us; });
+  r.before = machine::Conditions(machine::Affinity());
+  timing::Box box{static_cast<size_t>(one ? o.repeat : 1), one ? o.seconds : 0};
+  for (int64_t sample = 0; sample < r.samples; sample++) {
     load(sample);
-    for (int i = 0; i < (samples == 1 ? o.repeat : 1); i++) {
-      auto start = Clock::now();
-      model.Run();
-      us.push_back(Microseconds(start));
-    }
-    for (size_t i = 0; i < results.size(); i++) std::memcpy(results[i].data.data() + model.outputs[i].bytes() * static_cast<size_t>(sample), model.Output(i), model.outputs[i].bytes());
+    timing::Repeat(box, run, [&](size_t, double us) { r.us.push_back(us); });
+    for (size_t i = 0; i < r.outputs.size(); i++) std::memcpy(r.outputs[i].data.data() + model.outputs[i].bytes() * static_cast<size_t>(sample), model.Output(i), model.outputs[i].bytes());
   }
+  r.after = machine::Conditions(machine::Affinity());
+  if (o.profile) r.profile = Profile(model, {static_cast<size_t>(o.repeat), o.seconds});
+  return r;
+}
 
-  ffi::json::Object report;
-  report.Set(ffi::String("schema_version"), 1);
-  report.Set(ffi::String("threads"), o.threads);
-  report.Set(ffi::String("samples"), samples);
-  report.Set(ffi::String("arena_bytes"), model.arena_bytes);
-  report.Set(ffi::String("microseconds"), Summary(us));
-  report.Set(ffi::String("machine"), Machine());
+// The report as JSON; *good becomes false where outputs are not as expected.
+std::string Report(const Options& o, bool* good) {
+  Bind(o.cpus);
+  setenv("TVM_NUM_THREADS", std::to_string(o.threads).c_str(), 1);
+  auto begun = timing::Clock::now();
+  Model& model = *new Model(o.model);  // never unloaded: profilers look at the memory map when the program ends
+  double load_us = timing::Microseconds(begun);
+  Results r = Run(o, model);
   bool finite = true;
-  for (const npy::Array& array : results) finite = finite && FirstNotFinite(array) < 0;
-  report.Set(ffi::String("outputs_finite"), finite);
-  if (o.profile) report.Set(ffi::String("profile"), Profile(model, o.repeat));
-  bool good = true;
-  if (!o.output.empty()) WriteOutputs(o, model.outputs, results);
-  if (!o.expected.empty()) report.Set(ffi::String("difference"), Compare(o, model.outputs, results, &good));
-  report.Set(ffi::String("as_expected"), good);
-  if (o.json) {
-    std::cout << std::string(ffi::json::Stringify(report, 2)) << std::endl;
-    return good ? 0 : 1;
-  }
-  auto summary = report["microseconds"].cast<ffi::json::Object>();
-  for (const char* key : {"min", "median", "p90", "mean"}) std::printf("%-7s %10.1f us\n", key, summary[key].cast<double>());
-  if (o.profile)
+  for (const npy::Array& array : r.outputs) finite = finite && FirstNotFinite(array) < 0;
+  std::vector<std::string> cores;
+  for (int core : machine::Affinity()) cores.push_back(json::Text(core));
+  json::Object report;
+  report.Set("schema_version", 2);
+  report.SetText("board", machine::Board());
+  report.Set("threads", o.threads);
+  report.SetText("cpus", json::List(cores));
+  report.Set("samples", r.samples);
+  report.Set("arena_bytes", model.arena_bytes);
+  report.Set("load_us", load_us);
+  if (r.first_us > 0) report.Set("first_us", r.first_us);
+  machine::SetKnown(report, "peak_bytes", machine::PeakBytes());
+  report.SetText("microseconds", timing::Spread(r.us));
+  report.SetText("before", r.before);
+  report.SetText("after", r.after);
+  report.Set("outputs_finite", finite);
+  if (o.profile) report.SetText("profile", r.profile);
+  if (!o.output.empty()) WriteOutputs(o, model.outputs, r.outputs);
+  if (!o.expected.empty()) report.SetText("difference", Compare(o, model.outputs, r.outputs, good).text());
+  report.Set("as_expected", *good);
+  return report.text();
+}
+
+void Print(const std::string& text) {
+  ffi::String error;
+  auto report = ffi::json::Parse(text, &error).cast<ffi::json::Object>();
+  auto times = report["microseconds"].cast<ffi::json::Object>();
+  for (const char* key : {"min", "median", "p90", "p99", "mean"}) std::printf("%-7s %10.1f us\n", key, times[key].cast<double>());
+  if (report.count("profile"))
     for (const ffi::Any& any : report["profile"].cast<ffi::json::Array>()) {
       auto row = any.cast<ffi::json::Object>();
-      std::printf("%10.1f us  %s  %s\n", row["us"].cast<double>(), row["kernel"].cast<std::string>().c_str(), row.count("op") ? Shown(row["op"].cast<std::string>()).c_str() : "");
+      std::printf("%10.1f us  %s  %s\n", row["us"].cast<double>(), row["kernel"].cast<std::string>().c_str(), Shown(row["op"].cast<std::string>()).c_str());
     }
+}
+
+int Main(const Options& o) {
+  bool good = true;
+  std::string report = Report(o, &good);
+  if (o.json) std::cout << report << std::endl;
+  else Print(report);
   if (!good) std::cerr << "mpqc-runner: the outputs differ from " << o.expected << " by more than " << o.tolerance << "\n";
   return good ? 0 : 1;
 }
 
+std::vector<std::string> Lines(const std::string& text) {
+  std::vector<std::string> lines;
+  for (size_t at = 0; at < text.size();) {
+    size_t end = std::min(text.find('\n', at), text.size());
+    lines.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return lines;
+}
+
 }  // namespace
+
+#ifdef MPQC_PLUGIN
+
+namespace {
+
+// What goes wrong reaches the caller as TVM passes errors on.
+ffi::String RunPlugin(const ffi::String& options) {
+  bool good = true;
+  return ffi::String(Report(Parse(Lines(options)), &good));
+}
+
+}  // namespace
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(mpqc_run, RunPlugin);
+
+#else
 
 int main(int argc, char** argv) {
   if (argc > 1 && std::string(argv[1]) == "--help") {
@@ -318,7 +308,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   try {
-    return Main(Parse(argc, argv));
+    return Main(Parse(std::vector<std::string>(argv + 1, argv + argc)));
   } catch (const UsageError& error) {
     std::cerr << "mpqc-runner: " << Shown(error.what()) << "\n";
     return 2;
@@ -329,3 +319,5 @@ int main(int argc, char** argv) {
   }
   return 1;
 }
+
+#endif

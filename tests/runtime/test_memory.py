@@ -76,8 +76,9 @@ def test_any_number_of_threads_gives_the_same_bytes(network: tuple[Program, Path
 @pytest.mark.parametrize("threads", [1, 4])
 def test_nothing_is_allocated_while_running(network: tuple[Program, Path], shim: Path, threads: int) -> None:
     _, bundle = network
-    few, many = (_allocations(bundle, shim, threads, runs) for runs in (1, 6))
-    assert few == many > 100
+    few, many = (_allocations(bundle, shim, threads, runs) for runs in (1, 21))
+    assert few > 100
+    assert abs(many - few) < 10  # what is printed has numbers of other lengths
 
 
 def _allocations(bundle: Path, shim: Path, threads: int, runs: int) -> int:

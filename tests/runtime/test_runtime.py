@@ -74,10 +74,14 @@ def saved(folder: Path, arrays: Mapping[str, np.ndarray], program: Program) -> P
     return folder
 
 
+def run_sh(bundle: Path, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "MPQC_LAUNCHER": " ".join(QEMU), **more}
+    return subprocess.run([bundle / "run.sh", *map(str, arguments)], env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.emulator
 def test_run_sh_compares_with_what_is_expected(bundle: Path) -> None:
-    environment = {**os.environ, "MPQC_LAUNCHER": " ".join(QEMU)}
-    done = subprocess.run([bundle / "run.sh", "--repeat", "3", "--profile"], env=environment, capture_output=True, text=True, check=False)
+    done = run_sh(bundle, "--repeat", 3, "--profile")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((bundle / "result.json").read_text())
@@ -86,9 +90,36 @@ def test_run_sh_compares_with_what_is_expected(bundle: Path) -> None:
     assert list(report["difference"].values()) == [0, 0]
     times = report["microseconds"]
     assert times["runs"] == 3
-    assert 0 < times["min"] <= times["median"] <= times["p90"]
+    assert 0 < times["min"] <= times["median"] <= times["p90"] <= times["p99"]
+    assert report["load_us"] > 0
+    assert report["peak_bytes"] > report["arena_bytes"]
     assert [row["kernel"] for row in report["profile"]][2].startswith("conv3x3")
-    assert all(row["us"] > 0 and row["op"] for row in report["profile"])
+    assert all(0 < row["min"] <= row["us"] and row["op"] for row in report["profile"])
+
+
+@pytest.mark.emulator
+def test_run_sh_runs_the_inputs_that_are_given_and_compares_only_where_asked(bundle: Path, program: Program, tmp_path: Path) -> None:
+    mine = noise(program, seed=8)
+    inputs = saved(tmp_path / "mine", mine, program)
+    done = run_sh(bundle, "--input", inputs, "--output", tmp_path / "made")
+    assert done.returncode == 0, done.stderr
+    assert "difference" not in json.loads(done.stdout)
+    for name, values in Interpreter(program).run(mine).items():
+        np.testing.assert_array_equal(np.load(tmp_path / "made" / file_names((*program.inputs, *program.outputs))[name]), values)
+    assert run_sh(bundle, "--input", inputs, "--expected", bundle / "expected").returncode == 1
+    assert run_sh(bundle, "--expected", tmp_path / "made").returncode == 1
+
+
+@pytest.mark.emulator
+def test_a_time_box_and_cores(bundle: Path) -> None:
+    done = run_sh(bundle, "--repeat", 2, "--seconds", 0.2, "--warmup-seconds", 0.1, "--threads", 2, MPQC_CPUS="0")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["microseconds"]["runs"] > 2
+    assert report["first_us"] > 0
+    assert report["cpus"] == [0]
+    assert report["board"]["emulated"] is True
+    assert "--cpus: this board does not let" in run_sh(bundle, MPQC_CPUS="1000").stderr
 
 
 @pytest.mark.emulator
@@ -145,6 +176,12 @@ def test_usage_errors_have_exit_code_two(bundle: Path, tmp_path: Path) -> None:
         (["--input", f"nothing={tmp_path}"], "no input nothing"),
         (["--input", f"t0={bundle / 'inputs' / 't0.npy'}"], "no --input for t2"),
         (["--output", "one.npy"], "must be a folder"),
+        (["--input", bundle / "inputs", "--input", bundle / "inputs" / "t0.npy"], "the model has 2 inputs (write NAME=FILE)"),
+        (["--seconds", "-1"], "--seconds"),
+        (["--tolerance", "nan"], "--tolerance"),
+        (["--cpus", "3-1"], "--cpus"),
+        (["--cpus", "0,,2"], "--cpus"),
+        (["--cpus", "0-5000"], "there is no core 5000"),
     ]:
         done = runner(bundle, *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
