@@ -13,7 +13,7 @@ apt_install = $(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
 BESIDE := $(abspath ../shared/tools/a76/a76time)
 export MPQC_PRICER ?= $(wildcard $(BESIDE))
 
-.PHONY: setup demo test lint mutate smoke wheel emulator pricer sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
+.PHONY: setup demo test lint mutate smoke wheel emulator pricer browser sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
 
@@ -38,11 +38,16 @@ pricer:
 	$(call apt_install,llvm-19) || \
 	echo "mpqc: no LLVM 19, so the pricing tool cannot price: apt-get install llvm-19"
 
+# The report's page is tested in headless Chromium
+browser:
+	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name >/dev/null && exit 0; done; \
+	$(call apt_install,chromium) || echo "mpqc: no Chromium, so the report's page cannot be tested: apt-get install chromium"
+
 demo: setup
 	$(BIN)/mpqc demo
 
 # Files in the order they are collected: by number of tests, the slowest files (few tests) came last and one core waited.
-test: setup sanitizers lint
+test: setup sanitizers browser lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)

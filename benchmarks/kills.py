@@ -44,7 +44,7 @@ from tests.training.phases import folded_model, images  # noqa: E402
 KILLS = RESULTS / "kills.json"
 SHOWN = 20
 LOADED = (
-    "torch", "onnxruntime", "ortools.sat.python.cp_model", "jinja2", "matplotlib.figure", "matplotlib.backends.backend_svg",
+    "torch", "onnxruntime", "ortools.sat.python.cp_model", "jinja2",
     "mpqc.lowering.relax_module",
     "mpqc.lowering.binary", "mpqc.runtime", "mpqc.allocator", "mpqc.frontend", "mpqc.training.phase", "mpqc.strategies", "mpqc.strategies.auto",
     "mpqc.qdq.write.export", "mpqc.sensitivity.measure", "mpqc.sensitivity.fisher", "mpqc.quantize.calibration", "mpqc.report.html",

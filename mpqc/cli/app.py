@@ -98,6 +98,19 @@ def report(folder: Annotated[Path, typer.Argument(help="output folder of `mpqc c
     report_command(folder, showing)
 
 
+@app.command(cls=Grouped, epilog="Example: mpqc explain out conv1")
+@later
+def explain(
+    folder: Annotated[Path, typer.Argument(help="output folder of `mpqc compile`", show_default=False)],
+    layer: Annotated[str, typer.Argument(help="name of a layer or tensor, or a part of it that no other has", show_default=False)],
+    showing: Json,
+) -> None:
+    """Says why a layer runs as it does: its bits, range and histogram, and what its other widths would lose, take and store."""
+    from mpqc.cli.commands import explain_command
+
+    explain_command(folder, layer, showing)
+
+
 @app.command(cls=Grouped, epilog="Example: mpqc check model.onnx --target cortex-a76")
 @later
 def check(model: Model, targeted: Targeted, fixed: Fixed, showing: Json) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,13 +139,31 @@ def report_command(folder: Path, showing: Json) -> None:
     from mpqc.workspace.state import stale_files
 
     report = read_report(existing(folder, "folder") / "report.json")
-    stale = stale_files(folder)
-    if stale:
-        print(f"warning: plan.json is another one since: {', '.join(stale)} are stale, mpqc build {folder} makes them", file=sys.stderr)
+    _warn_of_stale(stale_files(folder), folder)
     if showing.as_json:
         _print_json(report.to_dict())
         return
     print_report(report, _console())
+
+
+def _warn_of_stale(stale: Sequence[str], folder: Path) -> None:
+    if stale:
+        print(f"warning: plan.json is another one since: {', '.join(stale)} are stale, mpqc build {folder} makes them", file=sys.stderr)
+
+
+def explain_command(folder: Path, layer: str, showing: Json) -> None:
+    """`mpqc explain`."""
+    from mpqc.report.explain import explain_lines, explained
+    from mpqc.report.file import read_report
+    from mpqc.workspace.state import stale_files
+
+    report = read_report(existing(folder, "folder") / "report.json")
+    _warn_of_stale(stale_files(folder), folder)
+    if showing.as_json:
+        _print_json(explained(report, layer))
+        return
+    for line in explain_lines(report, layer):
+        _say(line)
 
 
 def check_command(model: Path, targeted: Targeted, fixed: Fixed, showing: Json) -> None:

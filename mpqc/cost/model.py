@@ -54,6 +54,7 @@ class CostModel:
         self.target = target
         self.context = context or Context()
         self.boundary = boundary
+        self._known: dict[tuple[OpNode, int | None, tuple[int, ...], int], float] = {}
 
     def for_network(self, table: SiteTable) -> CostModel:
         """This model for one network: its weights (counted at their widest) push each other out of the caches, values that enter
@@ -120,8 +121,14 @@ class CostModel:
     def microseconds(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int) -> float:
         """Time of one run of `node` on one core; an output that stays float counts 32 bits.
 
-        Raises TargetError where the target has no latency or no kernel for it.
+        Raises TargetError where the target has no latency or no kernel for it. What was priced once is remembered.
         """
+        key = node, weight_bits, input_bits, output_bits
+        if key not in self._known:
+            self._known[key] = self._microseconds(*key)
+        return self._known[key]
+
+    def _microseconds(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int) -> float:
         self.require(Resource.LATENCY)
         work = self._workload(node)
         if work is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ MOST_PIXELS = 1 << 26
 """Of a picture while it is resized"""
 _SIXTEEN = 257
 """What 16-bit grey is divided by, so that 65535 becomes 255"""
+MOST_SIDE, LEAST_SIDE = 96, 8
+"""Pixels of a thumbnail's longer side, and of the shorter side of what is a picture at all"""
 GREY = 114
 """Of the bars beside a picture that is kept whole, as detectors are trained with"""
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -48,6 +52,35 @@ def read_image(path: Path, spec: TensorSpec, form: Preprocessing = UNTOUCHED) ->
         raise DataError("cannot read the image", where=str(path), why=str(error)) from error
     ordered = pixels[:, :, [2, 1, 0, *range(3, channels)]] if form.bgr and channels >= 3 else pixels
     return ordered.transpose(2, 0, 1) if first else ordered
+
+
+def thumbnail(values: np.ndarray, spec: TensorSpec, form: Preprocessing = UNTOUCHED) -> str:
+    """The first of `values`, shaped as `spec`, as a small PNG in base64: its least value black, its largest white. Empty where it is no picture.
+
+    Channels that go in as blue, green, red are shown in the order red, green, blue.
+    """
+    from PIL import Image
+    from PIL.Image import Resampling
+
+    if not _is_picture_shape(spec.shape, form.layout) or not np.isfinite(values).all():
+        return ""
+    height, width, channels, first = _layout(spec, form.layout)
+    sample = np.asarray(values, np.float64).reshape(-1, *spec.shape[1:])[0]
+    pixels = sample.transpose(1, 2, 0) if first else sample
+    pixels = pixels[:, :, ::-1] if form.bgr and channels == 3 else pixels
+    spread = float(pixels.max() - pixels.min()) or 1.0
+    bytes_ = np.rint((pixels - pixels.min()) * (255 / spread)).astype(np.uint8)
+    image = Image.fromarray(bytes_[:, :, 0] if channels == 1 else bytes_, _MODES[channels]).convert("L" if channels == 1 else "RGB")
+    if max(height, width) > MOST_SIDE:
+        image.thumbnail((MOST_SIDE, MOST_SIDE), Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _is_picture_shape(shape: tuple[int, ...], layout: str) -> bool:
+    first = _CHANNELS_FIRST.get(layout, len(shape) == 4 and shape[1] in _MODES)
+    return len(shape) == 4 and shape[1 if first else 3] in _MODES and min(shape[2:] if first else shape[1:3]) >= LEAST_SIDE
 
 
 def _eight_bit(image: Image) -> Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,22 +17,39 @@ from mpqc.values.request import Solving
 from mpqc.values.sensitivities import Sensitivities, read_sensitivities
 from mpqc.values.site import SiteTable
 from mpqc.values.site_file import read_sites
+from mpqc.values.trade import Trade
 from mpqc.workspace.folder import Workspace
+
+if TYPE_CHECKING:
+    from mpqc.cost.model import CostModel
 
 NEARLY_NOTHING = 1e-9
 """Of the most that a plan uses: a limit that no plan meets, which makes the allocator say what the least is"""
 FILE = "pareto.json"
 
 
-@dataclass(frozen=True)
-class Trade:
-    """One limit, what the best plan within uses of the resource, and its expected loss increase."""
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What plans are solved for, again and again."""
 
-    limit: float
-    used: float
-    loss: float
-    status: str
-    """optimal | feasible (at the deadline)"""
+    table: SiteTable
+    sensitivities: Sensitivities
+    cost_model: CostModel
+    """For the network"""
+    solving: Solving
+
+    def within(self, resource: Resource, limit: float) -> Sweep:
+        """The same with one budget more."""
+        return replace(self, solving=replace(self.solving, budgets=(*self.solving.budgets, Budget(resource, limit))))
+
+    def plan(self, near: Plan | None = None) -> Plan:
+        """The best plan inside the budgets; the search starts at `near`."""
+        from mpqc.allocator import allocate
+
+        hint = None if near is None else {choice.site: choice.bits for choice in near.choices}
+        asked = self.solving
+        seconds, seed, fixed = asked.solver_seconds, asked.seed, asked.fixed
+        return allocate(self.table, self.sensitivities, self.cost_model, asked.budgets, seconds=seconds, seed=seed, fixed=fixed, hint=hint)
 
 
 def sweep_saved(folder: Path, solving: Solving, resource: Resource, points: int) -> tuple[Trade, ...]:
@@ -41,45 +59,32 @@ def sweep_saved(folder: Path, solving: Solving, resource: Resource, points: int)
     target cannot price the resource, BudgetInfeasibleError where the other budgets cannot be met.
     """
     table, sensitivities = read_sites(folder / "sites.json"), read_sensitivities(folder / "sensitivities.json")
-    check_fixed(solving.fixed, table, cost_model_of(solving).target)
-    widest = _plan(table, sensitivities, solving)
-    most = _used(widest, resource)
-    limits = [float(limit) for limit in np.linspace(_least(table, sensitivities, solving, resource, most), most, points)]
-    trades = _swept(table, sensitivities, solving, resource, limits, widest)
+    cost_model = cost_model_of(solving)
+    check_fixed(solving.fixed, table, cost_model.target)
+    trades = swept(Sweep(table, sensitivities, cost_model.for_network(table), solving), resource, points)
     rows = {"schema_version": 1, "target": solving.target, "resource": resource.value, "points": [asdict(trade) for trade in trades]}
     Workspace(folder).write_text(FILE, json.dumps(rows, indent=1) + "\n")
     return trades
 
 
-def _swept(
-    table: SiteTable, sensitivities: Sensitivities, solving: Solving, resource: Resource, limits: list[float], widest: Plan
-) -> tuple[Trade, ...]:
-    """The trades in the order of `limits`, solved from the widest down: each starts from its wider neighbour, which holds where it fits."""
+def swept(sweep: Sweep, resource: Resource, points: int) -> tuple[Trade, ...]:
+    """The trades at evenly spread limits, ascending. They are solved from the widest down: each starts from its wider neighbour, which holds
+    where it fits. Raises as sweep_saved does."""
+    widest = sweep.plan()
+    most = _used(widest, resource)
+    limits = [float(limit) for limit in np.linspace(_least(sweep, resource, most), most, points)]
     found: dict[float, Plan] = {}
     last = widest
     for limit in sorted(limits, reverse=True):
         fits = last.proof.status == "optimal" and _used(last, resource) <= limit
-        last = last if fits else _plan(table, sensitivities, _within(solving, resource, limit), last)
+        last = last if fits else sweep.within(resource, limit).plan(last)
         found[limit] = last
     return tuple(_trade(found[limit], resource, limit) for limit in limits)
 
 
-def _plan(table: SiteTable, sensitivities: Sensitivities, solving: Solving, near: Plan | None = None) -> Plan:
-    from mpqc.allocator import allocate
-
-    cost_model = cost_model_of(solving).for_network(table)
-    hint = None if near is None else {choice.site: choice.bits for choice in near.choices}
-    seconds, seed, fixed = solving.solver_seconds, solving.seed, solving.fixed
-    return allocate(table, sensitivities, cost_model, solving.budgets, seconds=seconds, seed=seed, fixed=fixed, hint=hint)
-
-
-def _within(solving: Solving, resource: Resource, limit: float) -> Solving:
-    return replace(solving, budgets=(*solving.budgets, Budget(resource, limit)))
-
-
-def _least(table: SiteTable, sensitivities: Sensitivities, solving: Solving, resource: Resource, most: float) -> float:
+def _least(sweep: Sweep, resource: Resource, most: float) -> float:
     try:
-        _plan(table, sensitivities, _within(solving, resource, max(most, 1.0) * NEARLY_NOTHING))
+        sweep.within(resource, max(most, 1.0) * NEARLY_NOTHING).plan()
     except BudgetInfeasibleError as error:
         return error.together.get(resource.value, error.least[resource.value])
     return most

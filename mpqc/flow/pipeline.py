@@ -17,6 +17,7 @@ import numpy as np
 from mpqc.flow.agreement import Scale, drop_of, make_scale
 from mpqc.flow.analysis import Material, analyze_network
 from mpqc.flow.building import Builder, Held, built_inside
+from mpqc.flow.command_text import command_text
 from mpqc.flow.drop_search import cheapest_resource, plan_within
 from mpqc.flow.export import Exporting
 from mpqc.flow.fingerprint import fingerprint
@@ -27,6 +28,7 @@ from mpqc.flow.plan_guard import guarded_plan, warn_of_worthless
 from mpqc.flow.request_file import write_request
 from mpqc.flow.results import Analysis, Compiled
 from mpqc.flow.saved import way_out_kept
+from mpqc.flow.trade_off import trade_offs
 from mpqc.flow.verification import BuiltPlan, Solve, Verifier, counted_again, first_plan, merged, open_verifier, verified
 from mpqc.numerics.metrics import find_metric
 from mpqc.values.budget import Budget, Resource
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
     from mpqc.flow.building import Built
     from mpqc.report.build import Circumstances, Measured
+    from mpqc.report.sites import Seen
     from mpqc.targets import Target
     from mpqc.training.phase import Trained
     from mpqc.values.program import Program
@@ -113,7 +116,11 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     warn_of_unpriced(built.program, options.budgets, job.progress)
     with job.progress.phase("report"):
         measured = _measured(analysis, built.program, cost_model, trained, held, scale)
-        report = build_report(analysis.table, plan, built.program, cost_model, _circumstances(analysis, options, built, job), measured)
+        measured = replace(measured, trade_offs=trade_offs(analysis.table, analysis.sensitivities, cost_model, options.choosing, plan))
+        circumstances = replace(
+            _circumstances(analysis, options, built), seen=_seen(analysis, plan, builder), command=command_text(material, options)
+        )
+        report = build_report(analysis.table, plan, built.program, cost_model, circumstances, measured)
     write_report(report, job.workspace)
     finish(job.workspace, request)
     compiled = Compiled(plan, report, job.workspace.root, lambda: analysis)
@@ -241,7 +248,17 @@ def _measured(analysis: Analysis, program: Program, cost_model: CostModel, train
     return Measured(quality, accuracy_of(analysis, program), summary, int8, fastest, held.modelled_us, held.int8_modelled_us, evidence)
 
 
-def _circumstances(analysis: Analysis, options: Options, built: Built, job: Job) -> Circumstances:
+def _seen(analysis: Analysis, plan: Plan, builder: Builder) -> Seen:
+    """What the sites hold, and their grids as the program has them."""
+    from mpqc.quantize.spread import spreads_of
+    from mpqc.report.sites import Seen
+
+    calibration, trained, measured = builder.exporting.calibration, builder.exporting.trained, analysis.sensitivities
+    spreads = spreads_of(calibration if trained is None else calibration.with_weights(trained.weights), plan, trained or calibration)
+    return Seen(spreads) if measured is None else Seen(spreads, measured.values, measured.unit)
+
+
+def _circumstances(analysis: Analysis, options: Options, built: Built) -> Circumstances:
     from mpqc.flow.quality import describe_input
     from mpqc.report.build import Circumstances
 

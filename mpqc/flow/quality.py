@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpqc.data.pictures import thumbnail
 from mpqc.report.model import Accuracy, Fed
 from mpqc.workspace.progress import steps
 
@@ -30,7 +31,8 @@ def describe_input(batches: Batches, samples: int = INPUT_SAMPLES) -> Fed:
     count = sum(len(value) if value.ndim else 1 for value in values)
     flat = np.concatenate([value.reshape(-1) for value in values]).astype(np.float64)
     text = "" if batches.origin == "noise" else batches.preprocessing.text
-    return Fed(text, count, *((float(flat.min()), float(flat.max()), float(flat.mean())) if flat.size else (0.0, 0.0, 0.0)))
+    picture = thumbnail(values[0], batches.inputs[0], batches.preprocessing) if flat.size and batches.origin != "noise" else ""
+    return Fed(text, count, *((float(flat.min()), float(flat.max()), float(flat.mean())) if flat.size else (0.0, 0.0, 0.0)), picture)
 
 
 def accuracy_of(analysis: Analysis, program: Program) -> Accuracy | None:

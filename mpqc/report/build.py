@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mpqc.facts.amounts import format_budget
 from mpqc.numerics.overflow import LIMIT, accumulator_peaks
 from mpqc.report.judge import Evidence, judge
 from mpqc.report.model import AccumulatorRow, Accuracy, Fed, FloatRow, LayerRow, Quality, Report, Sizes
+from mpqc.report.sites import Seen, site_rows
 from mpqc.values.artifacts import Artifacts
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.history import TrainingSummary
@@ -18,6 +19,7 @@ from mpqc.values.plan import Choice, Plan
 from mpqc.values.program import Conv, Float, Gemm, Program
 from mpqc.values.qtype import MOST_HALF_BITS
 from mpqc.values.site import OpNode, Site, SiteKind, SiteTable
+from mpqc.values.trade import TradeOff
 from mpqc.workspace.versions import versions
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Circumstances:
     budgets: tuple[Budget, ...]
     artifacts: Artifacts
     fed: Fed | None = None
+    seen: Seen = field(default_factory=Seen)
+    command: str = ""
     notes: tuple[str, ...] = ()
     """Of network and calibration"""
 
@@ -56,6 +60,7 @@ class Measured:
     modelled_us: float | None = None
     int8_modelled_us: float | None = None
     evidence: Evidence | None = None
+    trade_offs: tuple[TradeOff, ...] = ()
 
 
 def build_report(table: SiteTable, plan: Plan, program: Program, cost_model: CostModel, circumstances: Circumstances, measured: Measured) -> Report:
@@ -74,7 +79,7 @@ def build_report(table: SiteTable, plan: Plan, program: Program, cost_model: Cos
         budgets=tuple(map(format_budget, circumstances.budgets)),
         proof=plan.proof,
         uses=plan.uses,
-        layers=layer_rows(table, plan, program, cost_model, artifacts.forms),
+        layers=_scored(layer_rows(table, plan, program, cost_model, artifacts.forms), circumstances.seen),
         floats=float_rows(program),
         sizes=count_sizes(table, plan, cost_model, artifacts.files),
         memory=artifacts.memory,
@@ -88,6 +93,10 @@ def build_report(table: SiteTable, plan: Plan, program: Program, cost_model: Cos
         modelled_us=measured.modelled_us,
         int8_modelled_us=measured.int8_modelled_us,
         accumulators=tuple(AccumulatorRow(name, peak, LIMIT) for name, peak in accumulator_peaks(program, artifacts.forms).items()),
+        sites=site_rows(table, plan, cost_model, circumstances.seen),
+        loss_unit=circumstances.seen.unit,
+        trade_offs=measured.trade_offs,
+        command=circumstances.command,
         versions=versions(),
         notes=(*circumstances.notes, *plan.notes, *([artifacts.note] if artifacts.note else []), *_missed_forms(table, plan, cost_model, artifacts)),
     )
@@ -101,7 +110,18 @@ def layer_rows(table: SiteTable, plan: Plan, program: Program, cost_model: CostM
     runs_as |= {name: f"float: {reason}" for name, reason in _float_reasons(program).items()}
     half = {op.name for op in program.ops if isinstance(op, (Conv, Gemm)) and (op.weight % 2 == 1).all()}
     rows = (_layer(node, table, plan, reasons, runs_as, cost_model) for node in table.nodes)
-    return tuple(replace(row, half=row.name in half and (row.weight_bits or 0) <= MOST_HALF_BITS) for row in rows)
+    odd = (replace(row, half=row.name in half and (row.weight_bits or 0) <= MOST_HALF_BITS) for row in rows)
+    return tuple(replace(row, form=forms.get(row.name, "")) for row in odd)
+
+
+def _scored(rows: tuple[LayerRow, ...], seen: Seen) -> tuple[LayerRow, ...]:
+    """Rows with what was measured of their sites, where the plan does not say it: plans that no solver made."""
+    return tuple(replace(row, sensitivity=_measured(row, seen)) if row.sensitivity is None else row for row in rows)
+
+
+def _measured(row: LayerRow, seen: Seen) -> float | None:
+    bits = row.weight_bits if row.weight else row.activation_bits
+    return None if bits is None else seen.losses.get(row.weight or row.output, {}).get(bits)
 
 
 def _layer(node: OpNode, table: SiteTable, plan: Plan, reasons: Mapping[str, Choice], runs_as: Mapping[str, str], cost_model: CostModel) -> LayerRow:
@@ -120,6 +140,8 @@ def _layer(node: OpNode, table: SiteTable, plan: Plan, reasons: Mapping[str, Cho
         runs_as=runs_as.get(node.name, "integer"),
         sensitivity=choice.sensitivity if choice else None,
         reason=choice.reason if choice else "",
+        weight=node.weight or "",
+        output=node.output,
     )
 
 

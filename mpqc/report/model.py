@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field
 from mpqc.values.history import TrainingSummary
 from mpqc.values.json_file import Record
 from mpqc.values.plan import Proof, Use
+from mpqc.values.site import SiteKind
+from mpqc.values.spread import Spread
+from mpqc.values.trade import TradeOff
 from mpqc.values.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -33,6 +36,43 @@ class LayerRow(Record):
     reason: str
     half: bool = False
     """Whether the weight's codes lie on the half-integer grid"""
+    weight: str = ""
+    """Site of its weight; empty where it has none"""
+    output: str = ""
+    """Site of its output"""
+    form: str = ""
+    """How it is computed where that is not directly: a form of numerics/winograd.py"""
+
+
+@dataclass(frozen=True)
+class Alternative(Record):
+    """A site at one width, all others as planned."""
+
+    bits: int
+    loss: float | None
+    """Expected increase, of all that share its qparams; None where no sensitivities were measured"""
+    microseconds: float | None
+    """Of all nodes that it changes; None where the target has no such kernel or no latency"""
+    stored: int | None
+    """Bytes of the tensor; None at widths that the target does not have"""
+
+
+@dataclass(frozen=True)
+class SiteRow(Record):
+    """One tensor that may be quantized: what was seen in it, and what its other widths would cost."""
+
+    name: str
+    kind: SiteKind
+    shape: tuple[int, ...]
+    bits: int | None
+    """None: it stays float"""
+    group: str
+    """Sites of one group have one width"""
+    reason: str
+    alternatives: tuple[Alternative, ...] = ()
+    """Ascending widths"""
+    spread: Spread | None = None
+    """None where nothing was seen of it"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +104,8 @@ class Fed(Record):
     least: float
     largest: float
     mean: float
+    picture: str = ""
+    """The first sample as a PNG in base64, least value black and largest white; empty where it is no picture"""
 
 
 @dataclass(frozen=True)
@@ -133,6 +175,14 @@ class Report(Record):
     """None in reports of older versions, and in those that nothing was run for"""
     fed: Fed | None = None
     """None in reports that nothing was run for"""
+    sites: tuple[SiteRow, ...] = ()
+    """Empty in reports of older versions"""
+    loss_unit: str = ""
+    """What an expected loss is, in words"""
+    trade_offs: tuple[TradeOff, ...] = ()
+    """Of the budgeted resources, before any training; empty where no sensitivities were measured"""
+    command: str = ""
+    """What makes this again; files by their names"""
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mpqc.data.batches import open_data
-from mpqc.data.pictures import GREY, read_image
+from mpqc.data.pictures import GREY, read_image, thumbnail
 from mpqc.errors import DataError, UsageError
 from mpqc.values.network import TensorSpec
 from mpqc.values.preprocessing import Preprocessing
@@ -125,3 +127,15 @@ def test_other_content_than_the_name_says_is_refused_in_one_line(tmp_path: Path,
 def test_a_resize_without_bounds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--resize"):
         read_image(striped(tmp_path / "a.png"), X, Preprocessing(resize="1e9"))
+
+
+def test_a_thumbnail_is_small_stretched_to_black_and_white_and_of_pictures_alone() -> None:
+    values = np.zeros((1, 3, 200, 100), np.float32)
+    values[:, 0], values[:, 1] = 2.0, -1.0
+    for form, colour in ((Preprocessing(), (255, 0, 85)), (Preprocessing(bgr=True), (85, 0, 255))):
+        image = Image.open(io.BytesIO(base64.b64decode(thumbnail(values, TensorSpec("x", (1, 3, 200, 100), "float32"), form))))
+        assert (image.format, image.mode, image.size, image.getpixel((5, 5))) == ("PNG", "RGB", (48, 96), colour)
+    grey = thumbnail(np.zeros((1, 8, 8, 1), np.float32), TensorSpec("x", (1, 8, 8, 1), "float32"), Preprocessing(layout="nhwc"))
+    assert Image.open(io.BytesIO(base64.b64decode(grey))).mode == "L"
+    for shape in ((1, 40), (1, 3, 4, 4), (1, 7, 32, 32)):
+        assert thumbnail(np.zeros(shape, np.float32), TensorSpec("x", shape, "float32")) == ""

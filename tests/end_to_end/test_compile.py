@@ -175,10 +175,10 @@ class Page(HTMLParser):
 def test_the_page_needs_nothing_else(compiled: mpqc.Compiled, report: dict) -> None:
     page, source = Page(), (compiled.output / "report.html").read_text()
     page.feed(source)
-    assert not [link for link in page.links if not link.startswith("#")]
-    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert not [link for link in page.links if not link.startswith(("#", "data:image/png;base64,"))]
+    assert not {"link", "iframe", "object", "form"} & set(page.tags)
     assert "@import" not in source
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") >= 4
     for row in report["layers"]:
         assert row["name"] in page.text
     assert "accumulators: no input overflows int32" in page.text

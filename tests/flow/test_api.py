@@ -19,7 +19,7 @@ from mpqc.errors import BudgetInfeasibleError, UsageError
 from mpqc.facts.amounts import format_budget
 from tests.cli_runs import BUDGET, PLANNED, Place, samples, small_model
 
-HEAVY = ["torch", "onnx", "onnxruntime", "onnx_graphsurgeon", "tvm", "ortools", "scipy", "sklearn", "matplotlib", "networkx", "pydantic", "PIL"]
+HEAVY = ["torch", "onnx", "onnxruntime", "onnx_graphsurgeon", "tvm", "ortools", "scipy", "sklearn", "networkx", "pydantic", "PIL"]
 SECONDS = 0.25
 
 
