@@ -55,6 +55,7 @@ class CostModel:
         self.context = context or Context()
         self.boundary = boundary
         self._known: dict[tuple[OpNode, int | None, tuple[int, ...], int], float] = {}
+        self._able: dict[tuple[OpNode, int | None, tuple[int, ...]], bool] = {}
 
     def for_network(self, table: SiteTable) -> CostModel:
         """This model for one network: its weights (counted at their widest) push each other out of the caches, values that enter
@@ -252,8 +253,11 @@ class CostModel:
 
     def has_kernel(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> bool:
         """Whether the target can run `node` at these widths, in the next wider kernel where they have none of their own."""
-        work = self._workload(node)
-        return work is None or self._kernel_widths(work, weight_bits, input_bits) is not None
+        key = node, weight_bits, input_bits
+        if key not in self._able:
+            work = self._workload(node)
+            self._able[key] = work is None or self._kernel_widths(work, weight_bits, input_bits) is not None
+        return self._able[key]
 
     def _workload(self, node: OpNode) -> Workload | None:
         """The kernel run of `node`, as a kind that the target lists."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -36,7 +37,7 @@ def command_text(material: Material, options: Options) -> str:
 
 
 def _file(value: Any, otherwise: str) -> str:
-    return Path(value).name if isinstance(value, (str, Path)) else otherwise
+    return os.fsencode(Path(value).name).decode("utf-8", "backslashreplace") if isinstance(value, (str, Path)) else otherwise
 
 
 def _options(options: Options) -> Iterator[str]:

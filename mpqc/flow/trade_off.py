@@ -18,7 +18,7 @@ from mpqc.values.trade import TradeOff
 if TYPE_CHECKING:
     from mpqc.cost.model import CostModel
 
-POINTS = 7
+POINTS = 6
 SECONDS = 2.0
 """Processor time of one plan, at most"""
 MOST = 2

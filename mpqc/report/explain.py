@@ -89,6 +89,6 @@ def _spread(site: SiteRow) -> Iterator[str]:
 
 def _row(item: Alternative, site: SiteRow) -> str:
     loss = "" if item.loss is None else f"{item.loss:.3g}"
-    time = "" if item.microseconds is None else f"{item.microseconds:.1f}"
+    time = "" if item.time_us is None else f"{item.time_us:.1f}"
     stored = "" if item.stored is None else f"{item.stored:,}"
     return f"  {item.bits:>6}  {loss:>13}  {time:>15}  {stored:>12}{'  <- chosen' if item.bits == site.bits else ''}"

@@ -51,7 +51,7 @@ class Alternative(Record):
     bits: int
     loss: float | None
     """Expected increase, of all that share its qparams; None where no sensitivities were measured"""
-    microseconds: float | None
+    time_us: float | None
     """Of all nodes that it changes; None where the target has no such kernel or no latency"""
     stored: int | None
     """Bytes of the tensor; None at widths that the target does not have"""

@@ -92,7 +92,7 @@
   function widths(site) {
     const heads = ["bits", "expected loss", "time of its nodes (us)", "stored (B)"].map((text) => made("th", { class: "n", scope: "col" }, text));
     const rows = site.alternatives.map((row) => {
-      const cells = [String(row.bits), number(row.loss), row.microseconds === null ? "" : row.microseconds.toFixed(1), row.stored === null ? "" : row.stored.toLocaleString("en")];
+      const cells = [String(row.bits), number(row.loss), row.time_us === null ? "" : row.time_us.toFixed(1), row.stored === null ? "" : row.stored.toLocaleString("en")];
       const line = made("tr", {}, ...cells.map((text) => made("td", { class: "n" }, text)));
       if (row.bits === site.bits) line.append(made("td", { class: "low" }, "\u25C6 chosen"));
       return line;

@@ -59,8 +59,8 @@ def test_alternatives_change_one_group_and_nothing_else(made: tuple[SiteTable, S
     assert [item.bits for item in weight.alternatives] == [2, 3, 4, 5, 6, 7, 8, 16]
     by_bits = {item.bits: item for item in weight.alternatives}
     node = next(node for node in table.nodes if node.weight == "w1")
-    assert by_bits[4].microseconds == pytest.approx(model.microseconds(node, 4, (8,), 8))
-    assert (by_bits[4].stored, by_bits[16].stored, by_bits[16].microseconds) == (model.weight_bytes(table.by_name["w1"], 4), None, None)
+    assert by_bits[4].time_us == pytest.approx(model.microseconds(node, 4, (8,), 8))
+    assert (by_bits[4].stored, by_bits[16].stored, by_bits[16].time_us) == (model.weight_bytes(table.by_name["w1"], 4), None, None)
     shared = next(name for name, members in table.groups.items() if len(members) > 1)
     total = sum(sensitivities.values[member.name][4] for member in table.groups[shared])
     assert all({item.bits: item for item in rows[member.name].alternatives}[4].loss == pytest.approx(total) for member in table.groups[shared])
