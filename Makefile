@@ -13,7 +13,7 @@ apt_install = $(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
 BESIDE := $(abspath ../shared/tools/a76/a76time)
 export MPQC_PRICER ?= $(wildcard $(BESIDE))
 
-.PHONY: setup demo test lint mutate smoke wheel emulator pricer browser sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
+.PHONY: setup demo docs test lint mutate smoke wheel emulator pricer browser sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
 
@@ -81,6 +81,11 @@ faults: setup sanitizers
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py files --count 10000
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py graphs --count 1000
 	$(BIN)/python benchmarks/faults.py table
+
+# The documentation as a site in build/site; a broken link fails
+docs: $(READY)
+	$(BIN)/python benchmarks/cli_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # What is too slow for every change
 nightly: setup

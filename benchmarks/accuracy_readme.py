@@ -1,7 +1,7 @@
-"""README's accuracy table, written from benchmarks/results/accuracy.json between its two marks.
+"""The accuracy table of docs/measured.md, written from benchmarks/results/accuracy.json between its two marks.
 
 python benchmarks/accuracy_readme.py            # writes it
-python benchmarks/accuracy_readme.py --check    # exit code 1 where README says something else
+python benchmarks/accuracy_readme.py --check    # exit code 1 where the page says something else
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from accuracy_report import Result, read_results
 from accuracy_table import CONSTRAINTS, METHODS, Constraint
 from provenance import REPO
 
-README = REPO / "README.md"
+PAGE = REPO / "docs" / "measured.md"
 BEGIN, END = "<!-- accuracy: written by benchmarks/accuracy_readme.py -->\n", "<!-- end of accuracy -->\n"
 
 
@@ -54,12 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare, do not write")
     given = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     made = refreshed(text, read_results("accuracy"))
     if given.check and made != text:
-        sys.exit("README's accuracy table is not that of accuracy.json: python benchmarks/accuracy_readme.py writes it")
+        sys.exit("the accuracy table of docs/measured.md is not that of accuracy.json: python benchmarks/accuracy_readme.py writes it")
     if not given.check:
-        README.write_text(made, encoding="utf-8")
+        PAGE.write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":

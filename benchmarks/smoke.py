@@ -1,4 +1,4 @@
-"""Runs every benchmark script with --smoke: a tiny run each, two at a time, that shows that it still works. CI does this.
+"""Runs every benchmark script with --smoke, and every example: a tiny run each, two at a time, that shows that it still works. CI does this.
 
     python benchmarks/smoke.py                     # all of them
     python benchmarks/smoke.py zoo cifar10
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
+EXAMPLES = FOLDER.parent / "examples"
 LEFT_OUT = {
     "accuracy": "trains: `make bench-accuracy BENCH=--quick`, ten minutes",
     "recipe": "trains through accuracy.py",
@@ -30,6 +31,7 @@ LEFT_OUT = {
     "kills": "kills whole compiles again and again: `make faults` adds up its pieces",
     "accuracy_readme": "`make lint` runs it",
     "ops_table": "`make lint` runs it",
+    "cli_reference": "`make docs` runs it",
     "smoke": "this one",
 }
 """Scripts without a smoke run, and why"""
@@ -60,15 +62,17 @@ class Outcome:
 def scripts() -> list[str]:
     """Names of the scripts of this folder that have a smoke run."""
     found = sorted(path.stem for path in FOLDER.glob("*.py") if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"))
-    return [name for name in found if name not in LEFT_OUT]
+    return [*(name for name in found if name not in LEFT_OUT), *(f"examples/{path.stem}" for path in sorted(EXAMPLES.glob("*.py")))]
 
 
 def run(name: str) -> Outcome:
     """Runs one script; what it prints is shown where it fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--smoke"]
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as faults:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=faults, text=True, preexec_fn=_limit)
+    is_example = name.startswith("examples/")
+    command = [sys.executable, str(FOLDER.parent / f"{name}.py")] if is_example else [sys.executable, str(FOLDER / f"{name}.py"), "--smoke"]
+    with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as faults:
+        place = empty if is_example else None
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=faults, text=True, preexec_fn=_limit, cwd=place)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         lines, errors = (file.seek(0) or file.read().splitlines() for file in (out, faults))

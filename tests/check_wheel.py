@@ -19,6 +19,8 @@ for name in names:
     importlib.import_module(name)
 print(f"{len(names)} modules of the wheel import")
 """
+DATA = ("targets/README.md", "targets/cortex-a76.csv", "report/report.html.j2", "report/page.css", "report/page.js", "runtime/README.txt")
+"""Files beside the modules: some of each kind"""
 
 
 def source_modules(repo: Path) -> list[str]:
@@ -40,6 +42,8 @@ def main() -> int:
         site, empty = Path(folder, "site"), Path(folder, "empty")
         empty.mkdir()
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheels[0])], check=True)
+        missing = [name for name in DATA if not (site / "mpqc" / name).is_file()]
+        assert not missing, f"not in the wheel: {missing}"
         command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site)!r})\n{IMPORT_ALL}", str(site), *source_modules(repo)]
         return subprocess.run(command, cwd=empty, check=False).returncode
 

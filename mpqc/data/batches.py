@@ -209,7 +209,9 @@ def open_data(
     Args:
         source: see the module's docstring; None gives made-up inputs (`seed`), which `origin` ("noise") and `notes` say.
         noise: least and largest value of these; without it they have mean 0 and deviation 1.
-        mean, std, scale: the first input becomes (x * scale - mean) / std; mean and std are one number or one a channel.
+        mean: the first input becomes (x * scale - mean) / std; one number, or one a channel.
+        std: as `mean`.
+        scale: one number.
         preprocessing: these three and how pictures are read, as one value, instead of them.
         labels: keep an integer second item (or an array called `labels`) as the label; otherwise it is ignored.
     Raises:

@@ -70,8 +70,8 @@ def test_a_complaint_names_the_option_that_exists(flag: Flag, mpqc: Mpqc, tmp_pa
 
 
 @pytest.mark.parametrize("flag", flags(), ids=lambda flag: flag.name)
-def test_help_and_readme_show_every_option(flag: Flag, mpqc: Mpqc) -> None:
-    assert f"{flag.option} {flag.example}" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_help_and_documentation_show_every_option(flag: Flag, mpqc: Mpqc) -> None:
+    assert f"{flag.option} {flag.example}" in (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
     for command in ("compile", "allocate"):
         assert flag.option in mpqc(command, "--help").out
 

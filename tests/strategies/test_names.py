@@ -38,8 +38,8 @@ def test_every_strategy_that_there_is_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_readme_says_what_can_be_asked_for(name: str) -> None:
-    assert f"`{name}`" in (REPO / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_says_what_can_be_asked_for(name: str) -> None:
+    assert f"`{name}`" in (REPO / "docs" / "using.md").read_text(encoding="utf-8")
 
 
 def test_names_load_no_torch() -> None:
