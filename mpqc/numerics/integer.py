@@ -58,10 +58,10 @@ def multiplier(input_scale: np.ndarray, weight_scale: np.ndarray, output_scale: 
 def requantize(acc: np.ndarray, m: np.ndarray, zero_point: int, low: int, high: int) -> np.ndarray:
     """clamp(rne(float32(acc) * m) + z, low, high) as int32.
 
-    `acc` is int32 of any shape, `m` float32 broadcastable to it. Products beyond +-2^24 saturate first, which changes no
-    result because [low, high] lies inside.
+    `acc` is int32 or int64 of any shape, exact, rounded once to float32; `m` is float32 broadcastable to it. Products beyond +-2^24 saturate
+    first, which changes no result because [low, high] lies inside.
     """
-    product = acc.astype(np.int32).astype(np.float32) * m.astype(np.float32)
+    product = acc.astype(np.float32) * m.astype(np.float32)
     steps = np.rint(np.clip(product, np.float32(-(2.0**24)), np.float32(2.0**24)))
     return saturate(steps.astype(np.int64) + int(zero_point), low, high)
 
@@ -108,31 +108,46 @@ def add(
 
 
 def multiply(a: np.ndarray, b: np.ndarray, zero_points: tuple[int, int], m: float, zero_point: int, low: int, high: int) -> np.ndarray:
-    """Product of two code tensors as int32 codes; numpy broadcasting: requantize((q_a - z_a) * (q_b - z_b), m)."""
-    product = (a.astype(np.int32) - zero_points[0]) * (b.astype(np.int32) - zero_points[1])
+    """Product of two code tensors as int32 codes; numpy broadcasting: requantize((q_a - z_a) * (q_b - z_b), m).
+
+    The product is exact; of codes of 17 bits or less, less their zero points, it is in float32 what float32 multiplication of the two gives.
+    """
+    product = (a.astype(np.int64) - zero_points[0]) * (b.astype(np.int64) - zero_points[1])
     return requantize(product, np.asarray(m, dtype=np.float32), zero_point, low, high)
 
 
 def lookup(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """table[code + 128] for int8 `codes` of any shape; `table` is int8 [256]."""
-    return table[codes.astype(np.int16) + 128]
+    """table[code + n / 2] for `codes` of any shape and a `table` of n entries: 256 for int8 codes, up to 65536 for int16 ones."""
+    found: np.ndarray = table[codes.astype(np.int32) + len(table) // 2]
+    return found
 
 
 def lookup_along(codes: np.ndarray, tables: np.ndarray, axis: int) -> np.ndarray:
-    """The same with tables int8 [n, 256], one for each index along `axis`."""
+    """The same with tables [m, n], one for each index along `axis`."""
     index = np.arange(len(tables)).reshape([-1 if at == axis % codes.ndim else 1 for at in range(codes.ndim)])
-    return tables[index, codes.astype(np.int16) + 128]
+    found: np.ndarray = tables[index, codes.astype(np.int32) + tables.shape[-1] // 2]
+    return found
+
+
+def rescale(codes: np.ndarray, zero_points: tuple[int, int], m: float, offset: float, low: int, high: int) -> np.ndarray:
+    """clamp(rne(float32(code - z_x) * m + offset) + z_y, low, high) as int32, one float32 rounding an operation; `zero_points` is (z_x, z_y)."""
+    product = (codes.astype(np.int32) - zero_points[0]).astype(np.float32) * np.float32(m)
+    steps = np.rint(np.clip(product + np.float32(offset), np.float32(-(2.0**24)), np.float32(2.0**24)))
+    return saturate(steps.astype(np.int64) + int(zero_points[1]), low, high)
 
 
 def table(function: Callable[[np.ndarray], np.ndarray], source: QParams, target: QParams) -> np.ndarray:
-    """int8 [256]: quantize(function(dequantize(code))) for the codes -128..127. `function` maps float32 [256] to float32 [256].
+    """[n]: quantize(function(dequantize(code))) for the n codes -n / 2 .. n / 2 - 1; n is 256, or 2^bits of a source of more than 8 bits.
+    int8 or, for a target of more than 8 bits, int16. `function` maps float32 [n] to float32 [n].
 
     Codes outside the source's qtype never occur; their entries are those of the nearest code that does. Where the function has no value
     (the logarithm of a negative number) the entry is the lowest code, on every machine.
     """
-    codes = np.clip(np.arange(-128, 128, dtype=np.int32), source.qtype.qmin, source.qtype.qmax)
+    half = max(128, -source.qtype.qmin)
+    codes = np.clip(np.arange(-half, half, dtype=np.int32), source.qtype.qmin, source.qtype.qmax)
     values = np.asarray(function(dequantize(codes, source)), dtype=np.float32)
-    return quantize(np.where(np.isnan(values), np.float32(-np.inf), values), target).astype(np.int8)
+    found = quantize(np.where(np.isnan(values), np.float32(-np.inf), values), target)
+    return found.astype(np.int16 if target.qtype.bits > 8 else np.int8)
 
 
 def windows(x: np.ndarray, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]) -> np.ndarray:
@@ -150,12 +165,12 @@ def pad_spatial(x: np.ndarray, pads: tuple[int, int, int, int], value: int) -> n
     return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(top, bottom), (left, right)], constant_values=value)
 
 
-def exact_float(weight: np.ndarray) -> type[np.floating]:
-    """The cheapest float type in which sums of int8 codes times `weight` [O, ...] are exact whatever the order.
+def exact_float(weight: np.ndarray, codes: np.dtype | type = np.int8) -> type[np.floating]:
+    """The cheapest float type in which sums of `codes` (their integer type) times `weight` [O, ...] are exact whatever the order.
 
-    Partial sums are integers of at most 128 * max_o sum|w[o]|: below 2^24 float32 holds them all, below 2^53 float64 does.
+    Partial sums are integers of at most 128 (int16: 32768) * max_o sum|w[o]|: below 2^24 float32 holds them all, below 2^53 float64 does.
     """
-    largest = 128 * int(np.abs(weight.astype(np.int64)).sum(axis=tuple(range(1, weight.ndim))).max(initial=0))
+    largest = -int(np.iinfo(codes).min) * int(np.abs(weight.astype(np.int64)).sum(axis=tuple(range(1, weight.ndim))).max(initial=0))
     return np.float32 if largest < 2**24 else np.float64
 
 
@@ -170,16 +185,22 @@ def conv2d(
     groups: int = 1,
     pad_value: int = 0,
 ) -> np.ndarray:
-    """int32 accumulators [N, O, oh, ow] of codes `x` [N, I, H, W] and `weight` [O, I/groups, kh, kw]: bias[o] + sum q_x * w.
+    """Accumulators [N, O, oh, ow] of codes `x` [N, I, H, W] and `weight` [O, I/groups, kh, kw]: bias[o] + sum q_x * w, exact: int32 of int8
+    codes, int64 of int16 ones.
 
     Padding reads `pad_value` (the input's zero point). No zero point is subtracted: `bias` holds -z_x * sum(w[o]).
     Computed in floats that hold every partial sum exactly (`exact_float`).
     """
-    real = exact_float(weight)
+    real, whole = exact_float(weight, x.dtype), _sum_type(x)
     padded = pad_spatial(x, pads, pad_value).astype(real)
     view = windows(padded, (weight.shape[2], weight.shape[3]), strides, dilations)
     products = _depthwise if weight.shape[1] == 1 else _im2col
-    return products(view, weight.astype(real), groups).astype(np.int32) + bias.astype(np.int32)[:, None, None]
+    return products(view, weight.astype(real), groups).astype(whole) + bias.astype(whole)[:, None, None]
+
+
+def _sum_type(*codes: np.ndarray) -> type[np.signedinteger]:
+    """What holds sums of products of these codes exactly."""
+    return np.int64 if any(part.dtype == np.int16 for part in codes) else np.int32
 
 
 def _im2col(view: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
@@ -202,18 +223,18 @@ def _depthwise(view: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
 
 
 def gemm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """int32 accumulators [..., N] of codes `x` [..., K] and `weight` [N, K]: bias[n] + sum q_x * w."""
-    real = exact_float(weight)
-    return (x.astype(real) @ weight.astype(real).T).astype(np.int32) + bias.astype(np.int32)
+    """Accumulators [..., N] of codes `x` [..., K] and `weight` [N, K]: bias[n] + sum q_x * w; their type as in `conv2d`."""
+    real, whole = exact_float(weight, x.dtype), _sum_type(x)
+    return (x.astype(real) @ weight.astype(real).T).astype(whole) + bias.astype(whole)
 
 
 def matmul(a: np.ndarray, b: np.ndarray, zero_points: tuple[int, int]) -> np.ndarray:
-    """int32 accumulators [..., M, N] of codes `a` [..., M, K] and `b` [..., K, N]: sum (q_a - z_a) * (q_b - z_b).
+    """Accumulators [..., M, N] of codes `a` [..., M, K] and `b` [..., K, N]: sum (q_a - z_a) * (q_b - z_b); their type as in `conv2d`.
 
     Exact in float64: every partial sum is an integer below 2^53.
     """
     centred = (codes.astype(np.float64) - zero for codes, zero in zip((a, b), zero_points, strict=True))
-    return np.matmul(*centred).astype(np.int32)
+    return np.matmul(*centred).astype(_sum_type(a, b))
 
 
 def max_pool(
@@ -226,8 +247,8 @@ def max_pool(
     low: int = -128,
     high: int = 127,
 ) -> np.ndarray:
-    """Largest code of each window of int8 codes `x` [N, C, H, W], clamped to [low, high]; padding is -128 and so never wins."""
-    padded = pad_spatial(x, pads, -128)
+    """Largest code of each window of codes `x` [N, C, H, W], clamped to [low, high]; padding is the least of their type and so never wins."""
+    padded = pad_spatial(x, pads, int(np.iinfo(x.dtype).min))
     return saturate(windows(padded, kernel, strides, dilations).max(axis=(-2, -1)), low, high)
 
 

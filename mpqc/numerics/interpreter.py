@@ -9,7 +9,25 @@ import numpy as np
 
 from mpqc.errors import DataError, RunError
 from mpqc.numerics import integer
-from mpqc.values.program import Binary, Concat, Conv, Dequantize, Float, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
+from mpqc.values.program import (
+    Binary,
+    Concat,
+    Conv,
+    Dequantize,
+    Float,
+    Gemm,
+    MatMul,
+    Move,
+    Op,
+    Pad,
+    Pool,
+    Program,
+    Quantize,
+    Rescale,
+    Resize,
+    Table,
+    Tensor,
+)
 
 Arrays = dict[str, np.ndarray]
 _CHUNK_BYTES = 1 << 24
@@ -23,7 +41,7 @@ def interpret(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def interpret_all(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
-    """Every tensor of `program`, codes as int8, for arrays of exactly its input shapes."""
+    """Every tensor of `program`, codes as int8 or int16, for arrays of exactly its input shapes."""
     return {name: value[0] for name, value in Interpreter(program).all_values({name: value[None] for name, value in inputs.items()}).items()}
 
 
@@ -211,6 +229,11 @@ def _table(op: Table, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.
     return integer.lookup(x[0], op.table) if op.axis is None else integer.lookup_along(x[0], op.table, op.axis + 1)
 
 
+def _rescale(op: Rescale, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:
+    zeros = (tensors[op.inputs[0]].zero_point, tensors[op.outputs[0]].zero_point)
+    return integer.rescale(x[0], zeros, op.multiplier, op.offset, op.low, op.high)
+
+
 def _pool(op: Pool, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:
     images = _images(x[0])
     window = _window(op)
@@ -254,6 +277,7 @@ _RULES: Mapping[type[Op], Callable[[Any, list[np.ndarray], Mapping[str, Tensor]]
     MatMul: _matmul,
     Binary: _binary,
     Table: _table,
+    Rescale: _rescale,
     Pool: _pool,
     Concat: _concat,
     Pad: _pad,

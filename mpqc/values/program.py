@@ -2,8 +2,8 @@
 
 `read_qdq` (qdq/read/) decides it, `interpret` defines its results with numerics/integer.py, and lowering/
 turns it into kernels. Shapes and axes are those of the ONNX file (NCHW); memory layout is the lowering's own business.
-Quantized tensors hold signed codes in int8 whatever their width; uint8 tensors of other tools' files are shifted to int8
-(zero point - 128) when read, so that every op below sees signed codes.
+Quantized tensors hold signed codes: up to 8 bits in int8, 9 to 16 in int16. uint8 and uint16 tensors of other tools' files are shifted
+(zero point - 128 or - 32768) when read, so that every op below sees signed codes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,14 @@ import numpy as np
 
 from mpqc.values.qtype import QParams, QType
 
+LONG, SHORT = "int16", "int8"
+"""numpy names of the types that codes of more than 8 bits, and of up to 8, are held in"""
+
+
+def code_dtype(bits: int) -> str:
+    """numpy name of the type that codes of `bits` are held in."""
+    return LONG if bits > 8 else SHORT
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -24,7 +32,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    """numpy name; "int8" for every quantized tensor"""
+    """numpy name; `code_dtype` of its width for a quantized tensor"""
     qparams: QParams | None = None
 
     @property
@@ -32,6 +40,11 @@ class Tensor:
         """Zero point of a per-tensor quantized tensor."""
         assert self.qparams is not None, self.name
         return int(self.qparams.zero_point)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it holds codes of more than 8 bits."""
+        return self.qparams is not None and self.dtype == LONG
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Conv(Op):
     weight_bits: int
     """2, 4 or 8: the container that stores the codes (2 also for -3, -1, 1, 3: `odd`)"""
     bias: np.ndarray
-    """int32 [O], with the input's zero point folded in"""
+    """int32 [O], with the input's zero point folded in; int64 where codes of more than 8 bits make it larger. Sums are exact in either."""
     multiplier: np.ndarray
     """float32 [O]"""
     strides: tuple[int, int]
@@ -135,20 +148,36 @@ class Binary(Op):
     low: int
     high: int
     constant: np.ndarray | None = None
-    """int8 codes of the second operand where it is a constant; then `inputs` has one name"""
+    """int8 or int16 codes of the second operand where it is a constant; then `inputs` has one name"""
     constant_zero_point: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Table(Op):
-    """Any elementwise function, or a change of qparams: out = table[q_x + 128]. `table` is int8 [256], or [n, 256] with one for each index along
-    `axis`.
+    """Any elementwise function, or a change of qparams: out = table[q_x + n / 2], of n entries. `table` is [n] of the output's type, or [m, n] with
+    one for each index along `axis`; n is 256, or 2^bits of an input of more than 8 bits.
     """
 
     table: np.ndarray
     function: str
     """What it computes, for the report: Sigmoid, HardSwish, Requantize, ..."""
     axis: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Rescale(Op):
+    """What a Table is too large for, or too slow: a straight line, and so a change of qparams, where codes of more than 8 bits are read or written.
+
+    clamp(rne(float32(q_x - z_x) * multiplier + offset) + z_y, low, high), one float32 rounding an operation.
+    """
+
+    multiplier: float
+    offset: float
+    """In output steps"""
+    low: int
+    high: int
+    function: str
+    """What it computes, for the report: Requantize, Relu, Mul, ..."""
 
 
 @dataclass(frozen=True, eq=False)

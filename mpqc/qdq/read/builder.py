@@ -11,7 +11,7 @@ from mpqc.numerics import integer
 from mpqc.qdq.read.quantizers import Coding
 from mpqc.qdq.read.source import Source
 from mpqc.quantize.functions import UNQUANTIZED
-from mpqc.values.program import Op, Table, Tensor
+from mpqc.values.program import Op, Rescale, Table, Tensor, code_dtype
 from mpqc.values.qtype import QParams
 
 __all__ = ["UNQUANTIZED", "Builder", "Codes", "FloatNode", "Target"]
@@ -82,7 +82,7 @@ class Builder:
         free = name
         while free in self.tensors:
             free += "_codes"
-        self.tensors[free] = Tensor(free, shape, "int8", coding.qparams)
+        self.tensors[free] = Tensor(free, shape, code_dtype(coding.qparams.qtype.bits), coding.qparams)
         return Codes(free, shape, coding)
 
     def plain(self, name: str) -> str:
@@ -93,18 +93,32 @@ class Builder:
         return name
 
     def recoded(self, codes: Codes, coding: Coding, name: str, node: str) -> Codes:
-        """`codes` brought to `coding` by a Table, or unchanged where they are there already."""
+        """`codes` brought to `coding` by a step more, or unchanged where they are there already."""
+        steps, result = self.brought(codes, coding, name, node)
+        self.ops += steps
+        return result
+
+    def brought(self, codes: Codes, coding: Coding, name: str, node: str) -> tuple[list[Op], Codes]:
+        """The steps that bring `codes` to `coding`, none or one, not added yet; and what they make."""
+        if codes.coding.serves(coding):
+            return [], codes
+        result = self.new_codes(name, codes.shape, coding)
+        names = (node, (codes.name,), (result.name,))
         table = recoding(codes, coding)
         if table is None:
-            return codes
-        result = self.new_codes(name, codes.shape, coding)
-        self.ops.append(Table(node, (codes.name,), (result.name,), table, "Requantize"))
-        return result
+            m = float(integer.ratio(codes.qparams.scale, coding.qparams.scale))
+            return [Rescale(*names, m, 0.0, coding.low, coding.high, "Requantize")], result
+        return [Table(*names, table, "Requantize")], result
+
+
+def are_long(*codings: Coding) -> bool:
+    """Whether one of them has codes of more than 8 bits."""
+    return any(coding.qparams.qtype.bits > 8 for coding in codings)
 
 
 def recoding(codes: Codes, coding: Coding) -> np.ndarray | None:
-    """int8 [256] that brings `codes` to `coding`, None where they are there already."""
-    if codes.coding.serves(coding):
+    """int8 [256] that brings `codes` to `coding`, None where they are there already or either has more than 8 bits."""
+    if codes.coding.serves(coding) or are_long(codes.coding, coding):
         return None
     table = integer.table(lambda values: values, codes.qparams, coding.qparams)
     return np.clip(table, coding.low, coding.high).astype(np.int8)

@@ -1,4 +1,4 @@
-"""Add, Sub and Mul of quantized tensors, and every elementwise function of one of them as a table of 256 codes."""
+"""Add, Sub and Mul of quantized tensors, and every elementwise function of one of them as a table of its codes or a straight line."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from mpqc.numerics import integer
-from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
+from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target, are_long
 from mpqc.qdq.read.linear import match_matmul
 from mpqc.qdq.read.probe import session
 from mpqc.qdq.read.quantizers import constant, is_standard
 from mpqc.quantize.functions import Lookup, Maker, channel_axis, function_of
-from mpqc.values.program import Binary, Op, Table
+from mpqc.values.program import Binary, Op, Rescale, Table
 
 KINDS = {"Add": "add", "Sub": "sub", "Mul": "mul"}  # what the program calls them
-_CODES = 256
+_LINE = 0.01
+"""Share of all codes that a straight line may put one step beside what the function gives, by its other rounding"""
 
 
 def match_binary(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
@@ -72,16 +73,37 @@ def _with_constant(builder: Builder, node: NodeProto, target: Target) -> list[Op
 
 
 def match_table(builder: Builder, name: str, target: Target) -> list[Op] | str:
-    """The elementwise expression that ends in float tensor `name` as one Table, when it reads a single code tensor."""
+    """The elementwise expression that ends in float tensor `name` as one Table, or Rescale of long codes, when it reads a single code tensor."""
     found = _function(builder, name)
     if isinstance(found, str):
         return found
     nodes, source = found
     x = builder.codes[source]
     table = integer.table(lambda values: _run(builder, nodes, source, name, values), x.qparams, target.qparams)
-    clamped = np.clip(table, target.low, target.high).astype(np.int8)
+    clamped = np.clip(table, target.low, target.high).astype(table.dtype)
     label = "+".join(node.op_type for node in nodes)
+    line = _line(clamped, int(x.qparams.zero_point), target.zero_point) if are_long(x.coding, target.coding) else None
+    if line is not None:
+        return [Rescale(nodes[-1].name, (x.name,), (target.name,), *line, int(clamped.min()), int(clamped.max()), label)]
     return [Table(nodes[-1].name, (x.name,), (target.name,), clamped, label)]
+
+
+def _line(table: np.ndarray, zero: int, out_zero: int) -> tuple[float, float] | None:
+    """Multiplier and offset of the straight line, bounded by the table's extremes, that `table` is; None where it is none.
+
+    Found by least squares between the bounds, and tried on every code.
+    """
+    low, high, half = int(table.min()), int(table.max()), len(table) // 2
+    inside = np.flatnonzero((table > low) & (table < high))
+    if len(inside) < 2:
+        return None
+    x = (np.arange(-half, half) - zero).astype(np.float64)
+    m, offset = np.polyfit(x[inside], table[inside].astype(np.float64) - out_zero, 1)
+    offset = 0.0 if abs(offset) < 0.25 else float(np.float32(offset))
+    found = integer.rescale(np.arange(-half, half), (zero, out_zero), float(m), offset, low, high)
+    apart = np.abs(found - table)
+    fits = apart.max() <= 1 and (apart > 0).mean() <= _LINE
+    return (float(np.float32(m)), offset) if fits else None
 
 
 def match_prelu(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
@@ -92,8 +114,10 @@ def match_prelu(builder: Builder, node: NodeProto, target: Target) -> list[Op] |
     axis = channel_axis(slopes.shape, x.shape)
     if axis is None:
         return "PRelu with slopes along several axes has no integer kernel"
+    if are_long(x.coding):
+        return "PRelu with a slope for each channel has no kernel for codes of more than 8 bits"
     tables = [integer.table(partial(_sloped, slope=slope), x.qparams, target.qparams) for slope in slopes.reshape(-1).astype(np.float32)]
-    clamped = np.clip(np.stack(tables), target.low, target.high).astype(np.int8)
+    clamped = np.clip(np.stack(tables), target.low, target.high).astype(tables[0].dtype)
     return [Table(node.name, (x.name,), (target.name,), clamped, "PRelu", axis)]
 
 
@@ -121,12 +145,12 @@ def _maker(node: NodeProto | None) -> Maker | None:
 
 
 def _run(builder: Builder, nodes: Iterable[NodeProto], source: str, name: str, values: np.ndarray) -> np.ndarray:
-    """float32 [256] of the expression in ONNX Runtime's float kernels, the ones that the float network runs."""
+    """float32 [n] of the expression at `values` [n] in ONNX Runtime's float kernels, the ones that the float network runs."""
     aliases = {part for node in nodes for part in node.input if part in builder.codes}
     constants = {part: builder.source.real(part) for node in nodes for part in node.input if part and part not in aliases}
     initializers = [numpy_helper.from_array(np.ascontiguousarray(value.reshape(())), part) for part, value in constants.items() if value is not None]
-    feeds = [helper.make_tensor_value_info(part, onnx.TensorProto.FLOAT, [_CODES]) for part in sorted(aliases)]
-    result = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [_CODES])
+    feeds = [helper.make_tensor_value_info(part, onnx.TensorProto.FLOAT, values.shape) for part in sorted(aliases)]
+    result = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, values.shape)
     graph = helper.make_graph([*nodes], "function", feeds, [result], initializers)
     proto = builder.source.model
     model = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)

@@ -9,13 +9,18 @@ from onnx import NodeProto
 
 from mpqc.numerics import integer
 from mpqc.passes.lib.base import attribute
-from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target
+from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target, are_long
 from mpqc.qdq.read.geometry import explicit_pads, pair
 from mpqc.qdq.read.quantizers import Weight, are_odd, code_bits, weight
 from mpqc.qdq.read.source import DEQUANTIZE, Source
 from mpqc.values.program import Conv, Gemm, MatMul, Move, Op
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+LONG_LIMIT = 2**38 - 1
+"""Sums of 16-bit inputs, of which kernels hold the 256th part and the rest in int32 each"""
+EXACT_SUMS = 2**53
+"""Sums of products of two activations of more than 8 bits, in int64: whole numbers that float64 holds"""
+_HOLDS = " int32"
 _NOTHING = 0.49
 """Accumulators below this many output steps round to 0 whatever the input: such channels (pruned, or quantized from zeros with a
 tiny scale) get bias 0 and, where codes have one, weight 0, which changes no output and keeps their accumulators small."""
@@ -85,8 +90,8 @@ def _of_activations(builder: Builder, node: NodeProto, target: Target, transpose
     if bias or min(len(a.shape), len(b.shape)) < 2:
         return "both operands are activations, and there is a bias or a vector"
     reach = a.shape[-1] * np.prod([max(int(q.zero_point) - q.qtype.qmin, q.qtype.qmax - int(q.zero_point)) for q in (a.qparams, b.qparams)])
-    if reach > INT32_MAX:
-        return f"{a.shape[-1]} products of two activations may overflow int32"
+    if reach > (EXACT_SUMS if are_long(a.coding, b.coding) else INT32_MAX):
+        return f"{a.shape[-1]} products of two activations may overflow{_HOLDS * (not are_long(a.coding, b.coding))}"
     before, right = _turned(builder, node, b) if transposed else ([], b)
     multiplier = float(integer.multiplier(a.qparams.scale, b.qparams.scale, target.qparams.scale))
     return [*before, MatMul(node.name, (a.name, right.name), (target.name,), multiplier, target.low, target.high)]
@@ -121,16 +126,18 @@ def _fold(source: Source, x: Codes, w: Weight, bias: str, target: Target) -> _Fo
     folded = stored - int(x.qparams.zero_point) * wide.sum(axis=1)
     reach = max(abs(x.qparams.qtype.qmin), abs(x.qparams.qtype.qmax)) * np.abs(wide).sum(axis=1)
     kept = ~((np.abs(folded) + reach) * multiplier.astype(np.float64) < _NOTHING)
-    if not _fits(folded, reach)[kept].all():
-        return f"{wide.shape[1]} products of the input and the weight may overflow int32"
+    if not _fits(folded, reach, LONG_LIMIT if are_long(x.coding) else INT32_MAX)[kept].all():
+        return f"{wide.shape[1]} products of the input and the weight may overflow{_HOLDS * (not are_long(x.coding))}"
     used = kept | are_odd(w.codes)  # which are stored without a 0
     codes = np.where(used[:, None], wide, 0).reshape(w.codes.shape).astype(np.int8)
-    return _Folded(codes, np.where(kept, folded, 0).astype(np.int32), multiplier)
+    bias_codes = np.where(kept, folded, 0)
+    small = np.abs(bias_codes).max(initial=0) <= INT32_MAX
+    return _Folded(codes, bias_codes.astype(np.int32 if small else np.int64), multiplier)
 
 
-def _fits(bias: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """For every channel: bias +- max|q_x| * sum|w| lies in int32, so no partial sum in any order leaves it."""
-    return (bias - reach >= INT32_MIN) & (bias + reach <= INT32_MAX)
+def _fits(bias: np.ndarray, reach: np.ndarray, most: int) -> np.ndarray:
+    """For every channel: bias +- max|q_x| * sum|w| lies within `most`, so no partial sum in any order leaves it."""
+    return (bias - reach >= -most - 1) & (bias + reach <= most)
 
 
 def _bias_codes(source: Source, name: str, scale: np.ndarray, channels: int) -> np.ndarray | str:

@@ -19,7 +19,7 @@ from mpqc.facts.ops import Role, carries, facts
 from mpqc.frontend.judge import judged
 from mpqc.numerics import integer
 from mpqc.passes.lib.base import attribute, node_reads
-from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, FloatNode, Target
+from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, FloatNode, Target, are_long
 from mpqc.qdq.read.elementwise import match_binary, match_prelu, match_table
 from mpqc.qdq.read.linear import match_conv, match_gemm, match_matmul
 from mpqc.qdq.read.moves import move, pad_move
@@ -27,7 +27,8 @@ from mpqc.qdq.read.quantizers import Coding, coding, is_standard, weight
 from mpqc.qdq.read.regions import close_regions, live, ordered
 from mpqc.qdq.read.source import DEQUANTIZE, QUANTIZE, Source, load_source, open_model
 from mpqc.qdq.read.spatial import match_average, match_concat, match_linear, match_pad, max_pool, resize_nearest
-from mpqc.values.program import Dequantize, Op, Program, Quantize, Table, Tensor
+from mpqc.values.program import Dequantize, Op, Program, Quantize, Rescale, Table, Tensor
+from mpqc.values.qtype import QParams, QType
 
 Matcher = Callable[[Builder, NodeProto, Target], "list[Op] | str"]
 Mover = Callable[[Builder, NodeProto, Codes, Codes], "Op | str"]
@@ -41,6 +42,8 @@ _BY_OP: Mapping[str, Matcher] = {
     "Pad": match_pad,
     "Resize": match_linear,
 }
+_AS_STORED = (TensorProto.INT8, TensorProto.INT16)
+"""Types whose codes the program holds as the file does"""
 _BY_ROLE: Mapping[Role | None, Matcher] = {Role.BINARY: match_binary, Role.AVERAGE: match_average}
 _MOVERS: Mapping[str, Mover] = {"Pad": pad_move, "Resize": resize_nearest, "MaxPool": max_pool, "GlobalMaxPool": max_pool}
 
@@ -127,7 +130,7 @@ def _stay_float(builder: Builder, node: NodeProto) -> None:
 def _need_plain(builder: Builder, name: str) -> None:
     """A float node or the user reads integer tensor `name`: give it the file's own codes, by quantizing the dequantized ones again.
 
-    That is exact, because (code - z) * s / s is within half a step of code - z. int8 tensors hold the file's codes already.
+    That is exact, because (code - z) * s / s is within half a step of code - z. int8 and int16 tensors hold the file's codes already.
     """
     codes = builder.codes.get(name)
     if codes is None or name in builder.tensors or builder.source.elements[name] == TensorProto.FLOAT:
@@ -142,7 +145,7 @@ def _need_plain(builder: Builder, name: str) -> None:
 
 def _stored_name(builder: Builder, name: str, found: Coding) -> str:
     """Name for the code tensor of `name`: its own, unless the file's codes are needed under it and differ from the program's."""
-    if found.element == TensorProto.INT8:
+    if found.element in _AS_STORED:
         return name
     readers = builder.source.consumers.get(name, ())
     plain = name in builder.source.outputs or any(not _takes_codes(builder, node, found) for node in readers)
@@ -164,11 +167,26 @@ def _visit_quantize(builder: Builder, node: NodeProto) -> None:
         _stay_float(builder, node)
         return
     name = clip.output[0] if clip is not None else node.output[0]
-    builder.codes[name] = _quantized(builder, node, found, _stored_name(builder, name, found))
+    x, found = _limited(builder.source, node, found)
+    builder.codes[name] = _quantized(builder, node, x, found, _stored_name(builder, name, found))
 
 
-def _quantized(builder: Builder, node: NodeProto, found: Coding, name: str) -> Codes:
+def _limited(source: Source, node: NodeProto, found: Coding) -> tuple[str, Coding]:
+    """What a Q reads, and its coding; of 9 to 15 bits where the Clip before it leaves a range of so many, as runtimes have no Clip of int16."""
     x = node.input[0]
+    before = source.producers.get(x)
+    bounds = _bounds(source, before) if are_long(found) and before is not None and before.op_type == "Clip" else None
+    if bounds is None or before is None:
+        return x, found
+    low, high = (int(integer.quantize(np.array(value, dtype=np.float32), found.qparams)) for value in bounds)
+    width = next((bits for bits in range(9, 16) if (low, high) == (QType(bits).qmin, QType(bits).qmax)), None)
+    if width is None:
+        return x, found
+    q = QParams(QType(width), found.qparams.scale, found.qparams.zero_point)
+    return before.input[0], replace(found, qparams=q, low=low, high=high)
+
+
+def _quantized(builder: Builder, node: NodeProto, x: str, found: Coding, name: str) -> Codes:
     if x in builder.codes:
         return builder.recoded(builder.codes[x], found, name, node.name)
     twin = next((codes for codes in builder.quantized.get(x, ()) if codes.coding.serves(found)), None)
@@ -182,11 +200,13 @@ def _quantized(builder: Builder, node: NodeProto, found: Coding, name: str) -> C
 
 
 def _edge(builder: Builder, name: str, x: str, codes: Codes) -> list[Op]:
-    """Quantize, with a Table behind where the file limits codes to less than their type's range."""
+    """Quantize, with a step behind where the file limits codes to less than their type's range."""
     q = codes.qparams
     if (codes.coding.low, codes.coding.high) == (q.qtype.qmin, q.qtype.qmax):
         return [Quantize(name, (x,), (codes.name,))]
     full = builder.new_codes(f"{codes.name}_full", codes.shape, Coding(q, codes.coding.element, q.qtype.qmin, q.qtype.qmax))
+    if are_long(codes.coding):
+        return [Quantize(name, (x,), (full.name,)), Rescale(name, (full.name,), (codes.name,), 1.0, 0.0, codes.coding.low, codes.coding.high, "Clip")]
     limits = np.clip(np.arange(-128, 128), codes.coding.low, codes.coding.high).astype(np.int8)
     return [Quantize(name, (x,), (full.name,)), Table(name, (full.name,), (codes.name,), limits, "Clip")]
 
@@ -290,9 +310,9 @@ def _visit_dequantize(builder: Builder, node: NodeProto) -> None:
 
 
 def _input_codes(builder: Builder, node: NodeProto) -> Codes | None:
-    """Codes of a network input that is int8 already."""
+    """Codes of a network input that is int8 or int16 already."""
     name, found = node.input[0], coding(builder.source, node)
-    if name not in builder.source.inputs or isinstance(found, str) or found.element != TensorProto.INT8:
+    if name not in builder.source.inputs or isinstance(found, str) or found.element not in _AS_STORED:
         return None
     del builder.tensors[name]
     builder.codes[name] = builder.new_codes(name, builder.source.shapes[name], found)

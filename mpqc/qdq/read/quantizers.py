@@ -16,17 +16,20 @@ from mpqc.facts.kernels import stores_odd
 from mpqc.numerics import integer
 from mpqc.passes.lib.base import CODE_RANGES, attribute
 from mpqc.qdq.read.source import DEQUANTIZE, Source
+from mpqc.values.program import code_dtype
 from mpqc.values.qtype import QParams, QType
 
 WIDTHS: dict[int, int] = {
     TensorProto.INT8: 8,
     TensorProto.UINT8: 8,
+    TensorProto.INT16: 16,
+    TensorProto.UINT16: 16,
     TensorProto.INT4: 4,
     TensorProto.UINT4: 4,
     TensorProto.INT2: 2,
     TensorProto.UINT2: 2,
 }
-UNSIGNED: set[int] = {TensorProto.UINT8, TensorProto.UINT4, TensorProto.UINT2}
+UNSIGNED: set[int] = {TensorProto.UINT16, TensorProto.UINT8, TensorProto.UINT4, TensorProto.UINT2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,8 @@ class Coding:
     def serves(self, other: Coding) -> bool:
         """Whether codes of this coding are, unchanged, codes of `other`."""
         same = self.qparams.scale == other.qparams.scale and self.qparams.zero_point == other.qparams.zero_point
-        return bool(same) and other.low <= self.low and self.high <= other.high
+        held = code_dtype(self.qparams.qtype.bits) == code_dtype(other.qparams.qtype.bits)
+        return bool(same) and held and other.low <= self.low and self.high <= other.high
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,7 @@ class Weight:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """Constant codes (int8) with one scale and zero point for the tensor: a second operand."""
+    """Constant codes (int8 or int16) with one scale and zero point for the tensor: a second operand."""
 
     codes: np.ndarray
     scale: np.float32
@@ -97,7 +101,7 @@ def _element(source: Source, node: NodeProto) -> int:
 
 
 def coding(source: Source, node: NodeProto, clip: tuple[int, int] | None = None) -> Coding | str:
-    """Coding of the activation behind Q or DQ `node`, or the reason why it cannot be held in int8 codes per tensor."""
+    """Coding of the activation behind Q or DQ `node`, or the reason why it cannot be held in codes of at most 16 bits per tensor."""
     element = _element(source, node)
     if element not in WIDTHS:
         return f"{TensorProto.DataType.Name(element).lower()} codes have no integer kernels"
@@ -127,7 +131,7 @@ def _per_tensor(element: int, scale: np.ndarray, zero: int, clip: tuple[int, int
 
 
 def _range_bits(low: int, high: int, unsigned: bool) -> int | None:
-    for bits in range(1, 9):
+    for bits in range(1, 17):
         if (low, high) == ((0, (1 << bits) - 1) if unsigned else (QType(bits).qmin, QType(bits).qmax)):
             return bits
     return None
@@ -149,7 +153,7 @@ def weight(source: Source, name: str) -> Weight | str:
 
 def _signed_weight(source: Source, node: NodeProto) -> Weight | str:
     element = source.elements[node.input[0]]
-    if element not in WIDTHS:
+    if WIDTHS.get(element, 32) > 8:
         return f"{TensorProto.DataType.Name(element).lower()} weights have no integer kernels"
     stored, scale = source.constants[node.input[0]].astype(np.int32), source.constants[node.input[1]]
     if scale.dtype != np.float32 or not (np.isfinite(scale).all() and (scale > 0).all()):
@@ -187,5 +191,5 @@ def constant(source: Source, name: str) -> Constant | str:
     found = coding(source, node)
     if isinstance(found, str):
         return found
-    codes = (source.constants[node.input[0]].astype(np.int32) - _middle(found.element)).astype(np.int8)
+    codes = (source.constants[node.input[0]].astype(np.int32) - _middle(found.element)).astype(code_dtype(found.qparams.qtype.bits))
     return Constant(codes, np.float32(found.qparams.scale), int(found.qparams.zero_point))

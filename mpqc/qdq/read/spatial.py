@@ -9,11 +9,14 @@ from onnx import NodeProto
 
 from mpqc.numerics import integer
 from mpqc.passes.lib.base import attribute
-from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target, recoding
+from mpqc.qdq.read.builder import UNQUANTIZED, Builder, Codes, Target, are_long, recoding
 from mpqc.qdq.read.geometry import Pair, Quad, declared_pads, explicit_pads, pair, spatial
 from mpqc.values.program import Concat, Move, Op, Pad, Pool, Resize
 
 _LINEAR_MODES = {"linear", "bilinear"}
+LONG_WINDOW = 32767
+"""Codes of 16 bits whose sum, less their zero point, fits int32"""
+_TOO_LONG = f"the mean of more than {LONG_WINDOW} codes of 16 bits may overflow int32"
 
 
 def match_average(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
@@ -43,6 +46,8 @@ def _windowed_average(builder: Builder, node: NodeProto, x: Codes, target: Targe
     kernel, strides, dilations = (pair(attribute(node, key, default)) for key, default in _window(node))
     pads = explicit_pads(node, x.shape, target.shape, kernel, strides, dilations)
     declared = declared_pads(node, x.shape, target.shape, kernel, strides, dilations)
+    if kernel[0] * kernel[1] > LONG_WINDOW and are_long(x.coding):
+        return _TOO_LONG
     counts = _counts(x, kernel, strides, dilations, pads, declared if attribute(node, "count_include_pad", 0) else (0, 0, 0, 0))
     if (counts == 0).any():
         return "a window lies wholly in the padding"
@@ -69,6 +74,8 @@ def _global_average(builder: Builder, node: NodeProto, x: Codes, target: Target)
     if len(x.shape) not in (3, 4):
         return f"{len(x.shape) - 2}-D pooling has no integer kernel"
     kernel = spatial(x.shape)
+    if kernel[0] * kernel[1] > LONG_WINDOW and are_long(x.coding):
+        return _TOO_LONG
     m = integer.average_multiplier(x.qparams.scale, target.qparams.scale, kernel[0] * kernel[1])
     full = x.shape[:2] + (1,) * (len(x.shape) - 2)
     window = ((1, 1), (0, 0, 0, 0), (1, 1), m, target.low, target.high)
@@ -93,18 +100,24 @@ def max_pool(builder: Builder, node: NodeProto, x: Codes, y: Codes) -> Op | str:
 
 
 def match_concat(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
-    """Concat of quantized tensors, each brought to the output's qparams by a table of codes where it has others."""
+    """Concat of quantized tensors, each brought to the output's qparams where it has others: by a table of codes, or by a step before it where
+    codes have more than 8 bits."""
     parts = [codes for name in node.input if (codes := builder.codes.get(name)) is not None]
     if len(parts) < len(node.input):
         return "an input is not a quantized activation"
+    before: list[Op] = []
+    for index, part in enumerate(parts):
+        if are_long(part.coding, target.coding):
+            steps, parts[index] = builder.brought(part, target.clamped, f"{target.name}_part{index}", node.name)
+            before += steps
     tables = tuple(recoding(part, target.clamped) for part in parts)
     axis = attribute(node, "axis", 0) % len(target.shape)
     kept = () if all(table is None for table in tables) else tables
-    return [Concat(node.name, tuple(part.name for part in parts), (target.name,), axis, kept)]
+    return [*before, Concat(node.name, tuple(part.name for part in parts), (target.name,), axis, kept)]
 
 
 def match_pad(builder: Builder, node: NodeProto, target: Target) -> list[Op] | str:
-    """Constant Pad by non-negative amounts as Pad, behind a Table where the qparams change; other modes are moves."""
+    """Constant Pad by non-negative amounts as Pad, behind a step more where the qparams change; other modes are moves."""
     x = builder.codes.get(node.input[0])
     if x is None:
         return UNQUANTIZED
@@ -114,10 +127,8 @@ def match_pad(builder: Builder, node: NodeProto, target: Target) -> list[Op] | s
     if min(pads, default=0) < 0:
         return "negative pads have no integer kernel"
     code = int(np.clip(integer.quantize(np.array(value, dtype=np.float32), target.qparams), target.low, target.high))
-    start = len(builder.ops)
-    same = builder.recoded(x, target.clamped, f"{target.name}_unpadded", node.name)
-    tables, builder.ops[start:] = builder.ops[start:], []
-    return [*tables, Pad(node.name, (same.name,), (target.name,), pads, code)]
+    before, same = builder.brought(x, target.clamped, f"{target.name}_unpadded", node.name)
+    return [*before, Pad(node.name, (same.name,), (target.name,), pads, code)]
 
 
 def pad_amounts(builder: Builder, node: NodeProto, rank: int) -> tuple[int, ...] | None:
