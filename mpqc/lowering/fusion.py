@@ -63,7 +63,7 @@ class _Planner:
         """Quantized, of one shape, and channels last."""
         tensors = [self.program.tensors[name] for name in names]
         placements = {self.layout[name] for name in names}
-        if any(tensor.qparams is None for tensor in tensors) or not can_join(tensor.shape for tensor in tensors):
+        if any(tensor.qparams is None or tensor.is_long for tensor in tensors) or not can_join(tensor.shape for tensor in tensors):
             return False
         return placements == {Placement.channels_last(tensors[0].shape)}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpqc.cost.layout import lying_channels_last
-from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Op, Pad, Pool, Program, Resize, Table, Tensor
+from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Op, Pad, Pool, Program, Rescale, Resize, Table, Tensor
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _place(tensor: Tensor, channels_last: bool) -> Placement:
 def _channels_last(program: Program) -> set[str]:
     """Names of the tensors that lie channels last."""
     ranks = {name: len(tensor.shape) for name, tensor in program.tensors.items() if tensor.qparams is not None}
-    alike = [(op.inputs, op.outputs[0]) for op in program.ops if isinstance(op, (Table, Binary, Concat, Pad, Conv, Pool, Resize))]
+    alike = [(op.inputs, op.outputs[0]) for op in program.ops if isinstance(op, (Table, Rescale, Binary, Concat, Pad, Conv, Pool, Resize))]
     spatial, rows = set(_touched(program, (Conv, Pool, Resize))), set(_touched(program, (Gemm, MatMul)))
     return set().union(*lying_channels_last(ranks, alike, spatial, rows))
 

@@ -18,7 +18,7 @@ from mpqc.facts.kernels import is_transformable
 from mpqc.lowering.kernels.winograd import refusal
 from mpqc.numerics.winograd import FormName
 from mpqc.targets import OpKind, Shape, Target
-from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table
+from mpqc.values.program import Binary, Concat, Conv, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Rescale, Resize, Table, Tensor
 from mpqc.values.qtype import QType
 
 Codes = tuple[int, int]
@@ -39,6 +39,8 @@ def _weight_bytes(program: Program) -> float:
 
 
 def _form(op: Conv, program: Program, model: CostModel, codes: Codes) -> FormName | None:
+    if any(program.tensors[name].is_long for name in (*op.inputs, *op.outputs)):
+        return None
     zero = program.tensors[op.inputs[0]].zero_point
     codes = min(codes[0], zero), max(codes[1], zero)
     exact = [kind for kind, form in KINDS.items() if _has_forms(op) and not refusal(op, codes, form)]
@@ -77,15 +79,21 @@ def _shape(op: Conv, program: Program) -> Shape:
 
 def code_ranges(program: Program) -> Mapping[str, Codes]:
     """Least and largest code of every quantized tensor: what its op can write, not what its qtype says."""
-    ranges: dict[str, Codes] = {}
+    ranges: dict[str, Codes] = {name: _any(tensor) for name, tensor in program.tensors.items()}
     for op in program.ops:
-        found = _written(op, program, [ranges.get(name, ANY) for name in op.inputs])
-        ranges |= dict.fromkeys(op.outputs, found)
-    return {name: ranges.get(name, ANY) for name in program.tensors}
+        found = _written(op, program, [ranges[name] for name in op.inputs])
+        ranges |= {name: found or ranges[name] for name in op.outputs}
+    return ranges
 
 
-def _written(op: Op, program: Program, inputs: list[Codes]) -> Codes:
-    if isinstance(op, (Conv, Gemm, MatMul, Binary)):
+def _any(tensor: Tensor) -> Codes:
+    """All codes of its type."""
+    return (-(2**15), 2**15 - 1) if tensor.is_long else ANY
+
+
+def _written(op: Op, program: Program, inputs: list[Codes]) -> Codes | None:
+    """None: any."""
+    if isinstance(op, (Conv, Gemm, MatMul, Binary, Rescale)):
         return op.low, op.high
     if (isinstance(op, Pool) and op.kind == "average") or (isinstance(op, Resize) and op.mode == "linear"):
         return op.low, op.high
@@ -93,18 +101,18 @@ def _written(op: Op, program: Program, inputs: list[Codes]) -> Codes:
         return int(op.table.min()), int(op.table.max())
     if isinstance(op, Quantize):
         q = program.tensors[op.outputs[0]].qparams
-        return ANY if q is None else (q.qtype.qmin, q.qtype.qmax)
-    return _moved(op, inputs) if inputs else ANY
+        return None if q is None else (q.qtype.qmin, q.qtype.qmax)
+    return _moved(op, inputs) if inputs else None
 
 
-def _moved(op: Op, inputs: list[Codes]) -> Codes:
-    """Of an op that moves codes, and at most looks each up in a table; ANY for others."""
+def _moved(op: Op, inputs: list[Codes]) -> Codes | None:
+    """Of an op that moves codes, and at most looks each up in a table; None for others."""
     if isinstance(op, Pad):
         inputs = [*inputs, (op.value, op.value)]
     elif isinstance(op, Concat):
         inputs = [_looked_up(op.table(index), codes) for index, codes in enumerate(inputs)]
     elif not isinstance(op, (Move, Pool, Resize)):
-        return ANY
+        return None
     return min(low for low, _ in inputs), max(high for _, high in inputs)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from mpqc.errors import LoweringError
 from mpqc.facts.kernels import is_depthwise
 from mpqc.lowering.fusion import Fusion, Join, plan_fusion
-from mpqc.lowering.kernels.conv import conv2d
+from mpqc.lowering.kernels.conv import conv2d, long_conv
 from mpqc.lowering.kernels.depthwise import depthwise
-from mpqc.lowering.kernels.elementwise import binary, table
-from mpqc.lowering.kernels.gemm import gemm
+from mpqc.lowering.kernels.elementwise import binary, rescale, table
+from mpqc.lowering.kernels.gemm import gemm, long_gemm
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.matmul import matmul
@@ -44,6 +44,7 @@ from mpqc.values.program import (
     Pool,
     Program,
     Quantize,
+    Rescale,
     Resize,
     Table,
     Tensor,
@@ -148,7 +149,7 @@ class Planner:
         if isinstance(op, (Gemm, MatMul)):
             return Placement.plain(shape)
         result = self.layout[op.outputs[0]]
-        alike = isinstance(op, (Binary, Concat, Pad, Table)) and len(result.order) == len(shape)
+        alike = isinstance(op, (Binary, Concat, Pad, Rescale, Table)) and len(result.order) == len(shape)
         return Placement.like(shape, result) if alike else None
 
     def _input(self, op: Op, name: str) -> tuple[str, Tensor]:
@@ -188,6 +189,8 @@ WholeMaker = Callable[[Any, tuple[Tensor, ...], Tensor, Placement, KernelTarget]
 def _conv(op: Conv, x: tuple[Tensor, ...], y: Tensor, around: Around) -> Kernel:
     if is_depthwise(op.groups, x[0].shape[1]):
         return packed(depthwise(op, x[0], y, around.target, around.codes), around.packing)
+    if x[0].is_long or y.is_long:
+        return long_conv(op, x[0], y, around.target, around.packing)
     return conv2d(op, _image(x[0]), (x[0].zero_point, y.zero_point), around.target, around.codes, packing=around.packing)
 
 
@@ -198,6 +201,8 @@ def _image(x: Tensor) -> tuple[int, int, int, int]:
 
 
 def _gemm(op: Gemm, x: tuple[Tensor, ...], y: Tensor, around: Around) -> Kernel:
+    if x[0].is_long or y.is_long:
+        return long_gemm(op, x[0], y, around.target, around.packing)
     return gemm(op, x[0].shape, (x[0].zero_point, y.zero_point), around.target, around.codes, around.packing)
 
 
@@ -252,6 +257,7 @@ MAKERS: dict[type[Op], Maker] = {
     Pad: _whole(_pad),
     Pool: _simple(pool),
     Quantize: _whole(_quantize),
+    Rescale: _simple(rescale),
     Resize: _simple(resize),
     Table: _whole(_table),
 }

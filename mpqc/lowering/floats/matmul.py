@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from mpqc.lowering.kernels.matmul import batch
+from mpqc.lowering.kernels.batch import batch
 from mpqc.lowering.kernels.tir import Expr, Param, T, bind, function, load, loop, pieces, registers, splat, store
 
 PANEL = 8

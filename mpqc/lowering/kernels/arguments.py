@@ -60,10 +60,14 @@ class Arguments:
     """Its constants"""
 
 
-def declared(c: Cut, width: int, body: Callable[[Arguments], None], *, scalars: int = SCALARS) -> tirx.PrimFunc:
+BYTES = ("int8", "int8")
+"""Types of the input's and the output's codes"""
+
+
+def declared(c: Cut, width: int, body: Callable[[Arguments], None], *, scalars: int = SCALARS, types: tuple[str, str] = BYTES) -> tirx.PrimFunc:
     """(x, weights [panels, bytes] int8, start [panels, 2 width] int32, scale [panels, width] float32, scalars int32, out), computed by `body`.
 
-    width: output channels of a panel. start: what the accumulators of a panel start at, then the bits of requantization's `base`.
+    width: output channels of a panel. start: what its accumulators start at, then the bits of requantization's `base`. types: of x and out.
 
     With a residual: (x, the other operand int8 in the output's shape, weights, start, scale, scalars, its constants [10, 4] int32, out).
     """
@@ -72,14 +76,14 @@ def declared(c: Cut, width: int, body: Callable[[Arguments], None], *, scalars: 
         with T.prim_func():
             T.func_name(c.name)
             T.func_attr({"global_symbol": c.name, "tirx.noalias": True, "op_pattern": 8})
-            x = T.arg("x", T.buffer(c.input_shape, "int8"))
+            x = T.arg("x", T.buffer(c.input_shape, types[0]))
             other = T.arg("other", T.buffer(c.output_shape, "int8")) if c.residual else None
             weights = T.arg("weights", T.buffer((panels, c.panel_bytes), "int8"))
             start = T.arg("start", T.buffer((panels, 2 * width), "int32"))
             scale = T.arg("scale", T.buffer((panels, width), "float32"))
             constants = T.arg("scalars", T.buffer((scalars,), "int32"))
             added = T.arg("added", T.buffer((10, 4), "int32")) if c.residual else None
-            out = T.arg("out", T.buffer(c.output_shape, "int8"))
+            out = T.arg("out", T.buffer(c.output_shape, types[1]))
             flattened = [buffer if buffer is None else flat(buffer) for buffer in (other, added)]
             body(Arguments(flat(x), flat(weights), flat(start), flat(scale), constants, flat(out), *flattened))
         return builder.get()

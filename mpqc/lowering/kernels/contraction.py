@@ -1,10 +1,13 @@
-"""The PrimFunc behind convolutions and fully connected layers: an implicit int8 matrix product.
+"""The PrimFunc behind convolutions and fully connected layers: an implicit int8 matrix product, or one of int16 codes as two of bytes.
 
 For each task (a block of output pixels, a share of the weight panels):
     copy the input rows of the block into scratch with their padding, where there is any;
     for each panel of weights: widen it to int8 in scratch, where it is stored narrower;
         for each register tile of the block: accumulate, requantize, store.
 So a panel stays in L1 for the whole block, and the block's input in L1 or L2 for all panels.
+
+An int16 code is 256 h + l + 128 of two int8 ones, and so is a sum of its products: 256 sum(w h) + sum(w l) + 128 sum(w). The copy has a plane of
+each; a tile sums the first plane, shifts what it has by 8 bits and goes on with the second. That is twice the products of an int8 layer.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from tvm.tirx.script.builder import ir as T
 
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import residual as residuals
-from mpqc.lowering.kernels.arguments import Arguments, declared
-from mpqc.lowering.kernels.emit import Buffer, Expr, copy, fill, load, scratch, splat, store, store_run
+from mpqc.lowering.kernels.arguments import BYTES, Arguments, declared
+from mpqc.lowering.kernels.emit import Buffer, Expr, Planes, copy, fill, load, scratch, splat, store, store_run
 from mpqc.lowering.kernels.forms import ProductForm
 from mpqc.lowering.kernels.micro import Operand, Reduction, raised, sign_extended
 from mpqc.lowering.kernels.requant import Requant
@@ -92,6 +95,8 @@ class Contraction:
     together: int
     """Products whose sum fits int16 (portable code), vectors of a chain (SMULL, see smull.py)"""
     form: ProductForm
+    types: tuple[str, str] = BYTES
+    """Of the input's and the output's codes"""
     residual: residuals.Form | None = None
     """What is added to the codes before they are stored"""
 
@@ -99,6 +104,11 @@ class Contraction:
     def panels(self) -> int:
         """Panels of one group."""
         return ceil(self.group_channels / self.tile.channels)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether inputs are int16 codes."""
+        return self.types[0] != BYTES[0]
 
     @property
     def tiles(self) -> int:
@@ -114,7 +124,7 @@ class Contraction:
 @lru_cache(maxsize=512)
 def primfunc(c: Contraction) -> tirx.PrimFunc:
     """The code, with the parameters that arguments.declared names."""
-    return declared(c, c.tile.channels, lambda arguments: _Emitter(**vars(arguments), c=c).tasks())
+    return declared(c, c.tile.channels, lambda arguments: _Emitter(**vars(arguments), c=c).tasks(), types=c.types)
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,8 @@ class _Emitter(Arguments):
         window, strip = self.c.window, self.c.strip
         if strip is None:
             return Operand(self.x, image * self.c.image_bytes + row * window.row_pitch + column * window.column_pitch)
+        if self.c.is_long:
+            return self._planes(strip, image * self.c.image_bytes, row, rows, column)
         padded = scratch(strip.size, "int8")
         zero = T.cast(self.scalars[0], "int8")
         if strip.contiguous:
@@ -154,6 +166,15 @@ class _Emitter(Arguments):
             y = row * strip.step - strip.top + r
             copy_row(strip, Operand(self.x, image * self.c.image_bytes + y * strip.source_pitch), Operand(padded, r * strip.pitch), y, zero)
         return Operand(padded, column * window.column_pitch)
+
+    def _planes(self, strip: Strip, image: Expr, row: Expr, rows: Expr, column: Expr) -> Operand:
+        """The same of int16 codes: the plane of their high bytes, which that of the low ones follows."""
+        padded = scratch(2 * strip.size, "int8")
+        planes, zero = Planes(padded, strip.size), T.cast(self.scalars[0], "int16")
+        with T.serial((rows - 1) * strip.step + strip.reach) as r:
+            y = row * strip.step - strip.top + r
+            split_row(strip, Operand(self.x, image + y * strip.source_pitch), planes, r * strip.pitch, y, zero)
+        return Operand(padded, column * self.c.window.column_pitch)
 
     def _panels(self, split: Expr, source: Operand, target: Expr, size: tuple[Expr, Expr], sums: Buffer | None) -> None:
         """A share of all panels: unpack, then every tile of the block. sums: of the inputs of the one tile, for nested weights."""
@@ -181,7 +202,7 @@ class _Emitter(Arguments):
         width = self.c.tile.channels
         if not self.c.form.start_in_memory or self._single_tile:
             return Operand(self.start, panel * (2 * width))
-        size = 2 * width if self.c.requant.form == "positive" else width
+        size = 2 * width if self.c.requant.form == "positive" or self.c.is_long else width
         start = T.alloc_buffer((2 * width,), "int32", align=64, annotations={"tirx.volatile": True})
         with T.unroll(size // 4) as j:
             store(start, j * 4, 4, load(self.start, panel * (2 * width) + j * 4, 4))
@@ -218,11 +239,49 @@ class _Emitter(Arguments):
 
     def _tile(self, panel: Expr, start: Operand, x: Operand, w: Operand, out: Expr, sums: Buffer | None) -> None:
         c, width = self.c, self.c.tile.channels
-        acc = self._long_sums(start, x, w) if c.form.loop == "rows" else self._sums(start, x, w, sums)
+        acc = self._acc(start, x, w, sums)
         with T.unroll(c.tile.pixels) as i:
             pixel = tirx.floordiv(i, c.tile.columns) * c.window.columns + tirx.floormod(i, c.tile.columns)
             at = out + pixel * c.output_channels
             self._store(at, self._codes(acc, i * width, self._place(panel, start), at))
+
+    def _acc(self, start: Operand, x: Operand, w: Operand, sums: Buffer | None) -> Buffer:
+        """int32 [pixels, channels]; [2, pixels, channels] where sums are split."""
+        if self.c.is_long:
+            return self._sums_of_planes(start, x, w)
+        return self._long_sums(start, x, w) if self.c.form.loop == "rows" else self._sums(start, x, w, sums)
+
+    def _sums_of_planes(self, start: Operand, x: Operand, w: Operand) -> Buffer:
+        c, width = self.c, self.c.tile.channels
+        assert c.strip is not None, c.name
+        size, lanes = c.tile.pixels * width, 4 if c.form.loop == "quads" else width
+        ends = [Operand(start.buffer, start.at + part * width) for part in (0, 1)]
+        low = Operand(x.buffer, x.at + c.strip.size)
+        if c.form.loop == "rows":
+            parts = [self._long_sums(end, plane, w) for end, plane in zip(ends, (x, low), strict=True)]
+            return self._joined(parts, size)
+        acc = scratch(2 * size if c.requant.split else size, "int32")
+        with T.unroll(c.tile.pixels) as i, T.unroll(width // lanes) as j:
+            store(acc, i * width + j * lanes, lanes, load(ends[0].buffer, ends[0].at + j * lanes, lanes))
+        self._reduction.accumulate(acc, x, w)
+        if c.requant.split:
+            return self._joined([acc, self._sums(ends[1], low, w, None)], size)
+        with T.unroll(c.tile.pixels) as i, T.unroll(width // lanes) as j:
+            at = i * width + j * lanes
+            store(acc, at, lanes, _raised(load(acc, at, lanes), lanes) + load(ends[1].buffer, ends[1].at + j * lanes, lanes))
+        self._reduction.accumulate(acc, low, w)
+        return acc
+
+    def _joined(self, parts: list[Buffer], size: int) -> Buffer:
+        """Sums of both planes, [pixels, channels] each, as one; or one after the other where int32 may not hold it."""
+        split = self.c.requant.split
+        acc = scratch(2 * size if split else size, "int32")
+        for at in range(0, size, 4):
+            high, low = (load(part, at, 4) for part in parts)
+            store(acc, at, 4, high if split else _raised(high, 4) + low)
+            if split:
+                store(acc, size + at, 4, low)
+        return acc
 
     def _long_sums(self, start: Operand, x: Operand, w: Operand) -> Buffer:
         return LongReduction(self.c.window, self.c.tile, self.c.strip is not None, self.c.together).sums(x, w, start)
@@ -252,11 +311,16 @@ class _Emitter(Arguments):
         if channels >= width:
             store(self.out, at, width, codes)
             return
-        few = scratch(width, "int8")
+        few = scratch(width, self.c.types[1])
         store(few, 0, width, codes)
         step = 1 if channels % 2 else 2
         for channel in range(0, channels, step):
             store(self.out, at + channel, step, load(few, channel, step))
+
+
+def _raised(sums: Expr, lanes: int) -> Expr:
+    """Sums of high bytes times 256."""
+    return T.shift_left(sums, splat(T.int32(8), lanes))
 
 
 def _span(block: Expr, length: int, tile: int, extent: int) -> tuple[Expr, Expr]:
@@ -280,3 +344,14 @@ def copy_row(strip: Strip, source: Operand, target: Operand, y: Expr, zero: Expr
             fill(target.buffer, target.at + strip.left + strip.middle, zero, strip.right)
         with T.Else():
             fill(target.buffer, target.at, zero, strip.left + strip.middle + strip.right)
+
+
+def split_row(strip: Strip, source: Operand, planes: Planes, at: Expr, y: Expr, zero: Expr) -> None:
+    """The same of int16 codes, into place `at` of two planes."""
+    with T.If(tirx.all(y >= 0, y < strip.height)):
+        with T.Then():
+            planes.fill(at, zero, strip.left)
+            planes.split(at + strip.left, source.buffer, source.at, strip.middle)
+            planes.fill(at + strip.left + strip.middle, zero, strip.right)
+        with T.Else():
+            planes.fill(at, zero, strip.left + strip.middle + strip.right)

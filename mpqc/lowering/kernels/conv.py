@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil, prod
+from typing import Literal
 
 import numpy as np
 
 from mpqc.errors import LoweringError
+from mpqc.facts.kernels import BLOCK_BYTES, LARGE_WEIGHT_BYTES
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import smull
 from mpqc.lowering.kernels.arguments import joined
 from mpqc.lowering.kernels.contraction import Contraction, Strip, primfunc
 from mpqc.lowering.kernels.forms import PRODUCT_FORMS
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
 from mpqc.lowering.kernels.packing import as_stored, pack, products_together, split_segments, take_panels
 from mpqc.lowering.kernels.requant import INT8, Requant
 from mpqc.lowering.kernels.residual import Residual
 from mpqc.lowering.kernels.tiling import Window, choose_blocks, choose_tile, narrowed
-from mpqc.values.program import Conv, Gemm
+from mpqc.values.program import Conv, Gemm, Tensor
 
 WEIGHT_BITS = (2, 4, 8)
 PARALLEL_MACS = 1 << 18
@@ -111,6 +114,16 @@ def conv2d(
     return packed(kernel if added is None else replace(kernel, constants=(*kernel.constants, added.constants)), packing)
 
 
+def long_conv(op: Conv, x: Tensor, y: Tensor, target: KernelTarget, packing: Packing = PLAIN) -> Kernel:
+    """The same where `x` or `y`, as they are shown to kernels, or both have int16 codes. Raises LoweringError as `conv2d` does."""
+    _refuse(op)
+    matrix = op.weight.transpose(0, 2, 3, 1).reshape(op.weight.shape[0], -1)
+    images, rows, columns, channels = physical_shape(x)
+    spec = spec_of(op, (images, rows, columns, channels))
+    contraction = long_product(op, spec, matrix, (x, y), target)
+    return packed(assemble(contraction, op, matrix, (x.zero_point, y.zero_point), spec.macs), packing)
+
+
 def _refuse(op: Conv) -> None:
     if min(op.pads) < 0:
         raise LoweringError("negative padding has no kernel", where=op.name, hint="slice the input instead")
@@ -123,18 +136,51 @@ def _refuse(op: Conv) -> None:
 def assemble(c: Contraction, op: Conv | Gemm, matrix: np.ndarray, zero_points: tuple[int, int], macs: int) -> Kernel:
     """The kernel of a contraction with the constants of `op`. matrix: int8 [O, kh * kw * I/groups]; zero points of input and output."""
     scalars = requantization.scalars(zero_points[1], op.low, op.high, zero_points[0])
-    return Kernel(c.name, primfunc(c), (*_panels(c, matrix, op), scalars), c.output_shape, "int8", macs)
+    return Kernel(c.name, primfunc(c), (*_panels(c, matrix, op), scalars), c.output_shape, c.types[1], macs)
 
 
 def _panels(c: Contraction, matrix: np.ndarray, op: Conv | Gemm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights, start values and multipliers, panel by panel."""
     width = c.tile.channels
     segments = smull.aligned(matrix, c.window.length, c.strip is not None) if c.form.loop == "rows" else split_segments(matrix, c.window.length)
-    channels = requantization.channels(matrix, op.bias, op.multiplier, c.requant)
+    channels = of_planes(matrix, op) if c.is_long else requantization.channels(matrix, op.bias, op.multiplier, c.requant)
     groups = [slice(g * c.group_channels, (g + 1) * c.group_channels) for g in range(c.groups)]
     weights = np.concatenate([_pack(c, segments[group]) for group in groups])
     start, scale, base = (np.concatenate([take_panels(v[group], width) for group in groups]) for v in (channels.start, channels.scale, channels.base))
     return weights, np.concatenate([start, base.view(np.int32)], axis=1), scale
+
+
+def of_planes(matrix: np.ndarray, op: Conv | Gemm) -> requantization.Channels:
+    """The constants for int16 inputs: sums start at 256 h + l, of which h is in `start` and l in the bits of `base`."""
+    start = op.bias.astype(np.int64) + 128 * matrix.astype(np.int64).sum(axis=1)
+    low = (start & 255).astype(np.int32)
+    return requantization.Channels((start >> 8).astype(np.int32), op.multiplier.astype(np.float32), low.view(np.float32))
+
+
+def holds_long(matrix: np.ndarray, bias: np.ndarray) -> bool:
+    """Whether int32 holds every sum on the way: 256 times those of high bytes, then with those of low bytes and what they start at."""
+    weights, start = np.abs(matrix.astype(np.int64)).sum(axis=1), np.abs(bias.astype(np.int64)) + 512
+    return bool((start + (2**15 + 3 * 128) * weights < 2**31).all())
+
+
+def long_product(op: Conv | Gemm, spec: ConvSpec, matrix: np.ndarray, ends: tuple[Tensor, Tensor], target: KernelTarget) -> Contraction:
+    """How a product is computed whose input or output, or both, have codes of more than 8 bits. matrix: int8 [O, K]; ends: input and output."""
+    x, y = ends
+    extremes = np.iinfo(y.dtype)
+    form: requantization.Form = "exact" if target.code("requantization", requantization.FORMS) else "portable"
+    requant = Requant(form, clamp=op.low > extremes.min or op.high < extremes.max, long=y.is_long)
+    if not x.is_long:
+        return plan(Layer(spec, matrix, INT8), (requant, None), target)
+    whole = _plan(spec, requant, target, "planes")
+    if not holds_long(matrix, op.bias):
+        split = replace(requant, split=whole.tile.pixels * whole.tile.channels)
+        whole = replace(whole, name=whole.name.replace(requant.key, split.key), requant=split)
+    named = replace(whole, name=f"{whole.name}_planes")
+    if named.form.loop == "columns":
+        return _together(named, products_together(split_segments(matrix, named.window.length)))
+    if named.form.loop == "rows":
+        return _together(named, smull.chain_of(smull.aligned(matrix, named.window.length, True), INT8))
+    return named
 
 
 def _pack(c: Contraction, segments: np.ndarray) -> np.ndarray:
@@ -158,7 +204,7 @@ class Layer:
 def plan(layer: Layer, requants: tuple[Requant, Requant | None], target: KernelTarget, packing: Packing = PLAIN) -> Contraction:
     """How the convolution is computed on `target`. requants: for plain sums, and for shifted ones where they are allowed."""
     spec = layer.spec
-    plain = _plan(spec, requants[0], target, packing.input(0))
+    plain = _plan(spec, requants[0], target, "pairs" if packing.input(0) else "")
     if plain.form.loop == "columns":
         return _together(plain, products_together(split_segments(layer.matrix, plain.window.length)))
     if plain.form.loop == "rows":
@@ -193,12 +239,16 @@ def _deep(c: Contraction) -> bool:
     return c.requant.form not in ("float", "positive") or c.window.quads * c.tile.channels / 4 > c.tiles * c.tile.pixels * c.tile.channels / 8
 
 
-def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bool = False) -> Contraction:
-    """two_a_byte: the input is unpacked in the copy, block by block; a pointwise one row of pixels by row, so blocks are bounded."""
-    if two_a_byte and spec.pointwise and not spec.column:
-        return _unpacked_pointwise(spec, requant, target)
+Copied = Literal["", "pairs", "planes"]
+"""What the input becomes in a copy beside having its padding: codes stored two a byte one each, int16 codes two planes of bytes; or nothing"""
+
+
+def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, copied: Copied = "") -> Contraction:
+    """What is copied is so block by block; a pointwise one row of pixels by row, so blocks are bounded."""
+    if copied and spec.pointwise and not spec.column:
+        return _copied_pointwise(spec, requant, target, copied)
     direct = _direct_window(spec)
-    padded = two_a_byte or any(spec.pads) or not _readable(direct.length)
+    padded = bool(copied) or any(spec.pads) or not _readable(direct.length)
     window = _window(spec, _strip_pitch(spec)) if padded else direct
     tile = choose_tile(window, spec.channels // spec.groups, target)
     panels = ceil(spec.channels // spec.groups / tile.channels)
@@ -208,8 +258,9 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
     stored = ceil(wide * spec.weight_bits / 128) * 16
     cores = target.cores if spec.macs >= PARALLEL_MACS else 1
     written = spec.channels if form.stores_wait else 0
-    blocks = choose_blocks(window, tile, 0 if two_a_byte else wide * panels * spec.groups, panels * spec.groups, cores, written)
-    blocks = narrowed(blocks, window, tile, target.block_bytes if padded else 0)
+    blocks = choose_blocks(window, tile, 0 if copied == "pairs" else wide * panels * spec.groups, panels * spec.groups, cores, written)
+    half = BLOCK_BYTES // 2 if copied == "planes" and wide * panels * spec.groups <= LARGE_WEIGHT_BYTES else 0
+    blocks = narrowed(blocks, window, tile, (target.block_bytes if padded else 0) or half)
     strip = _strip(spec, blocks.rows) if padded else None
     _, height, width, depth = spec.input_shape
     images = 1 if spec.pointwise and not padded else spec.input_shape[0]
@@ -234,14 +285,15 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, two_a_byte: bo
         requant=requant,
         together=1,
         form=form,
+        types=("int16" if copied == "planes" else "int8", requant.dtype),
     )
 
 
-def _unpacked_pointwise(spec: ConvSpec, requant: Requant, target: KernelTarget) -> Contraction:
-    """Pixels as rows of one: a block of them is unpacked into the copy, whatever the shape of the image."""
+def _copied_pointwise(spec: ConvSpec, requant: Requant, target: KernelTarget, copied: Copied) -> Contraction:
+    """Pixels as rows of one: a block of them is copied, whatever the shape of the image."""
     images, height, width, depth = spec.input_shape
     column = replace(spec, input_shape=(1, images * height * width, 1, depth), kernel=(1, 1), pads=(0, 0, 0, 0), column=True)
-    contraction = _plan(column, requant, target, True)
+    contraction = _plan(column, requant, target, copied)
     return replace(contraction, name=contraction.name.replace(column.name, spec.name), input_shape=spec.input_shape, output_shape=spec.output_shape)
 
 

@@ -6,6 +6,7 @@ All of it is called inside a TVM IRBuilder; buffers are flat, offsets are expres
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -83,6 +84,43 @@ def fill(target: Buffer, target_at: Expr, value: Expr, count: int) -> None:
         with T.serial(vectors) as v:
             store(target, target_at + v * 16, 16, splat(value, 16))
     _rest(count, lambda at, lanes: store(target, target_at + at, lanes, splat(value, lanes)))
+
+
+@dataclass(frozen=True)
+class Planes:
+    """A copy of int16 codes x = 256 h + l + 128 as two int8 ones: h from the start, l from `second` on."""
+
+    buffer: Buffer
+    second: int
+
+    def split(self, at: Expr, source: Buffer, source_at: Expr, count: int) -> None:
+        """`count` codes of an int16 buffer to place `at` of both planes; never touches one outside."""
+        vectors = count // 16
+        if vectors:
+            with T.serial(vectors) as v:
+                self._store(at + v * 16, load(source, source_at + v * 16, 16), 16)
+        _rest(count, lambda offset, lanes: self._store(at + offset, load(source, source_at + offset, lanes), lanes))
+
+    def fill(self, at: Expr, code: Expr, count: int) -> None:
+        """`count` places of both planes set to the int16 scalar `code`."""
+        fill(self.buffer, at, self._high(code, 1), count)
+        fill(self.buffer, at + self.second, self._low(code, 1), count)
+
+    def _store(self, at: Expr, codes: Expr, lanes: int) -> None:
+        store(self.buffer, at, lanes, self._high(codes, lanes))
+        store(self.buffer, at + self.second, lanes, self._low(codes, lanes))
+
+    @staticmethod
+    def _high(codes: Expr, lanes: int) -> Expr:
+        return T.cast(T.shift_right(codes, splat(T.int16(8), lanes)), _bytes(lanes))
+
+    @staticmethod
+    def _low(codes: Expr, lanes: int) -> Expr:
+        return T.bitwise_xor(T.cast(codes, _bytes(lanes)), splat(T.int8(-128), lanes))
+
+
+def _bytes(lanes: int) -> str:
+    return "int8" if lanes == 1 else f"int8x{lanes}"
 
 
 def _rest(count: int, move: Any) -> None:

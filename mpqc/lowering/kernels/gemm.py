@@ -6,11 +6,27 @@ from dataclasses import replace
 from math import prod
 
 from mpqc.lowering.kernels import requant as requantization
-from mpqc.lowering.kernels.conv import ConvSpec, Layer, assemble, plan
+from mpqc.lowering.kernels.contraction import Contraction
+from mpqc.lowering.kernels.conv import ConvSpec, Layer, assemble, long_product, plan
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.kernels.nibbles import PLAIN, Packing, packed
 from mpqc.lowering.kernels.requant import INT8
-from mpqc.values.program import Gemm
+from mpqc.values.program import Gemm, Tensor
+
+
+def long_gemm(op: Gemm, x: Tensor, y: Tensor, target: KernelTarget, packing: Packing = PLAIN) -> Kernel:
+    """The same where `x` or `y` or both have int16 codes."""
+    channels, depth = op.weight.shape
+    spec = ConvSpec((1, 1, prod(x.shape[:-1]), depth), channels, (1, 1), weight_bits=op.weight_bits, odd=op.odd)
+    contraction = _named(long_product(op, spec, op.weight, (x, y), target), spec, op, x.shape)
+    return packed(assemble(contraction, op, op.weight, (x.zero_point, y.zero_point), spec.macs), packing)
+
+
+def _named(c: Contraction, spec: ConvSpec, op: Gemm, input_shape: tuple[int, ...]) -> Contraction:
+    """With the shapes and the name of a fully connected layer."""
+    channels = op.weight.shape[0]
+    name = c.name.replace(spec.name, f"gemm_{'x'.join(map(str, input_shape))}_{channels}_w{op.weight_bits}{'odd' * op.odd}")
+    return replace(c, name=name, input_shape=input_shape, output_shape=(*input_shape[:-1], channels))
 
 
 def gemm(
@@ -30,6 +46,4 @@ def gemm(
     spec = ConvSpec((1, 1, prod(input_shape[:-1]), depth), channels, (1, 1), weight_bits=op.weight_bits, odd=op.odd)
     requants = requantization.choose(op.weight, op, zero_points[1], target.code("requantization", requantization.FORMS))
     contraction = plan(Layer(spec, op.weight, codes), requants, target, packing)
-    name = contraction.name.replace(spec.name, f"gemm_{'x'.join(map(str, input_shape))}_{channels}_w{op.weight_bits}{'odd' * op.odd}")
-    contraction = replace(contraction, name=name, input_shape=input_shape, output_shape=(*input_shape[:-1], channels))
-    return packed(assemble(contraction, op, op.weight, zero_points, spec.macs), packing)
+    return packed(assemble(_named(contraction, spec, op, input_shape), op, op.weight, zero_points, spec.macs), packing)

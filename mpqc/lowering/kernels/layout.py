@@ -12,7 +12,12 @@ NCHW = (0, 3, 1, 2)
 
 def channels_last(tensor: Tensor) -> bool:
     """Whether `tensor` (shape in ONNX order, NCHW) lies in memory as NHWC."""
-    return len(tensor.shape) == 4 and tensor.dtype == "int8" and tensor.qparams is not None
+    return len(tensor.shape) == 4 and tensor.dtype in ("int8", "int16") and tensor.qparams is not None
+
+
+def types(*tensors: Tensor) -> tuple[str, ...]:
+    """For names of kernels: the bytes of each tensor's codes, nothing where none has more than one."""
+    return ("bytes" + "".join(str(1 + tensor.is_long) for tensor in tensors),) if any(tensor.is_long for tensor in tensors) else ()
 
 
 def order(tensor: Tensor) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ three computed once a row and once a column.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -15,7 +14,9 @@ import numpy as np
 
 from mpqc.facts.kernels import CHANNEL_TILE, PRODUCT_ROWS
 from mpqc.lowering.kernels import requant as requantization
+from mpqc.lowering.kernels.batch import batch
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
+from mpqc.lowering.kernels.long_matmul import long_matmul
 from mpqc.lowering.kernels.requant import MAGIC_BITS, Requant
 from mpqc.lowering.kernels.tir import (
     Expr,
@@ -48,6 +49,8 @@ FORMS = {"dotprod": True, "generic": False}
 
 def matmul(op: MatMul, a: Tensor, b: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     """`op` on codes of `a` [..., M, K] and `b` [..., K, N], rows contiguous; see program.MatMul and numerics.matmul."""
+    if any(tensor.is_long for tensor in (a, b, y)):
+        return long_matmul(op, a, b, y)
     form = _form(op, a, b, y, target.code("requantization", requantization.FORMS))
     product = _Product(a.shape, b.shape, y.shape, form, target.code("matmul", FORMS))
     terms = np.array([a.zero_point, b.zero_point, product.depth * a.zero_point * b.zero_point], np.int64)
@@ -247,14 +250,3 @@ class _Product:
 
 def _dot(acc: Expr, a: Expr, b: Expr) -> Expr:
     return intrinsic("llvm.aarch64.neon.sdot.v4i32.v16i8", "int32x4", acc, a, b)
-
-
-def batch(n: Expr, out: Sequence[int], own: Sequence[int]) -> Expr:
-    """Which matrix of an operand of shape `own` belongs to matrix `n` of the output, by numpy's broadcasting."""
-    found, step = T.int32(0), 1
-    lead = (1,) * (len(out) - len(own)) + tuple(own[:-2])
-    for size, mine in zip(reversed(out[:-2]), reversed(lead), strict=True):
-        digit, n = T.floormod(n, size), T.floordiv(n, size)
-        found = found + digit * step if mine > 1 else found
-        step *= mine
-    return found

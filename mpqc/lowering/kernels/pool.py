@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 
 from mpqc.facts.kernels import SHORT_WINDOW
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
-from mpqc.lowering.kernels.layout import physical_shape, strides
+from mpqc.lowering.kernels.layout import physical_shape, strides, types
 from mpqc.lowering.kernels.tir import (
     Expr,
     Param,
@@ -88,20 +89,25 @@ def pool(op: Pool, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     scalars = np.array(output_bounds(y.zero_point if average else 0, op.low, op.high), np.float32)
     multiplier = np.asarray(op.multiplier, np.float32).reshape(-1)
     zeros = np.array([x.zero_point, y.zero_point], np.int32)
-    bounds = np.array([op.low, op.high, y.zero_point], np.int8)
+    bounds = np.array([op.low, op.high, y.zero_point], y.dtype)
     constants: tuple[np.ndarray, ...] = (scalars, multiplier, zeros, bounds) if average else (bounds,)
     few = op.kernel[0] * op.kernel[1] <= UNROLLED
     if average:
         inside = few and not (rows.leaves or columns.leaves)
-        emit: _Average | _Max = _Average(multiplier.size > 1, inside, op.kernel[0] * op.kernel[1] <= SHORT_WINDOW)
+        short = op.kernel[0] * op.kernel[1] <= SHORT_WINDOW and not x.is_long
+        emit: _Average | _Max = _Average(multiplier.size > 1, inside, short, y.dtype)
     else:
-        emit = _Max(few and rows.reaches and columns.reaches)
+        emit = _Max(few and rows.reaches and columns.reaches, x.dtype)
 
     def body(a: Expr, *rest: Expr) -> None:
         with loop(result.sizes[0] * result.sizes[2], x.shape[1] * columns.outputs * rows.kernel * columns.kernel) as i:
             n, oy = T.floordiv(i, result.sizes[2]), T.floormod(i, result.sizes[2])
             with T.serial(0, columns.outputs) as ox:
-                for first, repeats, width in pieces(result.sizes[1]) if source.steps[1] == 1 == result.steps[1] else [(0, result.sizes[1], 1)]:
+                for first, repeats, width in (
+                    pieces(result.sizes[1], (8, 4, 2, 1) if x.is_long else (16, 8, 4, 2, 1))
+                    if source.steps[1] == 1 == result.steps[1]
+                    else [(0, result.sizes[1], 1)]
+                ):
                     with T.serial(0, repeats) as block:
                         c = first + block * width
                         start = n * source.steps[0] + c * source.steps[1]
@@ -111,12 +117,12 @@ def pool(op: Pool, x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
 
     names = [f"c{i}" for i in range(len(constants))]
     params = [
-        Param("x", physical_shape(x), "int8"),
+        Param("x", physical_shape(x), x.dtype),
         *(param(n, c) for n, c in zip(names, constants, strict=True)),
-        Param("y", physical_shape(y), "int8"),
+        Param("y", physical_shape(y), y.dtype),
     ]
-    name = symbol(op.kind, "pool", physical_shape(x), op.kernel, op.strides, op.pads, op.dilations, multiplier.size)
-    return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", 0)
+    name = symbol(op.kind, "pool", *types(x, y), physical_shape(x), op.kernel, op.strides, op.pads, op.dilations, multiplier.size)
+    return Kernel(name, function(name, params, body), constants, physical_shape(y), y.dtype, 0)
 
 
 def _window(op: Pool, source: Grid, result: Grid, axis: int) -> Window:
@@ -132,6 +138,7 @@ class _Max:
     """Emits the largest code of one window, clamped."""
 
     unrolled: bool
+    dtype: str
 
     def __call__(
         self, a: Expr, start: Expr, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int], width: int, rest: tuple[Expr, ...]
@@ -139,8 +146,8 @@ class _Max:
         if self.unrolled:
             value = self._written_out(a, start, axes, at, steps, width)
         else:
-            largest = registers(width, "int8")
-            store(largest, 0, splat(T.int8(-128), width), width)
+            largest = registers(width, self.dtype)
+            store(largest, 0, splat(tirx.min_value(self.dtype), width), width)
             with Taps(axes, at, steps) as offset:
                 store(largest, 0, T.max(load(largest, 0, width), load(a, start + offset, width)), width)
             value = load(largest, 0, width)
@@ -170,6 +177,8 @@ class _Average:
     unrolled: bool
     short: bool
     """Sums fit int16"""
+    dtype: str
+    """Of the codes written"""
 
     def __call__(
         self, a: Expr, start: Expr, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int], width: int, rest: tuple[Expr, ...]
@@ -179,7 +188,7 @@ class _Average:
         total = self._sum(a, start, axes, at, steps, width)
         centred = cast(total, "int32", width) - splat(bind(zeros[0] * ((y1 - y0) * (x1 - x0))), width)
         m = multiplier[at[0] * axes[1].outputs + at[1]] if self.per_position else multiplier[0]
-        return codes(cast(centred, "float32", width) * splat(m, width), scalars[0], scalars[1], bounds[2], width)
+        return codes(cast(centred, "float32", width) * splat(m, width), scalars[0], scalars[1], bounds[2], width, self.dtype)
 
     def _sum(self, a: Expr, start: Expr, axes: tuple[Window, Window], at: tuple[Expr, Expr], steps: tuple[int, int], width: int) -> Expr:
         dtype = "int16" if self.short else "int32"

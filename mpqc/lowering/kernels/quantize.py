@@ -18,11 +18,11 @@ def quantize(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
     q = y.qparams
     assert q is not None
     scalars = np.array([q.scale.reshape(()), *output_bounds(y.zero_point, q.qtype.qmin, q.qtype.qmax)], np.float32)
-    zero = np.array([y.zero_point], np.int8)
+    zero = np.array([y.zero_point], y.dtype)
 
     def body(source: Expr, s: Expr, z: Expr, out: Expr) -> None:
         def codes_of(at: Expr, width: int, by: int = 1) -> Expr:
-            return codes(load(source, at, width, by) / splat(s[0], width), s[1], s[2], z[0], width)
+            return codes(load(source, at, width, by) / splat(s[0], width), s[1], s[2], z[0], width, y.dtype)
 
         def step(width: int, at: list[Expr], by: list[int], _: None) -> None:
             store(out, at[0], codes_of(at[1], width, by[1]), width, by[0])
@@ -35,9 +35,9 @@ def quantize(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
         else:
             _nest(x, y).emit(step)
 
-    name = symbol("quantize", x.shape, _form(x, y), _nest(x, y).merged.strides[1])
-    params = [Param("x", physical_shape(x), "float32"), param("scalars", scalars), param("zero", zero), Param("y", physical_shape(y), "int8")]
-    return Kernel(name, function(name, params, body), (scalars, zero), physical_shape(y), "int8", 0)
+    name = symbol("quantize", *_suffix(y), x.shape, _form(x, y), _nest(x, y).merged.strides[1])
+    params = [Param("x", physical_shape(x), "float32"), param("scalars", scalars), param("zero", zero), Param("y", physical_shape(y), y.dtype)]
+    return Kernel(name, function(name, params, body), (scalars, zero), physical_shape(y), y.dtype, 0)
 
 
 def dequantize(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
@@ -58,9 +58,14 @@ def dequantize(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
         else:
             _nest(x, y).emit(step)
 
-    name = symbol("dequantize", x.shape, _form(y, x), _nest(x, y).merged.strides[1])
-    params = [Param("x", physical_shape(x), "int8"), param("scale", scale), param("zero", zero), Param("y", physical_shape(y), "float32")]
+    name = symbol("dequantize", *_suffix(x), x.shape, _form(y, x), _nest(x, y).merged.strides[1])
+    params = [Param("x", physical_shape(x), x.dtype), param("scale", scale), param("zero", zero), Param("y", physical_shape(y), "float32")]
     return Kernel(name, function(name, params, body), (scale, zero), physical_shape(y), "float32", 0)
+
+
+def _suffix(codes: Tensor) -> tuple[str, ...]:
+    """Of the kernel's name."""
+    return ("long",) if codes.is_long else ()
 
 
 def _nest(x: Tensor, y: Tensor) -> Nest:
@@ -69,8 +74,8 @@ def _nest(x: Tensor, y: Tensor) -> Nest:
 
 
 def _form(planes: Tensor, pixels: Tensor) -> str:
-    """How planes become pixels (or back): tiles, interleave (2 to 4 channels) or plain."""
-    if not channels_last(pixels) or channels_last(planes) or pixels.shape[2] * pixels.shape[3] < TILE:
+    """How planes become pixels (or back): tiles, interleave (2 to 4 channels) or plain. Long codes go one by one."""
+    if pixels.is_long or not channels_last(pixels) or channels_last(planes) or pixels.shape[2] * pixels.shape[3] < TILE:
         return "plain"
     if pixels.shape[1] >= TILE:
         return "tiles"

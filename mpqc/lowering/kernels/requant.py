@@ -50,11 +50,27 @@ class Requant:
     """Codes are bounded more tightly than int8"""
     shift: int = 0
     """Accumulators hold 2^shift times the sum (narrow weights left in the high bits of their bytes), multipliers 2^-shift of the op's"""
+    long: bool = False
+    """Codes are int16"""
+    split: int = 0
+    """Accumulators of 16-bit inputs that int32 may not hold: 256 times what is there, and what is so many places further"""
+
+    @property
+    def dtype(self) -> str:
+        """Of the codes."""
+        return "int16" if self.long else "int8"
 
     @property
     def key(self) -> str:
         """For kernel names: `float_odd_clamp`."""
-        return self.form + "_odd" * self.odd + "_clamp" * self.clamp + f"_x{1 << self.shift}" * (self.shift > 0)
+        return (
+            self.form
+            + "_odd" * self.odd
+            + "_clamp" * self.clamp
+            + f"_x{1 << self.shift}" * (self.shift > 0)
+            + "_long" * self.long
+            + "_split" * (self.split > 0)
+        )
 
 
 INT8 = (-128, 127)
@@ -175,18 +191,21 @@ class Place:
 
 
 def emit(requant: Requant, acc: Buffer, at: Expr, lanes: int, place: Place, constants: Buffer) -> Expr:
-    """int8 codes of `lanes` (a multiple of 8; of 4 in the portable form) accumulators from `at`, as one vector."""
+    """Codes of `lanes` (a multiple of 8; of 4 in the portable form) accumulators from `at`, as one vector."""
     if requant.form == "portable":
-        return _portable(load(acc, at, lanes), load(place.scale, place.scale_at, lanes), constants, lanes)
-    codes = joined([_eight(requant, acc, at + i, place.after(i), constants) for i in range(0, lanes, 8)], 8)
+        return _portable(requant, _real(requant, acc, at, lanes), load(place.scale, place.scale_at, lanes), constants, lanes)
+    if requant.long:
+        codes = joined([_four_long(requant, acc, at + i, place.after(i), constants) for i in range(0, lanes, 4)], 4)
+    else:
+        codes = joined([_eight(requant, acc, at + i, place.after(i), constants) for i in range(0, lanes, 8)], 8)
     if not requant.clamp:
         return codes
-    bound = [splat(T.cast(constants[i], "int8"), lanes) for i in (2, 3)]
+    bound = [splat(T.cast(constants[i], requant.dtype), lanes) for i in (2, 3)]
     return T.max(T.min(codes, bound[1]), bound[0])
 
 
 def _eight(requant: Requant, acc: Buffer, at: Expr, place: Place, constants: Buffer) -> Expr:
-    steps = [_steps(requant, product(requant, load(acc, at + i, 4), place.after(i)), constants) for i in (0, 4)]
+    steps = [_steps(requant, _product(requant, acc, at + i, place.after(i)), constants) for i in (0, 4)]
     if requant.form == "exact":
         narrow = joined([neon("sqxtn.v4i16", "int16x4", part) for part in steps], 4)
         narrow = neon("sqadd.v8i16", "int16x8", narrow, splat(T.cast(constants[1], "int16"), 8))
@@ -195,6 +214,29 @@ def _eight(requant: Requant, acc: Buffer, at: Expr, place: Place, constants: Buf
     if requant.odd:
         narrow = narrow + splat(T.cast(constants[5], "int16"), 8)
     return neon("sqxtn.v8i8", "int8x8", narrow)
+
+
+def _four_long(requant: Requant, acc: Buffer, at: Expr, place: Place, constants: Buffer) -> Expr:
+    """int16x4; in the exact form alone."""
+    steps = neon("fcvtns.v4i32.v4f32", "int32x4", _product(requant, acc, at, place))
+    return neon("sqxtn.v4i16", "int16x4", neon("sqadd.v4i32", "int32x4", steps, splat(constants[1], 4)))
+
+
+def _product(requant: Requant, acc: Buffer, at: Expr, place: Place) -> Expr:
+    """Four accumulators times their multipliers, float32."""
+    if not requant.split:
+        return product(requant, load(acc, at, 4), place)
+    return neon("fmulx.v4f32", "float32x4", _real(requant, acc, at, 4), load(place.scale, place.scale_at, 4))
+
+
+def _real(requant: Requant, acc: Buffer, at: Expr, lanes: int) -> Expr:
+    """Accumulators as float32, rounded once: float64 holds those that int32 does not."""
+    sums = load(acc, at, lanes)
+    if not requant.split:
+        return T.cast(sums, f"float32x{lanes}")
+    high, low = (T.cast(part, f"int64x{lanes}") for part in (sums, load(acc, at + requant.split, lanes)))
+    whole = T.shift_left(high, splat(T.int64(8), lanes)) + low
+    return T.cast(T.cast(whole, f"float64x{lanes}"), f"float32x{lanes}")
 
 
 def _steps(requant: Requant, real: Expr, constants: Buffer) -> Expr:
@@ -217,9 +259,9 @@ def _base(place: Place) -> Expr:
     return bits(load(place.base, place.base_at, 4), "float32x4")
 
 
-def _portable(acc: Expr, scale: Expr, constants: Buffer, lanes: int) -> Expr:
+def _portable(requant: Requant, sums: Expr, scale: Expr, constants: Buffer, lanes: int) -> Expr:
     """Bounds before rounding (they are whole numbers, so this changes nothing), which also keeps multiply and add from being fused."""
-    product = T.cast(acc, f"float32x{lanes}") * scale
+    product = sums * scale
     bounded = T.max(T.min(product, splat(bits(constants[7], "float32"), lanes)), splat(bits(constants[6], "float32"), lanes))
     rounded = bits(bounded + splat(T.float32(MAGIC), lanes), f"int32x{lanes}") - splat(T.int32(MAGIC_BITS), lanes)
-    return T.cast(rounded + splat(constants[1], lanes), f"int8x{lanes}")
+    return T.cast(rounded + splat(constants[1], lanes), f"{requant.dtype}x{lanes}")

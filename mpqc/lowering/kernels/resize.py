@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
-from mpqc.lowering.kernels.layout import physical_shape
+from mpqc.lowering.kernels.layout import physical_shape, types
 from mpqc.lowering.kernels.tir import (
     Expr,
     Param,
@@ -46,9 +46,9 @@ def _nearest(op: Resize, x: Tensor, y: Tensor) -> Kernel:
                         at = first + k * lanes
                         store(out, (i * width + j) * channels + at, load(source, start + at, lanes), lanes)
 
-    params = [Param("x", physical_shape(x), "int8"), param("rows", rows), param("columns", columns), Param("y", physical_shape(y), "int8")]
-    name = symbol("resize_nearest", physical_shape(x), physical_shape(y))
-    return Kernel(name, function(name, params, body), (rows, columns), physical_shape(y), "int8", 0)
+    params = [Param("x", physical_shape(x), x.dtype), param("rows", rows), param("columns", columns), Param("y", physical_shape(y), y.dtype)]
+    name = symbol("resize_nearest", *types(x, y), physical_shape(x), physical_shape(y))
+    return Kernel(name, function(name, params, body), (rows, columns), physical_shape(y), y.dtype, 0)
 
 
 def _pairs(positions: np.ndarray, size: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def _linear(op: Resize, x: Tensor, y: Tensor) -> Kernel:
     n, channels, height, width = y.shape
     positions = (_pairs(op.rows, x.shape[2]), _pairs(op.columns, x.shape[3]))
     scalars = np.array([x.zero_point, op.multiplier, *output_bounds(y.zero_point, op.low, op.high)], np.float32)
-    constants = (*positions, _blend(op.row_weights), _blend(op.column_weights), scalars, np.array([y.zero_point], np.int8))
+    constants = (*positions, _blend(op.row_weights), _blend(op.column_weights), scalars, np.array([y.zero_point], y.dtype))
     plain = op.multiplier == 1.0
 
     def body(source: Expr, r: Expr, c: Expr, wr: Expr, wc: Expr, s: Expr, z: Expr, out: Expr) -> None:
@@ -83,16 +83,16 @@ def _linear(op: Resize, x: Tensor, y: Tensor) -> Kernel:
                         across = [_mix([load(source, corner + at, lanes) for corner in pair], wc, ox, width, lanes) for pair in corners]
                         value = _sum(across, wr, oy, height, lanes) - splat(s[0], lanes)
                         value = value if plain else exact(value * splat(s[1], lanes), lanes)
-                        store(out, (i * width + ox) * channels + at, codes(value, s[2], s[3], z[0], lanes), lanes)
+                        store(out, (i * width + ox) * channels + at, codes(value, s[2], s[3], z[0], lanes, y.dtype), lanes)
 
     names = ("rows", "columns", "row_weights", "column_weights", "scalars", "zero")
-    params = [Param("x", physical_shape(x), "int8"), *map(param, names, constants), Param("y", physical_shape(y), "int8")]
-    name = symbol("resize_linear" if plain else "resize_linear_scaled", physical_shape(x), physical_shape(y))
-    return Kernel(name, function(name, params, body), constants, physical_shape(y), "int8", 0)
+    params = [Param("x", physical_shape(x), x.dtype), *map(param, names, constants), Param("y", physical_shape(y), y.dtype)]
+    name = symbol("resize_linear" if plain else "resize_linear_scaled", *types(x, y), physical_shape(x), physical_shape(y))
+    return Kernel(name, function(name, params, body), constants, physical_shape(y), y.dtype, 0)
 
 
 def _mix(values: list[Expr], weights: Expr, at: Expr, count: int, lanes: int) -> Expr:
-    """Blend of two int8 vectors."""
+    """Blend of two vectors of codes."""
     return _sum([cast(value, "float32", lanes) for value in values], weights, at, count, lanes)
 
 

@@ -132,14 +132,14 @@ def clamp(value: Expr, low: Expr, high: Expr, lanes: int) -> Expr:
     return intrinsic("llvm.minnum", dtype, intrinsic("llvm.maxnum", dtype, value, splat(low, lanes)), splat(high, lanes))
 
 
-def codes(value: Expr, low: Expr, high: Expr, zero: Expr, lanes: int) -> Expr:
-    """int8 codes clamp(rne(value) + z): `low` and `high` are the bounds less z as float32, `zero` is z as int8.
+def codes(value: Expr, low: Expr, high: Expr, zero: Expr, lanes: int, dtype: str = "int8") -> Expr:
+    """Codes clamp(rne(value) + z) of type int8 or int16: `low` and `high` are the bounds less z as float32, `zero` is z in that type.
 
-    Bounds are integers, so clamping before rounding changes nothing; then the low byte of value + MAGIC is rne(value) modulo 256.
+    Bounds are integers, so clamping before rounding changes nothing; then the low byte (two bytes) of value + MAGIC is rne(value) modulo 2^8 (2^16).
     z is added afterwards: MAGIC + z would round to the wrong side of a tie where z is odd.
     """
     bits = reinterpret(clamp(value, low, high, lanes) + splat(T.float32(MAGIC), lanes), "int32", lanes)
-    return cast(bits, "int8", lanes) + splat(zero, lanes)
+    return cast(bits, dtype, lanes) + splat(zero, lanes)
 
 
 def output_bounds(zero_point: int, low: int, high: int) -> tuple[float, float]:
