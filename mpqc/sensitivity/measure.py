@@ -33,9 +33,6 @@ Values = dict[str, dict[int, float]]
 BITS = (2, 3, 4, 5, 6, 7, 8)
 TIE = 0.99
 """What a wider type gets of the next narrower one's value where it measured no less: more bits win where nothing speaks for fewer."""
-STABLE = 0.9
-"""Rank correlation of the sites in two halves of the data at which no more of it is looked at: that of both with a second such set is then 0.95
-(Spearman-Brown)"""
 FLAT_SAMPLES = 16
 """Samples on which the loss itself is measured for sites that no gradient reaches"""
 
@@ -79,11 +76,11 @@ def measure(
 
 
 def _fit(subject: Subject, bits: tuple[int, ...], seed: int, probes: int) -> tuple[Values, str]:
-    from mpqc.sensitivity.fisher import fisher_losses
+    from mpqc.sensitivity.fisher import Patience, fisher_losses
     from mpqc.sensitivity.task import find_task
 
     task = find_task(subject.network, subject.batches)
-    return fisher_losses(subject, task, bits, seed=seed, probes=probes, stable=STABLE), task.unit
+    return fisher_losses(subject, task, bits, seed=seed, probes=probes, patience=Patience()), task.unit
 
 
 def _distance(subject: Subject, bits: tuple[int, ...], seed: int, probes: int) -> tuple[Values, str]:

@@ -17,7 +17,7 @@ from mpqc.frontend import load_network
 from mpqc.numerics.integer import dequantize, quantize
 from mpqc.quantize.calibration import Calibration, calibrate
 from mpqc.quantize.sites import find_sites
-from mpqc.sensitivity.fisher import _agreement, fisher_losses
+from mpqc.sensitivity.fisher import Patience, _agreement, fisher_losses
 from mpqc.sensitivity.measure import _monotone, measure
 from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import LEAN, Task, Term, find_task
@@ -149,9 +149,18 @@ def test_data_is_looked_at_until_two_halves_of_it_rank_sites_alike(
     """At a rank correlation that any halves have, 16 samples are looked at, at one that none have all 24."""
     subject, task = Subject(network, table, calibration, batches), find_task(network, batches)
     few, every = (fisher_losses(replace(subject, batches=replace(batches, limit=limit)), task, BITS, seed=0, probes=2) for limit in (16, 24))
-    assert fisher_losses(subject, task, BITS, seed=0, probes=2, stable=-1.0) == few
-    assert fisher_losses(subject, task, BITS, seed=0, probes=2, stable=1.1) == every
+    assert fisher_losses(subject, task, BITS, seed=0, probes=2, patience=Patience(-1.0, -1.0)) == few
+    assert fisher_losses(subject, task, BITS, seed=0, probes=2, patience=Patience(1.1, 1.1)) == every
     assert few != every
+
+
+def test_rough_agreement_ends_only_long_work() -> None:
+    """Of five sites two neighbours change places: a rank correlation of 0.9."""
+    halves = [{str(place): np.array([float(value)]) for place, value in enumerate(order)} for order in ((1, 2, 3, 4, 5), (1, 2, 3, 5, 4))]
+    patience = Patience(surely=0.97, roughly=0.85, work=100.0)
+    assert not patience.ends(halves, 99.0)
+    assert patience.ends(halves, 100.0)
+    assert patience.ends([halves[0]] * 2, 0.0)
 
 
 def test_one_batch_is_no_two_halves() -> None:
@@ -159,7 +168,7 @@ def test_one_batch_is_no_two_halves() -> None:
     table, batches = find_sites(network), open_data(images(32), network.inputs, limit=32)
     subject, task = Subject(network, table, calibrate(network, table, batches), batches), find_task(network, batches)
     every = fisher_losses(subject, task, BITS, seed=0, probes=1)
-    assert fisher_losses(subject, task, BITS, seed=0, probes=1, stable=-1.0) == every
+    assert fisher_losses(subject, task, BITS, seed=0, probes=1, patience=Patience(-1.0, -1.0)) == every
 
 
 def test_agreement_is_spearmans_over_sites_that_have_a_loss() -> None:
