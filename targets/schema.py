@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mpqc.errors import TargetError
 from mpqc.facts.features import PORTABLE, attributes, best_form, contradictions
 from mpqc.facts.file_types import FILE_ACTIVATION_BITS, FILE_WEIGHT_BITS
 from mpqc.facts.kinds import WEIGHTED, OpKind
@@ -208,6 +209,18 @@ class Target(_Facts):
         found: dict[str, str | list[str]] = {"kind": "llvm", "mtriple": self.llvm.mtriple, "mcpu": self.llvm.mcpu}
         switched = list(dict.fromkeys((*attributes(self.isa), *self.llvm.mattr)))
         return {**found, "mattr": switched} if switched else found
+
+    def on(self, system: str) -> Target:
+        """The same chip under another system, the last part of LLVM's triple: gnu, musl or android; empty: under its own.
+
+        Raises TargetError where no bundle is made for it.
+        """
+        if not system:
+            return self
+        if self.llvm is None or self.machine != "aarch64":
+            raise TargetError("no bundle is made for it", where=self.name, why=f"a bundle for {system} needs an AArch64 target", hint="leave --os and --libc out")
+        llvm = self.llvm.model_copy(update={"mtriple": f"{self.machine}-unknown-linux-{system}"})
+        return self.model_copy(update={"llvm": llvm})
 
     def kernel_bits(self, kind: OpKind, weight_bits: int | None, activation_bits: int) -> tuple[int | None, int] | None:
         """Widths (weight, activation) of the narrowest kernel for `kind` that holds these widths, or None where there is none.

@@ -17,7 +17,7 @@ from mpqc.errors import EXIT_CODES
 from mpqc.values.version import __version__
 
 if TYPE_CHECKING:
-    from mpqc.cli.requests import Calibrating, DemoFolder, Files, Fixed, Folder, Json, LabelledFiles, Measuring, Quiet, Running, Showing, Sweeping
+    from mpqc.cli.requests import Board, Calibrating, DemoFolder, Files, Fixed, Folder, Json, LabelledFiles, Measuring, Quiet, Running, Showing, Sweeping
     from mpqc.values.request import Forced, Judging, Options, Seeded, Shaped, Solving, Targeted
 
 CODES = "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -124,7 +124,7 @@ def check(model: Model, targeted: Targeted, fixed: Fixed, showing: Json) -> None
 @later
 def lower(
     model: Annotated[Path, typer.Argument(help="QDQ ONNX file, of mpqc or another tool", show_default=False)],
-    targeted: Targeted,
+    chip: Board,
     folder: Folder,
     shaped: Shaped,
     forced: Forced,
@@ -133,7 +133,7 @@ def lower(
     """Compiles a QDQ ONNX file to a module and a bundle for the target."""
     from mpqc.cli.commands import lower_command
 
-    lower_command(model, targeted, folder, shaped, forced, showing)
+    lower_command(model, chip, folder, shaped, forced, showing)
 
 
 @app.command("run", cls=Grouped, epilog="Example: mpqc run out --emulate --input x.npy --output y.npy")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpqc.cli.files import existing
-from mpqc.cli.requests import Files, Fixed, Folder, Json, LabelledFiles, Measuring, Running, Showing, Sweeping
+from mpqc.cli.requests import Board, Files, Fixed, Folder, Json, LabelledFiles, Measuring, Running, Showing, Sweeping
 from mpqc.errors import DataError, FinishedError, LoweringError, MpqcError
 from mpqc.values.request import Forced, Judging, Options, Shaped, Solving, Targeted
 from mpqc.values.text import printable
@@ -186,13 +186,14 @@ def check_command(model: Path, targeted: Targeted, fixed: Fixed, showing: Json) 
         raise error
 
 
-def lower_command(model: Path, targeted: Targeted, folder: Folder, shaped: Shaped, forced: Forced, showing: Showing) -> None:
+def lower_command(model: Path, chip: Board, folder: Folder, shaped: Shaped, forced: Forced, showing: Showing) -> None:
     """`mpqc lower`."""
     from mpqc.flow.artifacts import lower_file
+    from mpqc.targets import load_target
 
     output, shapes, force = folder.output_dir, shaped.shapes, forced.force
     with showing.progress() as progress:
-        summary = lower_file(existing(model, "model"), targeted.target, output, shapes=shapes, force=force, progress=progress)
+        summary = lower_file(existing(model, "model"), load_target(chip.target).on(chip.system), output, shapes=shapes, force=force, progress=progress)
     if showing.as_json:
         _print_json(summary)
         return

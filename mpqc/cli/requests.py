@@ -12,7 +12,7 @@ from mpqc.errors import UsageError
 from mpqc.facts.resources import over_names
 from mpqc.values.notation import NUMBERS, PATHS, WORDS
 from mpqc.values.option import listed, option
-from mpqc.values.request import MEASURED, Forced, Judging, Options, Priced, Reading, Seeded, Shaped, Solving, Targeted
+from mpqc.values.request import MEASURED, Deploying, Forced, Judging, Options, Priced, Reading, Seeded, Shaped, Solving, Targeted
 
 if TYPE_CHECKING:
     from mpqc.workspace.progress import Progress
@@ -23,6 +23,11 @@ __all__ = ["Forced", "Judging", "Options", "Seeded", "Shaped", "Solving", "Targe
 
 def _folder(default: str) -> Path:
     return option(Path(default), "folder for all files written", "--output-dir", "-o")
+
+
+@dataclass(frozen=True)
+class Board(Deploying, Targeted):
+    """The chip and its system."""
 
 
 @dataclass(frozen=True)

@@ -89,20 +89,20 @@ def sample_inputs(program: Program, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def lower_file(
-    model: Path, target: str, output: Path, *, shapes: Mapping[str, tuple[int, ...]], force: bool = False, progress: Progress | None = None
+    model: Path, target: str | Target, output: Path, *, shapes: Mapping[str, tuple[int, ...]], force: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Compiles the QDQ file `model` for `target` into `output`; returns what was written, for printing.
+    """Compiles the QDQ file `model` for `target`, by name or read, into `output`; returns what was written, for printing.
 
     Raises ModelError for a file that cannot be read or has no Q/DQ at all.
     """
     from mpqc.qdq.read.program import read_qdq
     from mpqc.targets import load_target
 
-    progress, chip = progress or Progress(quiet=True), load_target(target)
+    progress, chip = progress or Progress(quiet=True), load_target(target) if isinstance(target, str) else target
     if chip.lowering == "cost-only":
-        raise UsageError("cannot be lowered to", where=target, why=NO_CODE)
+        raise UsageError("cannot be lowered to", where=chip.name, why=NO_CODE)
     workspace = open_workspace(output, force=force)
-    with locked(workspace), logged(workspace.root, f"lower {model}", {"target": target, "shapes": dict(shapes)}):
+    with locked(workspace), logged(workspace.root, f"lower {model}", {"target": chip.name, "shapes": dict(shapes)}):
         with progress.phase("read"):
             program = read_qdq(model, shapes=shapes)
             _need_quantized(program, model)

@@ -96,7 +96,8 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     write_request(job.workspace, material, options, analysis.whole or analysis.batches)
     cost_model = cost_model.for_network(analysis.table)
     memory = merged(options.budgets).get(Resource.PEAK_MEMORY)
-    builder = Builder(_exporting(analysis, options.opset, None, cost_model.target), cost_model.target, job, memory)
+    deployed = cost_model.target.on(options.system)
+    builder = Builder(_exporting(analysis, options.opset, None, cost_model.target), deployed, job, memory)
     with job.progress.phase("score the float network"):
         scale = make_scale(analysis, options.metric, options.drop)
     choose = partial(_first_plan, analysis, options, cost_model, scale, material.solved)

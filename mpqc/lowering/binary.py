@@ -11,16 +11,24 @@ import tvm
 from tvm import relax, tirx
 
 from mpqc.errors import LoweringError
-from mpqc.lowering.elf import symbol_bytes
+from mpqc.lowering.elf import defined_symbols, symbol_bytes
 from mpqc.lowering.lowered import Lowered
 from mpqc.lowering.plan_table import find_constants, pack_plan
-from mpqc.lowering.toolchain import zig
+from mpqc.lowering.toolchain import compile_c, link_shared
 from mpqc.workspace.progress import steps
 
 NO_DEBUG = "SECTIONS { /DISCARD/ : { *(.debug*) } } INSERT AFTER .comment;\n"
 """Linker script that drops the debug sections TVM always makes (a third of a small module) and keeps the symbols, by which profilers name code."""
 HOOKS = Path(__file__).with_name("hooks.c")
-LINKED = ("-lm", "-Wl,--wrap=TVMFFIErrorSetRaisedFromCStrParts", "-Wl,--build-id=none", "-Wl,-soname,model.so")
+LINKED = ("-Wl,--wrap=TVMFFIErrorSetRaisedFromCStrParts", "-Wl,-soname,model.so")
+FOREIGN = frozenset(
+    f"__{name}"
+    for name in (
+        *("TVMFFIFunctionCall", "TVMFFIEnvModLookupFromImports", "TVMFFIHandleInitOnce", "TVMFFIErrorSetRaisedFromCStr"),
+        *("TVMBackendParallelBarrier", "TVMBackendAllocWorkspace", "TVMBackendFreeWorkspace"),
+    )
+)
+"""Pointers that TVM's loader sets to functions which libmpqc has no counterpart of"""
 STORED = "__tvm_ffi__library_bin"
 """What TVM's loader reads"""
 
@@ -85,10 +93,21 @@ def _linker(lowered: Lowered, triple: str, more: list[str]) -> Any:
         script.write_text(NO_DEBUG, encoding="utf-8")
         plan = _plan(lowered, files)
         (folder / "plan.inc").write_text(",".join(map(str, plan)), encoding="utf-8")
-        zig("cc", triple, ["-shared", "-O2", f"-I{folder}", HOOKS, *files, *LINKED, f"-Wl,-T,{script}", "-o", output])
+        compile_c(triple, HOOKS, folder / "hooks.o", ["-O2", "-g0", "-fPIC", f"-I{folder}"])
+        link_shared(triple, [*files, folder / "hooks.o"], Path(output), [*LINKED, f"-Wl,-T,{script}"])
+        _check_calls(Path(output).read_bytes(), lowered)
 
     link.output_format = "so"  # type: ignore[attr-defined]
     return link
+
+
+def _check_calls(module: bytes, lowered: Lowered) -> None:
+    """Raises LoweringError where code of the module calls what only TVM's runtime has."""
+    called = sorted(defined_symbols(module) & FOREIGN)
+    if called:
+        why = f"its code calls {', '.join(name.removeprefix('__') for name in called)}"
+        hint = "keep the float nodes that call functions of TVM's runtime out of the deployed network"
+        raise LoweringError("the runtime library cannot run this program", where=lowered.target.name, why=why, hint=hint)
 
 
 def _plan(lowered: Lowered, objects: list[str]) -> bytes:

@@ -26,6 +26,13 @@ def symbol_bytes(file: bytes, name: str) -> bytes | None:
     return None
 
 
+def defined_symbols(file: bytes) -> frozenset[str]:
+    """Names of all symbols that the object or library `file` has itself."""
+    sections = list(_sections(file))
+    tables = [(file[offset : offset + size], sections[link][1]) for kind, offset, size, link in sections if kind == SYMBOL_TABLE]
+    return frozenset(_text(file, text + label) for table, text in tables for label, _, _, index, _, _ in SYMBOL.iter_unpack(table) if index)
+
+
 def _sections(file: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Type, offset, size and link of every section."""
     begin, size, count = HEADER.unpack_from(file)

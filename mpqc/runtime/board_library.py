@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from mpqc.lowering.toolchain import zig, zig_tool
+from mpqc.lowering.toolchain import compile_c, link_shared, zig_tool
 from mpqc.workspace.caches import cache_home
 
 NATIVE = Path(__file__).parent / "native"
 PARTS = ("libmpqc.c", "image.c", "model.c", "plan.c", "pool.c", "mpqc.h", "internal.h")
 HEADERS = ("mpqc.h", "mpqc.hpp")
 COMPILED = ("-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections")
-LINKED = ("-shared", "-s", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-soname,libmpqc.so", "-ldl", "-lpthread")
+LINKED = ("-s", "-Wl,--gc-sections", "-Wl,-soname,libmpqc.so")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class _Maker:
     def make(self, folder: Path) -> None:
         """Both libraries of one object."""
         made = folder / "libmpqc.o"
-        zig("cc", self.triple, [*COMPILED, "-c", NATIVE / PARTS[0], "-o", made])
+        compile_c(self.triple, NATIVE / PARTS[0], made, COMPILED)
         zig_tool("ar", ["rcsD", folder / "libmpqc.a", made])
-        zig("cc", self.triple, [made, *LINKED, "-o", folder / "libmpqc.so"])
+        link_shared(self.triple, [made], folder / "libmpqc.so", LINKED)
         made.unlink()

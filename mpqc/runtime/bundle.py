@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.errors import RunError
+from mpqc.lowering.toolchain import ANDROID
 from mpqc.runtime.board_library import HEADERS, NATIVE, board_library
 from mpqc.runtime.description import Description, Value
-from mpqc.runtime.libraries import TRIPLE, libraries, licences, runner
+from mpqc.runtime.libraries import libraries, licences, runner
 from mpqc.values.json_file import parse_json
 from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
 from mpqc.values.text import one_line
@@ -59,21 +60,27 @@ def write_bundle(
 def _write(
     root: Path, lowered: Lowered, module: Path, description: Description, inputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> Path:
-    for name in ("bin", "lib"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    _copy(runner(), root / "bin" / "mpqc-runner")
-    for library in libraries():
-        _copy(library, root / "lib" / library.name)
-    _application(root, str(lowered.target.llvm_target["mtriple"]))
-    for text in licences():
-        shutil.copyfile(text, root / "lib" / f"{text.name}.tvm")
+    triple = str(lowered.target.llvm_target["mtriple"])
+    (root / "lib").mkdir(parents=True, exist_ok=True)
+    _application(root, triple)
+    if not triple.endswith(ANDROID):
+        _runner(root, "1e-4" if lowered.floats else "0")
     if module.resolve() != (root / "model.so").resolve():
         _copy(module, root / "model.so")
     _arrays(root / "inputs", description.inputs, inputs)
     _arrays(root / "expected", description.outputs, expected)
-    tolerance = "1e-4" if lowered.floats else "0"
-    _script(root / "run.sh", tolerance)
     return root
+
+
+def _runner(root: Path, tolerance: str) -> None:
+    """Writes the runner, its libraries, and run.sh."""
+    (root / "bin").mkdir(exist_ok=True)
+    _copy(runner(), root / "bin" / "mpqc-runner")
+    for library in libraries():
+        _copy(library, root / "lib" / library.name)
+    for text in licences():
+        shutil.copyfile(text, root / "lib" / f"{text.name}.tvm")
+    _script(root / "run.sh", tolerance)
 
 
 def _application(root: Path, triple: str) -> None:
@@ -119,10 +126,11 @@ def _script(path: Path, tolerance: str) -> None:
 
 
 def _readme(lowered: Lowered, description: Description, form: Preprocessing) -> str:
+    triple = str(lowered.target.llvm_target["mtriple"])
     rows = [f"  {kind:<7} {value.name}: {value.dtype} {list(value.shape)} ({value.file})" for kind, value in _listed(description)]
-    text = (SOURCES / "README.txt").read_text(encoding="utf-8")
+    text = (SOURCES / ("README_android.txt" if triple.endswith(ANDROID) else "README.txt")).read_text(encoding="utf-8")
     text = text.replace("@PREPROCESSING@", one_line(form.text))
-    return text.replace("@TARGET@", lowered.target.name).replace("@TRIPLE@", TRIPLE).replace("@VALUES@", "\n".join(rows))
+    return text.replace("@TARGET@", lowered.target.name).replace("@TRIPLE@", triple).replace("@VALUES@", "\n".join(rows))
 
 
 def _listed(description: Description) -> list[tuple[str, Value]]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a network that mpqc compiled, from Python on the board: ctypes and numpy, nothing else.
 
     import numpy as np

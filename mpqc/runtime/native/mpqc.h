@@ -1,4 +1,6 @@
-/* libmpqc: runs a network that mpqc compiled (model.so), from C.
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * libmpqc: runs a network that mpqc compiled (model.so), from C.
  *
  *   char error[256];
  *   mpqc_model* model = mpqc_load("model.so", error, sizeof error);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//
 // libmpqc from C++17: the same functions, with exceptions and a destructor. Nothing to link but libmpqc.
 //
 //   mpqc::Model model("model.so");
