@@ -13,7 +13,7 @@ apt_install = $(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
 BESIDE := $(abspath ../shared/tools/a76/a76time)
 export MPQC_PRICER ?= $(wildcard $(BESIDE))
 
-.PHONY: setup demo docs test lint mutate smoke wheel emulator pricer browser sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
+.PHONY: setup demo docs test lint mutate smoke wheel emulator musl pricer browser sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
 
@@ -32,6 +32,15 @@ emulator:
 	$(call apt_install,$(APT_PACKAGES)) || \
 	echo "mpqc: no emulator, so nothing can run as AArch64 here. Install qemu-aarch64 and the arm64 cross C library: apt-get install $(APT_PACKAGES)"
 
+# musl's loader for AArch64, under which bundles for Alpine are tried; Debian's package is unpacked, not installed
+MUSL := $(CURDIR)/build/musl
+APT_ARM := -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o Dir::State::lists=$(MUSL)/lists -o Dir::Cache=$(MUSL)/cache
+musl:
+	@if [ -e $(MUSL)/lib/ld-musl-aarch64.so.1 ]; then exit 0; fi; \
+	mkdir -p $(MUSL)/lists/partial $(MUSL)/cache/archives/partial && apt-get $(APT_ARM) update -qq && \
+	cd $(MUSL) && apt-get $(APT_ARM) download -qq musl && dpkg -x musl_*_arm64.deb . || \
+	echo "mpqc: no loader of musl, so bundles for Alpine are built but not run here"
+
 # The pricing tool, where there is one, models the core with LLVM 19. Without that nothing is priced, and tests of prices skip by name.
 pricer:
 	@if [ ! -x "$$MPQC_PRICER" ] || command -v llvm-mca-19 >/dev/null; then exit 0; fi; \
@@ -47,7 +56,7 @@ demo: setup
 	$(BIN)/mpqc demo
 
 # Files in the order they are collected: by number of tests, the slowest files (few tests) came last and one core waited.
-test: setup sanitizers browser lint
+test: setup sanitizers musl browser lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)

@@ -218,7 +218,9 @@ class Target(_Facts):
         if not system:
             return self
         if self.llvm is None or self.machine != "aarch64":
-            raise TargetError("no bundle is made for it", where=self.name, why=f"a bundle for {system} needs an AArch64 target", hint="leave --os and --libc out")
+            raise TargetError(
+                "no bundle is made for it", where=self.name, why=f"a bundle for {system} needs an AArch64 target", hint="leave --os and --libc out"
+            )
         llvm = self.llvm.model_copy(update={"mtriple": f"{self.machine}-unknown-linux-{system}"})
         return self.model_copy(update={"llvm": llvm})
 

@@ -17,7 +17,21 @@ from mpqc.errors import EXIT_CODES
 from mpqc.values.version import __version__
 
 if TYPE_CHECKING:
-    from mpqc.cli.requests import Board, Calibrating, DemoFolder, Files, Fixed, Folder, Json, LabelledFiles, Measuring, Quiet, Running, Showing, Sweeping
+    from mpqc.cli.requests import (
+        Board,
+        Calibrating,
+        DemoFolder,
+        Files,
+        Fixed,
+        Folder,
+        Json,
+        LabelledFiles,
+        Measuring,
+        Quiet,
+        Running,
+        Showing,
+        Sweeping,
+    )
     from mpqc.values.request import Forced, Judging, Options, Seeded, Shaped, Solving, Targeted
 
 CODES = "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."

@@ -193,7 +193,9 @@ def lower_command(model: Path, chip: Board, folder: Folder, shaped: Shaped, forc
 
     output, shapes, force = folder.output_dir, shaped.shapes, forced.force
     with showing.progress() as progress:
-        summary = lower_file(existing(model, "model"), load_target(chip.target).on(chip.system), output, shapes=shapes, force=force, progress=progress)
+        summary = lower_file(
+            existing(model, "model"), load_target(chip.target).on(chip.system), output, shapes=shapes, force=force, progress=progress
+        )
     if showing.as_json:
         _print_json(summary)
         return

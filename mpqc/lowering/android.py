@@ -12,16 +12,17 @@ from pathlib import Path
 
 COMPILED = ("-mcpu=generic+reserve_x18", "-mno-outline-atomics", "-fno-stack-protector")
 LINKED = ("-nostdlib", "-Wl,-z,max-page-size=16384", "-Wl,--no-as-needed")
+_C = (
+    "abort calloc free malloc posix_memalign memchr memcmp memcpy memmove memset strchr strcmp strcpy strlen strncat snprintf vsnprintf open close "
+    "pread fstat getauxval syscall clock_gettime pthread_create pthread_join pthread_once pthread_key_create pthread_getspecific pthread_setspecific"
+)
 _MATH = (
-    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax fmin fmod frexp hypot ldexp lgamma "
-    "llrint llround log log10 log1p log2 logb lrint lround modf nearbyint nextafter pow remainder rint round scalbn sin sinh sqrt tan tanh tgamma trunc"
+    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax fmin fmod frexp hypot ldexp "
+    "lgamma llrint llround log log10 log1p log2 logb lrint lround modf nearbyint nextafter pow remainder rint round scalbn sin sinh sqrt tan tanh "
+    "tgamma trunc"
 )
 FUNCTIONS: Mapping[str, tuple[str, ...]] = {
-    "libc.so": (
-        *"abort calloc free malloc posix_memalign memchr memcmp memcpy memmove memset strchr strcmp strcpy strlen strncat".split(),
-        *"snprintf vsnprintf open close pread fstat getauxval syscall clock_gettime".split(),
-        *"pthread_create pthread_join pthread_once pthread_key_create pthread_getspecific pthread_setspecific".split(),
-    ),
+    "libc.so": tuple(_C.split()),
     "libm.so": tuple(name + suffix for name in _MATH.split() for suffix in ("", "f")),
     "libdl.so": ("dlopen", "dlsym", "dlclose", "dlerror", "dladdr"),
 }

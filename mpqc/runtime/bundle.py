@@ -16,7 +16,7 @@ from mpqc.errors import RunError
 from mpqc.lowering.toolchain import ANDROID
 from mpqc.runtime.board_library import HEADERS, NATIVE, board_library
 from mpqc.runtime.description import Description, Value
-from mpqc.runtime.libraries import libraries, licences, runner
+from mpqc.runtime.libraries import runner
 from mpqc.values.json_file import parse_json
 from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
 from mpqc.values.text import one_line
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from mpqc.lowering.lowered import Lowered
 
 SOURCES = Path(__file__).parent
+NEEDS = {
+    "gnu": "Needs a 64-bit Linux with glibc 2.28 (Raspberry Pi OS, Debian 10, Ubuntu 18.10 or later).",
+    "musl": "Needs a 64-bit Linux with musl 1.2 (Alpine 3.13 or later).",
+}
+"""By system"""
 
 
 def write_bundle(
@@ -41,7 +46,7 @@ def write_bundle(
     `inputs` and `expected` are arrays by tensor name; stacked samples are allowed. run.sh compares with `expected` bit for bit
     where the network has no float regions, within 1e-4 otherwise.
     `preprocessing`: what the application makes of its data before it runs the network, for README.txt and model.json.
-    Raises RunError where the module is for another machine or a file cannot be written, ToolMissingError without libraries or zig.
+    Raises RunError where the module is for another machine or a file cannot be written, ToolMissingError without zig.
     """
     machine = lowered.target.machine
     if machine != "aarch64":
@@ -64,7 +69,7 @@ def _write(
     (root / "lib").mkdir(parents=True, exist_ok=True)
     _application(root, triple)
     if not triple.endswith(ANDROID):
-        _runner(root, "1e-4" if lowered.floats else "0")
+        _runner(root, triple, "1e-4" if lowered.floats else "0")
     if module.resolve() != (root / "model.so").resolve():
         _copy(module, root / "model.so")
     _arrays(root / "inputs", description.inputs, inputs)
@@ -72,14 +77,10 @@ def _write(
     return root
 
 
-def _runner(root: Path, tolerance: str) -> None:
-    """Writes the runner, its libraries, and run.sh."""
+def _runner(root: Path, triple: str, tolerance: str) -> None:
+    """Writes the runner and run.sh."""
     (root / "bin").mkdir(exist_ok=True)
-    _copy(runner(), root / "bin" / "mpqc-runner")
-    for library in libraries():
-        _copy(library, root / "lib" / library.name)
-    for text in licences():
-        shutil.copyfile(text, root / "lib" / f"{text.name}.tvm")
+    _copy(runner(triple), root / "bin" / "mpqc-runner")
     _script(root / "run.sh", tolerance)
 
 
@@ -129,7 +130,8 @@ def _readme(lowered: Lowered, description: Description, form: Preprocessing) -> 
     triple = str(lowered.target.llvm_target["mtriple"])
     rows = [f"  {kind:<7} {value.name}: {value.dtype} {list(value.shape)} ({value.file})" for kind, value in _listed(description)]
     text = (SOURCES / ("README_android.txt" if triple.endswith(ANDROID) else "README.txt")).read_text(encoding="utf-8")
-    text = text.replace("@PREPROCESSING@", one_line(form.text))
+    needs = NEEDS["musl" if triple.endswith("musl") else "gnu"]
+    text = text.replace("@NEEDS@", needs).replace("@PREPROCESSING@", one_line(form.text))
     return text.replace("@TARGET@", lowered.target.name).replace("@TRIPLE@", triple).replace("@VALUES@", "\n".join(rows))
 
 

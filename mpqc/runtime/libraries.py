@@ -1,6 +1,6 @@
-"""TVM's runtime libraries for AArch64, out of the wheels of the installed versions, and the runner built against them.
+"""The runner, compiled from runner.cc with libmpqc by zig; and TVM's runtime libraries for AArch64, out of the wheels of the installed versions.
 
-Both are kept in the user's cache folder. The runner is compiled from runner.cc by zig, so nothing but pip is needed.
+The libraries are for TVM's own RPC server on a board: a bundle does without. All is kept in the user's cache folder: nothing but pip is needed.
 """
 
 from __future__ import annotations
@@ -13,45 +13,39 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from mpqc.errors import ToolMissingError
 from mpqc.lowering.toolchain import zig
+from mpqc.runtime.board_library import board_library, kept
 from mpqc.workspace.caches import cache_home
 
 TRIPLE = "aarch64-linux-gnu"
 PLATFORM = "manylinux_2_28_aarch64"
 MEMBERS = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_ffi/lib/libtvm_ffi.so"}
-"""The two libraries that the runner needs, by wheel; threads and the loader of constants are in the first."""
+"""TVM's runtime on a board, by wheel."""
 KNOWN = {
     "apache_tvm-0.27.0-py3-none-manylinux_2_27_aarch64": "de4f71f4a89d883cc3cf9beb2e654cb0ab70d5da77f556e8ec35a193a2a6cdb6",
     "apache_tvm_ffi-0.1.15.post2-cp311-cp311-manylinux_2_24_aarch64": "13efa12e3b81add67e40a2b5453203421af55827bd9cecc1fac56efd6e614282",
 }
 """SHA-256 of the wheels this version was tested with; for others pip's own check against the index has to do."""
 SOURCES = Path(__file__).parent
-FLAGS = (
-    "-std=c++17", "-O2", "-s", "-Wl,--build-id=none", "-Wl,-rpath,$ORIGIN/../lib",
-    # Nothing in the runner refers to libtvm_runtime by symbol: it registers itself when loaded.
-    "-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi",
-    # The runner's copy of class tvm::ffi::Error, made for libc++, must not take the place of the libraries' own, made for libstdc++.
-    "-fvisibility=hidden", "-DTVM_FFI_DLL=",
-)  # fmt: skip
+FLAGS = ("-std=c++17", "-O2", "-s", "-Wl,--build-id=none", "-Wl,--gc-sections", "-fvisibility=hidden", "-ldl", "-lpthread")
 PLUGIN = (
-    "-shared", "-fPIC", "-DMPQC_PLUGIN", '-DTVM_FFI_DLL_EXPORT=__attribute__((visibility("default")))',
-    "-Wl,--version-script={sources}/plugin.map",
+    *FLAGS, "-shared", "-fPIC", "-DMPQC_PLUGIN", "-DTVM_FFI_DLL=", '-DTVM_FFI_DLL_EXPORT=__attribute__((visibility("default")))',
+    "-Wl,--version-script={sources}/plugin.map", "-Wl,-rpath,$ORIGIN/../lib", "-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi",
 )  # fmt: skip
-"""What makes a library of the runner"""
+"""What makes a library of the runner. Its copy of class tvm::ffi::Error, made for libc++, must not take the place of TVM's own (libstdc++)."""
 
 
 def cache_folder(having: str = "") -> Path:
-    """Where libraries and runners are kept, one that has the file `having` if there is such; named after the TVM versions they belong to."""
+    """Where TVM's libraries are kept, one that has the file `having` if there is such; named after the TVM versions they belong to."""
     name = f"runtime-{TRIPLE}-{'-'.join(version(package) for package in MEMBERS)}"
     return cache_home("mpqc", f"{name}/{having}") / name
 
 
 def libraries() -> tuple[Path, ...]:
-    """The AArch64 libraries that a runner needs, fetched on first use.
+    """TVM's AArch64 libraries, fetched on first use.
 
     Raises ToolMissingError where pip reaches no index that has them, or where a wheel is not the one that was tested.
     """
@@ -63,32 +57,27 @@ def libraries() -> tuple[Path, ...]:
     return paths
 
 
-def runner() -> Path:
-    """The AArch64 runner, compiled on first use. Raises ToolMissingError or LoweringError."""
-    return _built("mpqc-runner", FLAGS)
+def runner(triple: str = TRIPLE) -> Path:
+    """The runner for `triple`, compiled on first use. Raises ToolMissingError or LoweringError."""
+    dynamic = ("-dynamic",) if triple.endswith("musl") else ()
+    return _built("mpqc-runner", triple, (*FLAGS, *dynamic))
 
 
 def plugin() -> Path:
     """The runner as an AArch64 library that TVM's RPC server loads, compiled on first use. Raises ToolMissingError or LoweringError."""
-    return _built("libmpqc_run", (*FLAGS, *PLUGIN), ".so")
+    more = (f"-L{libraries()[0].parent}", *(f"-I{folder}" for folder in include_folders()))
+    return _built("libmpqc_run.so", TRIPLE, (*(flag.format(sources=SOURCES) for flag in PLUGIN), *more))
 
 
-def _built(stem: str, flags: Sequence[str], suffix: str = "") -> Path:
-    """The runner's sources compiled with `flags`; its name changes with anything that it is made of."""
-    sources = [path.read_bytes() for path in sorted((*SOURCES.glob("*.h"), SOURCES / "plugin.map", SOURCES / "runner.cc"))]
-    content = b"".join((*sources, " ".join((*flags, version("ziglang"))).encode()))
-    name = f"{stem}-{hashlib.sha256(content).hexdigest()[:12]}{suffix}"
-    path = cache_folder(name) / name
-    if not path.is_file():
-        _compile(path, flags)
-    return path
+def _built(name: str, triple: str, flags: Sequence[str]) -> Path:
+    """The runner's sources compiled with `flags` and libmpqc."""
+    library = board_library(triple).static
+    sources = [library, *sorted((*SOURCES.glob("*.h"), SOURCES / "native" / "mpqc.h", SOURCES / "plugin.map", SOURCES / "runner.cc"))]
 
+    def compile_runner(folder: Path) -> None:
+        zig("c++", triple, [SOURCES / "runner.cc", library, *flags, "-o", folder / name])
 
-def licences() -> tuple[Path, ...]:
-    """Licence and notice of TVM, which whoever passes its libraries on has to pass on as well."""
-    spec = find_spec("tvm")
-    folder = Path(spec.origin).parent if spec and spec.origin else Path()
-    return tuple(path for path in (folder / "LICENSE", folder / "NOTICE") if path.is_file())
+    return kept(f"{Path(name).stem}-{triple}", sources, (name, triple, *flags), compile_runner) / name
 
 
 def include_folders() -> tuple[Path, ...]:
@@ -96,15 +85,6 @@ def include_folders() -> tuple[Path, ...]:
     import tvm_ffi.libinfo as libinfo
 
     return Path(libinfo.find_include_path()), Path(libinfo.find_dlpack_include_path())
-
-
-def _compile(path: Path, flags: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folders = [f"-L{libraries()[0].parent}", *(f"-I{folder}" for folder in include_folders())]
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / path.name
-        zig("c++", TRIPLE, [*folders, SOURCES / "runner.cc", *(flag.format(sources=SOURCES) for flag in flags), "-o", partial])
-        os.replace(partial, path)
 
 
 def _fetch(folder: Path) -> None:

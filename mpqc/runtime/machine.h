@@ -8,12 +8,11 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "files.h"
 #include "json.h"
 
 namespace machine {
@@ -23,10 +22,9 @@ inline const std::string kCpus = "/sys/devices/system/cpu/";
 
 // The first line of a file, its visible ASCII; empty where it cannot be read.
 inline std::string Line(const std::string& path) {
-  std::ifstream file(path);
-  std::string line, shown;
-  std::getline(file, line);
-  for (char c : line)
+  std::string text, shown;
+  files::Read(path, &text);
+  for (char c : text.substr(0, text.find('\n')))
     if (c >= 0x20 && c < 0x7F) shown += c;
   return shown.substr(0, shown.find_last_not_of(' ') + 1);
 }
@@ -52,10 +50,8 @@ inline std::vector<std::string> Entries(const std::string& folder, const std::st
 inline bool IsEmulated() {
 #if defined(__aarch64__)
   if (Line(kCpus + "modalias").find("x86") != std::string::npos) return true;
-  std::ifstream file("/proc/cpuinfo");
-  std::stringstream text;
-  text << file.rdbuf();
-  return !text.str().empty() && text.str().find("CPU implementer") == std::string::npos;
+  std::string text;
+  return files::Read("/proc/cpuinfo", &text) && !text.empty() && text.find("CPU implementer") == std::string::npos;
 #else
   return false;
 #endif
@@ -76,10 +72,9 @@ inline std::set<int> Affinity() {
 
 // Most memory that this process had at once, in bytes; -1 where nobody says.
 inline int64_t PeakBytes() {
-  std::ifstream file("/proc/self/status");
-  for (std::string line; std::getline(file, line);)
-    if (line.rfind("VmHWM:", 0) == 0) return std::strtoll(line.c_str() + 6, nullptr, 10) * 1024;
-  return -1;
+  std::string text;
+  size_t at = files::Read("/proc/self/status", &text) ? text.find("\nVmHWM:") : std::string::npos;
+  return at == std::string::npos ? -1 : std::strtoll(text.c_str() + at + 7, nullptr, 10) * 1024;
 }
 
 inline void SetKnown(json::Object& o, const std::string& key, const std::string& text) {

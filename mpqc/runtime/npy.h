@@ -5,12 +5,12 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "files.h"
 
 namespace npy {
 
@@ -76,9 +76,8 @@ inline std::vector<int64_t> ParseShape(const std::string& text, const std::strin
 }
 
 inline Array Read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error(path + ": no such file, or not readable");
-  std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  std::string bytes;
+  if (!files::Read(path, &bytes)) throw std::runtime_error(path + ": no such file, or not readable");
   if (bytes.size() < 12 || bytes.compare(0, 6, "\x93NUMPY", 6) != 0) throw std::runtime_error(path + ": not a .npy file");
   bool wide = bytes[6] >= 2;
   uint32_t length = 0;
@@ -107,13 +106,10 @@ inline void Write(const std::string& path, const Array& array) {
   std::string header = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': (" + shape + "), }";
   header.append(63 - (10 + header.size()) % 64, ' ');
   header += '\n';
-  std::ofstream file(path, std::ios::binary);
   const char magic[8] = {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0};
   const char length[2] = {static_cast<char>(header.size() & 255), static_cast<char>(header.size() >> 8)};
-  file.write(magic, 8).write(length, 2).write(header.data(), static_cast<std::streamsize>(header.size()));
-  file.write(array.data.data(), static_cast<std::streamsize>(array.data.size()));
-  file.close();
-  if (!file) throw std::runtime_error(path + ": cannot write");
+  std::string head = std::string(magic, sizeof magic) + std::string(length, sizeof length) + header;
+  if (!files::Write(path, head, array.data.data(), array.data.size())) throw std::runtime_error(path + ": cannot write");
 }
 
 }  // namespace npy

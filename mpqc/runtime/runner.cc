@@ -5,12 +5,17 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <iostream>
+#include <cstdio>
 
 #include "machine.h"
 #include "model.h"
 #include "options.h"
 #include "timing.h"
+
+#ifdef MPQC_PLUGIN
+#include <tvm/ffi/function.h>
+#include <tvm/ffi/string.h>
+#endif
 
 namespace {
 
@@ -139,27 +144,39 @@ json::Object Compare(const Options& o, const std::vector<Spec>& specs, const std
   return result;
 }
 
+// A kernel call and its times.
+struct Op {
+  mpqc_op what;
+  double median, least;
+};
+
 // Time of every kernel call in call order, over as many runs as the box says.
-std::string Profile(const Model& model, const timing::Box& box) {
-  std::vector<std::vector<double>> us(model.launches.size());
+std::vector<Op> Profile(const Model& model, const timing::Box& box) {
+  std::vector<std::vector<double>> us(model.ops.size());
+  std::vector<double> once;
   for (auto& times : us) times.reserve(box.runs);
   auto all = [&] {
-    for (size_t i = 0; i < us.size(); i++) {
-      auto start = timing::Clock::now();
-      model.launches[i].Run();
-      us[i].push_back(timing::Microseconds(start));
-    }
+    model.Profile(&once);
+    for (size_t i = 0; i < us.size(); i++) us[i].push_back(once[i]);
   };
   timing::Repeat(box, all, [](size_t, double) {});
-  std::vector<std::string> rows;
+  std::vector<Op> ops;
   for (size_t i = 0; i < us.size(); i++) {
     std::sort(us[i].begin(), us[i].end());
+    ops.push_back({model.ops[i], timing::Median(us[i]), us[i].front()});
+  }
+  return ops;
+}
+
+std::string Table(const std::vector<Op>& ops) {
+  std::vector<std::string> rows;
+  for (const Op& op : ops) {
     json::Object row;
-    row.Set("op", model.ops[i]["name"].cast<std::string>());
-    row.Set("kernel", model.ops[i]["kernel"].cast<std::string>());
-    row.Set("macs", model.ops[i]["macs"].cast<int64_t>());
-    row.Set("us", timing::Median(us[i]));
-    row.Set("min", us[i].front());
+    row.Set("op", op.what.name);
+    row.Set("kernel", op.what.kernel);
+    row.Set("macs", op.what.macs);
+    row.Set("us", op.median);
+    row.Set("min", op.least);
     rows.push_back(row.text());
   }
   return json::List(rows);
@@ -171,7 +188,6 @@ void Bind(const std::set<int>& cores) {
   CPU_ZERO(&mask);
   for (int core : cores) CPU_SET(core, &mask);
   if (sched_setaffinity(0, sizeof mask, &mask)) throw std::runtime_error("--cpus: this board does not let a run have these cores: " + std::string(std::strerror(errno)));
-  setenv("TVM_BIND_THREADS", "0", 0);  // else TVM binds its threads itself, elsewhere
 }
 
 // Everything that a run finds out.
@@ -180,7 +196,8 @@ struct Results {
   std::vector<double> us;
   double load_us = 0, first_us = 0;
   int64_t samples = 1;
-  std::string before, after, profile;
+  std::string before, after;
+  std::vector<Op> profile;
 };
 
 std::vector<npy::Array> Room(const Model& model, int64_t samples) {
@@ -221,13 +238,12 @@ Results Run(const Options& o, Model& model) {
 }
 
 // The report as JSON; *good becomes false where outputs are not as expected.
-std::string Report(const Options& o, bool* good) {
+std::string Report(const Options& o, Results* found, bool* good) {
   Bind(o.cpus);
-  setenv("TVM_NUM_THREADS", std::to_string(o.threads).c_str(), 1);
   auto begun = timing::Clock::now();
-  Model& model = *new Model(o.model);  // never unloaded: profilers look at the memory map when the program ends
+  Model& model = *new Model(o.model, o.threads);  // never unloaded: profilers look at the memory map when the program ends
   double load_us = timing::Microseconds(begun);
-  Results r = Run(o, model);
+  const Results& r = *found = Run(o, model);
   bool finite = true;
   for (const npy::Array& array : r.outputs) finite = finite && FirstNotFinite(array) < 0;
   std::vector<std::string> cores;
@@ -246,31 +262,32 @@ std::string Report(const Options& o, bool* good) {
   report.SetText("before", r.before);
   report.SetText("after", r.after);
   report.Set("outputs_finite", finite);
-  if (o.profile) report.SetText("profile", r.profile);
+  if (o.profile) report.SetText("profile", Table(r.profile));
   if (!o.output.empty()) WriteOutputs(o, model.outputs, r.outputs);
   if (!o.expected.empty()) report.SetText("difference", Compare(o, model.outputs, r.outputs, good).text());
   report.Set("as_expected", *good);
   return report.text();
 }
 
-void Print(const std::string& text) {
-  ffi::String error;
-  auto report = ffi::json::Parse(text, &error).cast<ffi::json::Object>();
-  auto times = report["microseconds"].cast<ffi::json::Object>();
-  for (const char* key : {"min", "median", "p90", "p99", "mean"}) std::printf("%-7s %10.1f us\n", key, times[key].cast<double>());
-  if (report.count("profile"))
-    for (const ffi::Any& any : report["profile"].cast<ffi::json::Array>()) {
-      auto row = any.cast<ffi::json::Object>();
-      std::printf("%10.1f us  %s  %s\n", row["us"].cast<double>(), row["kernel"].cast<std::string>().c_str(), Shown(row["op"].cast<std::string>()).c_str());
-    }
+void Print(const Results& r) {
+  std::vector<double> us = r.us;
+  std::sort(us.begin(), us.end());
+  auto line = [](const char* name, double value) { std::printf("%-7s %10.1f us\n", name, value); };
+  line("min", us.front());
+  line("median", timing::Median(us));
+  line("p90", timing::Quantile(us, 0.9));
+  line("p99", timing::Quantile(us, 0.99));
+  line("mean", timing::Mean(us));
+  for (const Op& op : r.profile) std::printf("%10.1f us  %s  %s\n", op.median, Shown(op.what.kernel).c_str(), Shown(op.what.name).c_str());
 }
 
 int Main(const Options& o) {
   bool good = true;
-  std::string report = Report(o, &good);
-  if (o.json) std::cout << report << std::endl;
-  else Print(report);
-  if (!good) std::cerr << "mpqc-runner: the outputs differ from " << o.expected << " by more than " << o.tolerance << "\n";
+  Results results;
+  std::string report = Report(o, &results, &good);
+  if (o.json) std::puts(report.c_str());
+  else Print(results);
+  if (!good) std::fprintf(stderr, "mpqc-runner: the outputs differ from %s by more than %g\n", Shown(o.expected).c_str(), o.tolerance);
   return good ? 0 : 1;
 }
 
@@ -291,9 +308,10 @@ std::vector<std::string> Lines(const std::string& text) {
 namespace {
 
 // What goes wrong reaches the caller as TVM passes errors on.
-ffi::String RunPlugin(const ffi::String& options) {
+tvm::ffi::String RunPlugin(const tvm::ffi::String& options) {
   bool good = true;
-  return ffi::String(Report(Parse(Lines(options)), &good));
+  Results results;
+  return tvm::ffi::String(Report(Parse(Lines(options)), &results, &good));
 }
 
 }  // namespace
@@ -304,18 +322,16 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(mpqc_run, RunPlugin);
 
 int main(int argc, char** argv) {
   if (argc > 1 && std::string(argv[1]) == "--help") {
-    std::cout << kHelp;
+    std::fputs(kHelp, stdout);
     return 0;
   }
   try {
     return Main(Parse(std::vector<std::string>(argv + 1, argv + argc)));
   } catch (const UsageError& error) {
-    std::cerr << "mpqc-runner: " << Shown(error.what()) << "\n";
+    std::fprintf(stderr, "mpqc-runner: %s\n", Shown(error.what()).c_str());
     return 2;
-  } catch (const ffi::Error& error) {
-    std::cerr << "mpqc-runner: " << Shown(error.message()) << "\n";
   } catch (const std::exception& error) {
-    std::cerr << "mpqc-runner: " << Shown(error.what()) << "\n";
+    std::fprintf(stderr, "mpqc-runner: %s\n", Shown(error.what()).c_str());
   }
   return 1;
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tvm
+from tvm import rpc
 
-from mpqc.errors import LoweringError
-from mpqc.lowering import build, lower
+from mpqc.errors import LoweringError, TargetError
+from mpqc.lowering import android, binary, build, lower
 from mpqc.lowering.elf import symbol_bytes
 from mpqc.lowering.plan_table import TYPES, find_constants, pack_plan
-from mpqc.lowering.toolchain import zig, zig_triple
+from mpqc.lowering.toolchain import compile_c, link_shared, zig, zig_triple
 from mpqc.numerics.interpreter import Interpreter
 from mpqc.runtime import mpqc_runtime, write_bundle
 from mpqc.runtime.board_library import NATIVE, board_library
@@ -273,3 +277,94 @@ def test_a_constant_that_tvm_stores_otherwise_is_an_error(place: Place) -> None:
     facts["inputs"][0]["dtype"] = "complex64"
     with pytest.raises(LoweringError, match="no type complex64"):
         pack_plan(json.dumps(facts), [], [])
+
+
+@pytest.mark.parametrize("system", ["musl", "android"])
+def test_a_bundle_for_another_system(system: str, place: Place, tmp_path: Path) -> None:
+    lowered = lower(place.program, load_target("cortex-a76").on(system))
+    bundle = write_bundle(tmp_path / "bundle", lowered, build(lowered, tmp_path / "model.so"), inputs=noise(place.program), expected=place.expected)
+    runner = bundle / "bin" / "mpqc-runner"
+    assert runner.is_file() == (bundle / "run.sh").is_file() == (system == "musl")
+    needed = {"libmpqc.so": {"libc.so"}, "model.so": set()} if system == "musl" else {key: {*android.FUNCTIONS} for key in ("libmpqc.so", "model.so")}
+    for name in ("lib/libmpqc.so", "model.so"):
+        assert needed_libraries(bundle / name) == needed[Path(name).name], name
+    if system == "android":  # newer phones have such pages
+        assert segment_alignments(bundle / "model.so") == {16384}
+    app = tmp_path / "app"
+    library = [f"-L{bundle / 'lib'}", f"-Wl,-rpath,{bundle / 'lib'}", "-lmpqc"]
+    zig("cc", "aarch64-linux-musl", ["-O2", "-dynamic", CHECKS, f"-I{NATIVE}", *library, "-o", app])
+    loader = musl_root()
+    command = ["qemu-aarch64", "-cpu", "cortex-a76", "-L", str(loader)]
+    done = subprocess.run([*command, str(app), str(bundle / "model.so"), "3"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if system == "musl":
+        options = ["--input", bundle / "inputs", "--expected", bundle / "expected", "--threads", 2, "--repeat", 1]
+        done = subprocess.run(
+            [*command, str(runner), "--model", bundle / "model.so", *map(str, options)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def musl_root() -> Path:
+    """A folder with musl's loader for AArch64 (`make musl`); skips by name where there is none."""
+    for folder in (Path(os.environ.get("MPQC_MUSL", "build/musl")).absolute(), Path("/")):
+        if (folder / "lib" / "ld-musl-aarch64.so.1").is_file() and shutil.which("qemu-aarch64"):
+            return folder
+    pytest.skip("musl's loader for AArch64 is missing: make musl")
+
+
+def test_what_no_android_library_has_does_not_link(tmp_path: Path) -> None:
+    (tmp_path / "other.c").write_text("int system(const char*); int other(void) { return system(0); }")
+    triple = "aarch64-unknown-linux-android"
+    compile_c(triple, tmp_path / "other.c", tmp_path / "other.o", ["-O2", "-fPIC"])
+    with pytest.raises(LoweringError, match="system"):
+        link_shared(triple, [tmp_path / "other.o"], tmp_path / "other.so", [])
+
+
+def test_code_for_android_keeps_off_its_register(place: Place) -> None:
+    """x18 is the shadow call stack's there. Its number stands in the lowest five bits of the first operand of a move to it: mov x18, xN."""
+    words = {}
+    for system in ("gnu", "android"):
+        library = board_library(f"aarch64-unknown-linux-{system}").shared.read_bytes()
+        words[system] = np.frombuffer(library[: len(library) // 4 * 4], "<u4")
+    loads = {system: int(np.count_nonzero((found & 0xFFC0001F) == 0xF9400012)) for system, found in words.items()}  # ldr x18, [xN, #n]
+    assert loads["android"] == 0
+
+
+def test_systems_without_a_bundle_are_refused() -> None:
+    for name in ("host", "ethos-u55-256"):
+        with pytest.raises(TargetError, match="no bundle is made for it"):
+            load_target(name).on("musl")
+    assert load_target("host").on("") == load_target("host")
+
+
+def test_kernels_that_need_tvms_runtime_are_refused_by_name(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(binary, "FOREIGN", frozenset({"__mpqc_raise"}))
+    with pytest.raises(LoweringError, match="calls mpqc_raise"):
+        build(lower(place.program, load_target("host")), tmp_path / "model.so")
+
+
+def test_the_module_is_still_tvms(place: Place) -> None:
+    """By TVM's RPC protocol: the module is loaded there and a kernel called on tensors there."""
+    session = rpc.LocalSession()
+    session.upload(str(place.module), "model.so")
+    library = session.load_module("model.so")
+    ops = json.loads(lower(place.program, load_target("host")).description)["ops"]
+    flatten = next(op for op in ops if op["kernel"].startswith("move_int8"))
+    (*_, shape), (*_, made_shape) = flatten["arguments"]
+    codes = np.random.default_rng(1).integers(-128, 128, shape, np.int8)
+    made = tvm.runtime.empty(tuple(made_shape), "int8", session.cpu())
+    library[flatten["kernel"]](tvm.runtime.tensor(codes, session.cpu()), made)
+    np.testing.assert_array_equal(made.numpy().ravel(), codes.reshape(-1, 24).T.ravel())
+
+
+def needed_libraries(path: Path) -> set[str]:
+    return set(re.findall(r"NEEDED.*\[(.*)\]", readelf("-dW", path)))
+
+
+def segment_alignments(path: Path) -> set[int]:
+    return {int(line.split()[-1], 16) for line in readelf("-lW", path).splitlines() if line.split()[:1] == ["LOAD"]}
+
+
+def readelf(option: str, path: Path) -> str:
+    return subprocess.run(["readelf", option, str(path)], capture_output=True, text=True, check=True).stdout

@@ -273,12 +273,20 @@ def test_without_the_emulator_the_error_says_what_to_install(monkeypatch: pytest
 
 def test_bundle_holds_what_the_board_needs(bundle: Path) -> None:
     names = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
-    libraries = {"lib/libtvm_runtime.so", "lib/libtvm_ffi.so", "lib/LICENSE.tvm", "lib/NOTICE.tvm"}
+    libraries = {
+        "lib/libmpqc.so",
+        "lib/libmpqc.a",
+        "include/mpqc.h",
+        "include/mpqc.hpp",
+        "mpqc_runtime.py",
+        "example/main.c",
+        "example/CMakeLists.txt",
+    }
     files = {"bin/mpqc-runner", "model.so", "model.json", "run.sh", "README.txt", "inputs/t0.npy", "inputs/t2.npy", "expected/t1.npy"}
     assert libraries < names
     assert len(files & names) >= 7
     assert os.access(bundle / "run.sh", os.X_OK)
-    assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) < 8e6
+    assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) < 800_000
 
 
 def test_file_names_are_legal_and_distinct() -> None:

@@ -13,7 +13,8 @@ import pytest
 from mpqc.lowering import build, lower
 from mpqc.lowering.lowered import file_names
 from mpqc.numerics.interpreter import Interpreter
-from mpqc.runtime.libraries import MEMBERS, SOURCES, include_folders
+from mpqc.runtime.board_library import NATIVE
+from mpqc.runtime.libraries import SOURCES
 from mpqc.targets import load_target
 from tests.fuzz.mutations import change_bytes, change_npy
 from tests.lowering.programs import Net, noise
@@ -34,7 +35,7 @@ class Sanitized:
     def run(self, *options: object) -> subprocess.CompletedProcess[bytes]:
         """`mpqc-runner --model MODULE OPTIONS`; what a sanitizer finds fails."""
         command = [str(self.runner), "--model", str(self.module), "--repeat", "1", "--warmup", "0", *map(str, options)]
-        # The module is never unloaded on purpose, and TVM keeps its registries: leaks at the end are not looked for.
+        # The module is never unloaded on purpose: leaks at the end are not looked for.
         done = subprocess.run(command, capture_output=True, check=False, timeout=120, env={"ASAN_OPTIONS": "detect_leaks=0"})
         assert not [fault for fault in FAULTS if fault.encode() in done.stderr], done.stderr.decode("utf-8", "replace")
         assert done.returncode in (0, 1, 2), done
@@ -51,16 +52,14 @@ def compiled(source: Path, output: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Sanitized:
-    import tvm
-    import tvm_ffi
-
     folder, net = tmp_path_factory.mktemp("sanitized"), Net(11)
     program = net.program(net.dequantize(net.conv(net.image(1, 3, 8, 8), 4)))
-    libraries = [Path(package.__file__).parent / Path(member).parent.name for package, member in zip((tvm, tvm_ffi), MEMBERS.values(), strict=True)]
-    links = [part for library in libraries for part in (f"-L{library}", f"-Wl,-rpath,{library}")]
-    includes = [f"-I{path}" for path in include_folders()]
-    flags = [*includes, *links, "-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi", "-fvisibility=hidden", "-DTVM_FFI_DLL="]
-    runner = compiled(SOURCES / "runner.cc", folder / "mpqc-runner", *flags)
+    library = folder / "libmpqc.o"
+    done = subprocess.run(
+        ["gcc", *SANITIZED[1:], "-std=c11", "-c", str(NATIVE / "libmpqc.c"), "-o", str(library)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    runner = compiled(SOURCES / "runner.cc", folder / "mpqc-runner", str(library), "-ldl", "-lpthread")
     module, inputs = build(lower(program, load_target("host")), folder / "model.so"), noise(program)
     files = file_names((*program.inputs, *program.outputs))
     for name, arrays in (("inputs", inputs), ("expected", Interpreter(program).run(inputs))):
