@@ -12,7 +12,8 @@ from mpqc.errors import UsageError
 from mpqc.facts.resources import over_names
 from mpqc.values.notation import NUMBERS, PATHS, WORDS
 from mpqc.values.option import listed, option
-from mpqc.values.request import MEASURED, Deploying, Forced, Judging, Options, Priced, Reading, Seeded, Shaped, Solving, Targeted
+from mpqc.values.request import MEASURED, Forced, Judging, Options, Priced, Reading, Seeded, Shaped, Solving, Targeted
+from mpqc.values.system import Deploying
 
 if TYPE_CHECKING:
     from mpqc.workspace.progress import Progress

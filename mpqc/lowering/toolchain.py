@@ -13,11 +13,10 @@ from pathlib import Path
 
 from mpqc.errors import LoweringError, ToolMissingError
 from mpqc.lowering import android
+from mpqc.values.system import ANDROID
 from mpqc.workspace.caches import cache_home
 
 CACHE = "ZIG_GLOBAL_CACHE_DIR"
-ANDROID = "android"
-"""Last part of its triple"""
 GLIBC = "2.28"
 """Oldest C library that the files run with: that of the TVM wheels (manylinux_2_28), Debian 10 and later."""
 

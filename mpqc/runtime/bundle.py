@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpqc.errors import RunError
-from mpqc.lowering.toolchain import ANDROID
 from mpqc.runtime.board_library import HEADERS, NATIVE, board_library
 from mpqc.runtime.description import Description, Value
 from mpqc.runtime.libraries import runner
 from mpqc.values.json_file import parse_json
 from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
+from mpqc.values.system import ANDROID
 from mpqc.values.text import one_line
 
 if TYPE_CHECKING:

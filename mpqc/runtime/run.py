@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from mpqc.values.json_file import read_json
 EMULATED_THREADS = ("TVM_THREAD_POOL_SPIN_COUNT=0", "TVM_BIND_THREADS=0")
 """Emulated threads wait asleep and unbound: there may be more of them than cores, and a spinning one takes the time of the one it waits for."""
 SYSROOT = Path("/usr/aarch64-linux-gnu")
+MUSL = "lib/ld-musl-aarch64.so.1"
+"""Its loader, which is the C library too"""
 APT = "apt-get install qemu-user libc6-arm64-cross libstdc++6-arm64-cross"
 
 
@@ -60,7 +63,13 @@ def run_emulated(
 
 def emulate(bundle: Path, arguments: Sequence[object], *, cpu: str | None = None, seconds: float | None = None) -> str:
     """Standard output of the bundle's runner under qemu-aarch64. Raises ToolMissingError or RunError."""
-    command = [*emulator(cpu or target_cpu(bundle)), str(bundle / "bin" / "mpqc-runner"), "--model", str(bundle / "model.so"), *map(str, arguments)]
+    command = [
+        *emulator(cpu or target_cpu(bundle), _root(bundle)),
+        str(bundle / "bin" / "mpqc-runner"),
+        "--model",
+        str(bundle / "model.so"),
+        *map(str, arguments),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired as error:
@@ -70,14 +79,25 @@ def emulate(bundle: Path, arguments: Sequence[object], *, cpu: str | None = None
     return done.stdout
 
 
-def emulator(cpu: str) -> list[str]:
-    """The command that runs AArch64 programs as `cpu`. Raises ToolMissingError with what to install."""
+def _root(bundle: Path) -> Path:
+    """The folder that the runner's C library is in. Raises ToolMissingError where it is musl, and that is not here."""
+    if MUSL.encode() not in (bundle / "bin" / "mpqc-runner").read_bytes():
+        return SYSROOT
+    for folder in (Path(os.environ.get("MPQC_MUSL") or "/"), Path("/")):
+        if (folder / MUSL).is_file():
+            return folder
+    hint = "run it on the board, or unpack Debian's package musl of arm64 into a folder and name that in $MPQC_MUSL"
+    raise ToolMissingError("musl's loader for AArch64 is missing", where=str(bundle), why="the bundle is for musl", hint=hint)
+
+
+def emulator(cpu: str, root: Path = SYSROOT) -> list[str]:
+    """The command that runs AArch64 programs as `cpu`, with the C library in `root`. Raises ToolMissingError with what to install."""
     program = shutil.which("qemu-aarch64")
     if program is None:
         raise ToolMissingError("qemu-aarch64 is missing", why="it runs AArch64 programs on this machine", hint=APT)
     if not (SYSROOT / "lib" / "libstdc++.so.6").exists():
         raise ToolMissingError("the AArch64 C and C++ libraries are missing", where=str(SYSROOT), hint=APT)
-    return [program, "-cpu", cpu, "-L", str(SYSROOT), *(part for setting in EMULATED_THREADS for part in ("-E", setting))]
+    return [program, "-cpu", cpu, "-L", str(root), *(part for setting in EMULATED_THREADS for part in ("-E", setting))]
 
 
 def target_cpu(bundle: Path) -> str:
@@ -94,6 +114,8 @@ def target_cpu(bundle: Path) -> str:
 def read_description(bundle: Path) -> Description:
     """What the bundle's model takes and gives. Raises RunError where the folder is not a bundle."""
     path = bundle / "model.json"
+    if (bundle / "lib" / "libmpqc.so").is_file() and not (bundle / "bin").exists():
+        raise RunError("has no runner", where=str(bundle), why="it is for Android", hint="run it inside an application, or this network with --host")
     if not path.is_file() or not (bundle / "bin" / "mpqc-runner").is_file():
         why = "model.json or bin/mpqc-runner is missing"
         raise RunError("is not a bundle", where=str(bundle), why=why, hint="give the folder `bundle` of a compile")

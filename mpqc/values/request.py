@@ -18,6 +18,7 @@ from mpqc.values.option import listed, option, several
 from mpqc.values.preprocessing import Preprocessing
 from mpqc.values.presets import PRESETS
 from mpqc.values.recipe import HOW_TO_TRAIN, Recipe
+from mpqc.values.system import Deploying
 
 if TYPE_CHECKING:
     from mpqc.values.plan import Plan
@@ -41,9 +42,6 @@ EFFORTS = {"fast": 0, "normal": 300, "high": 2000}
 EFFORT_SECONDS = {"fast": 300.0, "normal": 1200.0, "high": 7200.0}
 """Effort -> wall clock that learning blocks may take"""
 ON, OFF = "on", "off"
-LINUX, ANDROID = "linux", "android"
-LIBCS = {"": "", "glibc": "gnu", "musl": "musl"}
-"""C libraries of Linux, and what LLVM's triples call them; empty: what the target's file says"""
 NEAREST, GPTQ = "nearest", "gptq"
 ROUNDINGS = (AUTO, NEAREST, GPTQ)
 """How weights round before anything is learned"""
@@ -66,28 +64,6 @@ class Targeted:
 
     GROUP: ClassVar[str] = "Chip and budgets"
     target: str = option("cortex-a76", "a name of `mpqc targets list`, or a TOML file", "--target", "-t")
-
-
-@dataclass(frozen=True)
-class Deploying:
-    """The system of the board that the bundle is for."""
-
-    GROUP: ClassVar[str] = "Chip and budgets"
-    os: str = option(LINUX, f"system of the board: {listed((LINUX, ANDROID), 'or')}; for Android the bundle is a library without a runner")
-    libc: str = option("", "C library of a Linux board: glibc (2.28 or later; the default) or musl (Alpine)", open=True)
-
-    def __post_init__(self) -> None:
-        if self.os not in (LINUX, ANDROID):
-            raise UsageError(f"unknown system {self.os!r}", where="--os", hint=f"use {LINUX} or {ANDROID}")
-        if self.libc not in LIBCS:
-            raise UsageError(f"unknown C library {self.libc!r}", where="--libc", hint="use glibc or musl")
-        if self.os == ANDROID and self.libc:
-            raise UsageError("Android has a C library of its own", where="--libc", hint="leave it out")
-
-    @property
-    def system(self) -> str:
-        """Last part of LLVM's triple: gnu, musl or android; empty: as the target's file says."""
-        return ANDROID if self.os == ANDROID else LIBCS[self.libc]
 
 
 @dataclass(frozen=True)
@@ -361,8 +337,7 @@ class Options(Writing, Judging, Checking, Training, Repairing, Reading, Deployin
     def __post_init__(self) -> None:
         for part in (Choosing, Deploying, Repairing, Training, Reading, Checking, Judging):
             part.__post_init__(self)
-        if self.price and self.system not in ("", LIBCS["glibc"]):
-            raise UsageError("programs are priced under glibc", where="--price", hint="leave --os and --libc out, or --price")
+        self.check_price(self.price)
         if self.strategy in TRAINED and self.training is None:
             raise UsageError(f"{self.strategy} chooses bits while training", where="--strategy", hint=HOW_TO_TRAIN)
         _ = self.pruning

@@ -16,15 +16,15 @@ import pytest
 import tvm
 from tvm import rpc
 
-from mpqc.errors import LoweringError, TargetError
+from mpqc.errors import LoweringError, RunError, TargetError, ToolMissingError
 from mpqc.lowering import android, binary, build, lower
 from mpqc.lowering.elf import symbol_bytes
 from mpqc.lowering.plan_table import TYPES, find_constants, pack_plan
 from mpqc.lowering.toolchain import compile_c, link_shared, zig, zig_triple
 from mpqc.numerics.interpreter import Interpreter
-from mpqc.runtime import mpqc_runtime, write_bundle
+from mpqc.runtime import mpqc_runtime, run_emulated, write_bundle
 from mpqc.runtime.board_library import NATIVE, board_library
-from mpqc.runtime.run import SYSROOT, emulator
+from mpqc.runtime.run import MUSL, SYSROOT, emulator
 from mpqc.targets import load_target
 from mpqc.values.program import Program
 from tests.lowering.programs import Net, noise
@@ -280,7 +280,7 @@ def test_a_constant_that_tvm_stores_otherwise_is_an_error(place: Place) -> None:
 
 
 @pytest.mark.parametrize("system", ["musl", "android"])
-def test_a_bundle_for_another_system(system: str, place: Place, tmp_path: Path) -> None:
+def test_a_bundle_for_another_system(system: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lowered = lower(place.program, load_target("cortex-a76").on(system))
     bundle = write_bundle(tmp_path / "bundle", lowered, build(lowered, tmp_path / "model.so"), inputs=noise(place.program), expected=place.expected)
     runner = bundle / "bin" / "mpqc-runner"
@@ -297,18 +297,23 @@ def test_a_bundle_for_another_system(system: str, place: Place, tmp_path: Path) 
     command = ["qemu-aarch64", "-cpu", "cortex-a76", "-L", str(loader)]
     done = subprocess.run([*command, str(app), str(bundle / "model.so"), "3"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    if system == "musl":
-        options = ["--input", bundle / "inputs", "--expected", bundle / "expected", "--threads", 2, "--repeat", 1]
-        done = subprocess.run(
-            [*command, str(runner), "--model", bundle / "model.so", *map(str, options)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    if system == "android":
+        with pytest.raises(RunError, match="has no runner: it is for Android"):
+            run_emulated(bundle, noise(place.program))
+        return
+    monkeypatch.setenv("MPQC_MUSL", str(loader))
+    for name, values in run_emulated(bundle, noise(place.program), threads=2).items():
+        np.testing.assert_array_equal(values, place.expected[name], strict=True)
+    monkeypatch.setenv("MPQC_MUSL", str(tmp_path))
+    if not Path("/", MUSL).exists():
+        with pytest.raises(ToolMissingError, match="musl's loader for AArch64 is missing"):
+            run_emulated(bundle, noise(place.program))
 
 
 def musl_root() -> Path:
     """A folder with musl's loader for AArch64 (`make musl`); skips by name where there is none."""
     for folder in (Path(os.environ.get("MPQC_MUSL", "build/musl")).absolute(), Path("/")):
-        if (folder / "lib" / "ld-musl-aarch64.so.1").is_file() and shutil.which("qemu-aarch64"):
+        if (folder / MUSL).is_file() and shutil.which("qemu-aarch64"):
             return folder
     pytest.skip("musl's loader for AArch64 is missing: make musl")
 
