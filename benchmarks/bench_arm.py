@@ -110,7 +110,7 @@ def compile_one(core: str, name: str, setting: str) -> None:
     if name not in TRAINED:
         data = np.random.default_rng(0).standard_normal((8, 3, PIXELS, PIXELS)).astype(np.float32)
     how = Options(strategy="uniform", uniform_bits=UNIFORM[setting]) if plan is None else Options(plan=plan)
-    options = replace(how, target=core, samples=8, allow_slower=True)
+    options = replace(how, target=core, samples=8, allow_slower=True, rounding="nearest", bias_correction="off")
     compile_network(model, options, data, output=folder_of(core, name, setting), progress=Progress(quiet=True))
 
 

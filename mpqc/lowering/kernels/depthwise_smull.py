@@ -1,8 +1,9 @@
-"""Depthwise convolution on cores without SDOT: SMULL and SMLAL along channels, SADDW to int32.
+"""Depthwise convolution on cores without SDOT: SMULL and SMLAL along channels, SADDW to int32, eight channels at a time.
 
 Products of a few taps are added in int16 before they are widened: as many as fit for every channel, read from the weights when they
-are packed and from the codes that the input can hold (two of 8 bits, often more; all nine of 4 bits). The input rows of a group of output
-rows are copied to scratch with their padding, so that every output has all its taps.
+are packed and from the codes that the input can hold (two of 8 bits, often more; all nine of 4 bits). The input of a patch of outputs is
+copied to scratch with its padding, block of channels by block, so that every output has all its taps at known places. All blocks whose
+outputs share cache lines are done before the next patch: on these cores a store that misses L1 is waited for.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpqc.lowering.kernels import requant as requantization
+from mpqc.lowering.kernels.depthwise_patch import LANES, Patch, patch_of
 from mpqc.lowering.kernels.depthwise_weights import packed, unpacked
-from mpqc.lowering.kernels.emit import copy, fill
+from mpqc.lowering.kernels.emit import scratch
 from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.layout import physical_shape
-from mpqc.lowering.kernels.narrow import Narrower, Narrowing, part, real
-from mpqc.lowering.kernels.requant import INT8
-from mpqc.lowering.kernels.tir import MAGIC_BITS, Expr, Param, T, bind, cast, function, load, loop, param, store, symbol
+from mpqc.lowering.kernels.requant import INT8, Requant
+from mpqc.lowering.kernels.tir import Expr, Param, T, bind, cast, function, load, loop, param, splat, store, symbol
 from mpqc.values.program import Conv, Tensor
 
-STRIP_BYTES = 24 * 1024
-"""Copied input rows of a group of output rows, where more than one output row is in it: what stays in L1"""
-ROWS = 4
+KEPT = 9
+"""Taps whose weights stay in registers"""
 
 
 @dataclass(frozen=True)
@@ -31,67 +32,31 @@ class Plan:
 
     batch: int
     channels: int
-    height: int
-    width: int
-    out_height: int
-    out_width: int
+    patch: Patch
     kernel: tuple[int, int]
-    strides: tuple[int, int]
-    pads: tuple[int, int]
-    """Top, left"""
     dilations: tuple[int, int]
     weight_bits: int
     sums: tuple[int, ...]
     """Taps that are added in int16, run by run"""
 
     @property
-    def lanes(self) -> int:
-        """Channels of a block."""
-        return 16 if self.channels >= 16 else 8
-
-    @property
     def blocks(self) -> int:
         """Blocks of channels; the last one overlaps its neighbour where channels do not divide."""
-        return -(-self.channels // self.lanes)
+        return -(-self.channels // LANES)
 
     @property
     def starts(self) -> np.ndarray:
         """First channel of every block."""
-        return np.minimum(np.arange(self.blocks) * self.lanes, self.channels - self.lanes)
+        return np.minimum(np.arange(self.blocks) * LANES, self.channels - LANES)
 
     def start(self, block: Expr) -> Expr:
         """`starts[block]` in the kernel."""
-        return block * self.lanes if self.channels % self.lanes == 0 else T.min(block * self.lanes, self.channels - self.lanes)
+        return block * LANES if self.channels % LANES == 0 else T.min(block * LANES, self.channels - LANES)
 
     @property
     def taps(self) -> list[tuple[int, int]]:
         """Kernel positions in the order of their weights."""
         return [(ky, kx) for ky in range(self.kernel[0]) for kx in range(self.kernel[1])]
-
-    @property
-    def strip_width(self) -> int:
-        """Columns of the copied rows, padding included."""
-        return (self.out_width - 1) * self.strides[1] + (self.kernel[1] - 1) * self.dilations[1] + 1
-
-    @property
-    def pitch(self) -> int:
-        """Bytes of a copied row."""
-        return self.strip_width * self.channels
-
-    def reach(self, rows: int) -> int:
-        """Input rows that `rows` output rows read."""
-        return (rows - 1) * self.strides[0] + (self.kernel[0] - 1) * self.dilations[0] + 1
-
-    @property
-    def rows(self) -> int:
-        """Output rows of a group."""
-        fitting = [rows for rows in range(1, ROWS + 1) if rows <= self.out_height and self.reach(rows) * self.pitch <= STRIP_BYTES]
-        return max(fitting, default=1)
-
-    @property
-    def columns(self) -> int:
-        """Output columns computed together; one where two would be a great deal of code."""
-        return min(2, self.out_width) if len(self.taps) <= 25 else 1
 
 
 def plan(op: Conv, x: Tensor, y: Tensor, codes: tuple[int, int] = INT8) -> Plan | None:
@@ -99,12 +64,11 @@ def plan(op: Conv, x: Tensor, y: Tensor, codes: tuple[int, int] = INT8) -> Plan 
 
     None where this form does not apply (several outputs a channel, fewer than 8 channels, not rank 4).
     """
-    if len(x.shape) != 4 or x.shape[1] != op.weight.shape[0] or x.shape[1] < 8:
+    if len(x.shape) != 4 or x.shape[1] != op.weight.shape[0] or x.shape[1] < LANES:
         return None
-    n, channels, height, width = x.shape
-    taps = (op.weight.shape[2], op.weight.shape[3])
+    channels, taps = x.shape[1], (op.weight.shape[2], op.weight.shape[3])
     sums = together(op.weight.reshape(channels, -1), codes)
-    return Plan(n, channels, height, width, y.shape[2], y.shape[3], taps, op.strides, op.pads[:2], op.dilations, op.weight_bits, sums)
+    return Plan(x.shape[0], channels, patch_of(op, x, y), taps, op.dilations, op.weight_bits, sums)
 
 
 def together(weight: np.ndarray, codes: tuple[int, int] = INT8) -> tuple[int, ...]:
@@ -124,129 +88,128 @@ def together(weight: np.ndarray, codes: tuple[int, int] = INT8) -> tuple[int, ..
 
 def kernel(op: Conv, p: Plan, x: Tensor, y: Tensor) -> Kernel:
     """`op` by plan `p`."""
-    chosen = (p.starts[:, None] + np.arange(p.lanes)).reshape(-1)
-    weight, bias, m = op.weight.astype(np.int64)[chosen], op.bias.astype(np.int64)[chosen], op.multiplier.astype(np.float32).reshape(-1)[chosen]
-    largest = np.maximum(*(np.abs(bias + edge(weight * 127, weight * -128).sum(axis=(1, 2, 3))) for edge in (np.minimum, np.maximum)))
-    magic = bool(largest.max() < 2**22)
-    narrowing = Narrowing.of(y.zero_point, op.low, op.high, float((largest * np.abs(m)).max()))
+    chosen = (p.starts[:, None] + np.arange(LANES)).reshape(-1)
+    matrix = op.weight.reshape(p.channels, -1)
+    requant, _ = requantization.choose(matrix, op, y.zero_point, True)
+    channels = requantization.channels(matrix, op.bias, op.multiplier, requant)
     arrays = (
-        packed(weight.reshape(len(chosen), -1).T, p.lanes, op.weight_bits),
-        (bias + (MAGIC_BITS if magic else 0)).astype(np.int32),
-        m,
-        np.array([x.zero_point], np.int8),
-        *narrowing.constants(y.zero_point, op.low, op.high),
+        packed(matrix.astype(np.int64)[chosen].T, LANES, op.weight_bits),
+        channels.start[chosen],
+        channels.scale[chosen],
+        channels.base[chosen].view(np.int32),
+        requantization.scalars(y.zero_point, op.low, op.high, x.zero_point),
     )
-    name = symbol("depthwise_smull", f"w{op.weight_bits}", physical_shape(x), physical_shape(y), p.kernel, p.strides, p.pads, p.dilations, p.sums)
-    name += ("_magic" if magic else "") + narrowing.suffix
+    name = symbol("depthwise_smull", f"w{op.weight_bits}", physical_shape(x), physical_shape(y), p.kernel, op.strides, op.pads, p.dilations, p.sums)
 
-    def body(a: Expr, w: Expr, b: Expr, m: Expr, z: Expr, *rest: Expr) -> None:
-        groups = -(-p.out_height // p.rows)
-        wide = _widened(p, w)
-        with loop(p.batch * groups, 16 * p.rows * p.out_width * p.channels) as i:
-            n, group = T.floordiv(i, groups), T.floormod(i, groups)
-            row = bind(group * p.rows if p.out_height % p.rows == 0 else T.min(group * p.rows, p.out_height - p.rows))
-            strip = _strip(p, a, z[0], n, row)
-            with T.serial(0, p.blocks) as block:
-                _Block(p, magic, narrowing, strip, wide, b, m, rest).emit(n, row, block)
+    def body(a: Expr, w: Expr, start: Expr, scale: Expr, base: Expr, scalars: Expr, out: Expr) -> None:
+        patch = p.patch
+        with loop(p.batch * patch.count * patch.shares, LANES * patch.blocks * patch.rows * patch.columns * len(p.taps)) as task:
+            n, rest = T.floordiv(task, patch.count * patch.shares), T.floormod(task, patch.count * patch.shares)
+            at, first = patch.place(T.floordiv(rest, patch.shares)), patch.share(T.floormod(rest, patch.shares))
+            copied = patch.copied(a, scalars[0], n, at, lambda block: p.start(first + block))
+            with T.serial(0, patch.blocks) as block:
+                constants = _Constants.read(requant, bind(first + block), (start, scale, base, scalars))
+                _Block(p, constants, copied, w, out).emit(n, at, block, first)
 
-    names = ("weights", "bias", "multiplier", "zero_x", "floats", "zero_y", "limits")
+    names = ("weights", "start", "scale", "base", "scalars")
     params = [Param("x", physical_shape(x), "int8"), *map(param, names, arrays), Param("y", physical_shape(y), "int8")]
-    return Kernel(name, function(name, params, body), arrays, physical_shape(y), "int8", int(np.prod(y.shape)) * len(p.taps))
+    return Kernel(f"{name}_{requant.key}", function(f"{name}_{requant.key}", params, body), arrays, physical_shape(y), "int8", _macs(p, y))
 
 
-def _widened(p: Plan, w: Expr) -> Expr:
-    """int8 weights [block][tap][lanes]."""
-    wide = T.alloc_buffer((p.blocks * len(p.taps) * p.lanes,), "int8")
-    with T.serial(0, p.blocks) as block:
-        for tap in range(len(p.taps)):
-            store(wide, (block * len(p.taps) + tap) * p.lanes, unpacked(w, tap * p.blocks + block, p.weight_bits, p.lanes), p.lanes)
-    return wide
+def _macs(p: Plan, y: Tensor) -> int:
+    return int(np.prod(y.shape)) * len(p.taps)
 
 
-def _strip(p: Plan, a: Expr, zero: Expr, n: Expr, row: Expr) -> Expr:
-    """The input rows of a group of output rows, padded; rows above and below the input are the zero point."""
-    strip = T.alloc_buffer((p.reach(p.rows) * p.pitch,), "int8")
-    left = min(p.pads[1], p.strip_width)
-    middle = max(0, min(p.width, p.strip_width - left))
-    right = p.strip_width - left - middle
-    with T.serial(0, p.reach(p.rows)) as r:
-        y, at = row * p.strides[0] - p.pads[0] + r, r * p.pitch
-        with T.If(T.And(y >= 0, y < p.height)):
-            with T.Then():
-                fill(strip, at, zero, left * p.channels)
-                copy(strip, at + left * p.channels, a, (n * p.height + y) * (p.width * p.channels), middle * p.channels)
-                fill(strip, at + (left + middle) * p.channels, zero, right * p.channels)
-            with T.Else():
-                fill(strip, at, zero, p.pitch)
-    return strip
+@dataclass(frozen=True)
+class _Constants:
+    """What a block's outputs are requantized with, in registers."""
+
+    requant: Requant
+    start: list[Expr]
+    """int32x4 [2]"""
+    place: requantization.Place
+    scalars: Expr
+
+    @classmethod
+    def read(cls, requant: Requant, block: Expr, arrays: tuple[Expr, Expr, Expr, Expr]) -> _Constants:
+        """Those of `block`. arrays: start values, multipliers, bases, scalars."""
+        start, scale, base, scalars = arrays
+        scales, bases, own = scratch(LANES, "float32"), scratch(LANES, "int32"), scratch(LANES, "int32")
+        for at in range(0, LANES, 4):
+            store(scales, at, load(scale, block * LANES + at, 4), 4)
+            store(bases, at, load(base, block * LANES + at, 4), 4)
+            store(own, at, load(scalars, at, 4), 4)
+        starts = [bind(load(start, block * LANES + at, 4)) for at in range(0, LANES, 4)]
+        return cls(requant, starts, requantization.Place(scales, 0, bases, 0), own)
+
+    def codes(self, sums: list[Expr]) -> Expr:
+        """int8x8 of int32x4 [2]."""
+        acc = scratch(LANES, "int32")
+        for i, total in enumerate(sums):
+            store(acc, 4 * i, total, 4)
+        return requantization.emit(self.requant, acc, 0, LANES, self.place, self.scalars)
 
 
 @dataclass(frozen=True)
 class _Block:
-    """The outputs of one block of channels."""
+    """The outputs of one block of channels in a patch."""
 
     p: Plan
-    magic: bool
-    narrowing: Narrowing
-    strip: Expr
-    wide: Expr
-    bias: Expr
-    multiplier: Expr
-    rest: tuple[Expr, ...]
+    constants: _Constants
+    copied: Expr
+    """The patch's input, [block][row][column][8]"""
+    weights: Expr
+    out: Expr
 
-    def emit(self, n: Expr, row: Expr, block: Expr) -> None:
-        """All outputs of the group from `row` on."""
-        p = self.p
-        narrower = Narrower(self.narrowing, self.rest[0], self.rest[1], self.rest[2], p.lanes)
-        steps = -(-p.out_width // p.columns)
-        channel = bind(p.start(block))
-        with T.serial(0, p.rows) as r, T.serial(0, steps) as step:
-            column = bind(step * p.columns if p.out_width % p.columns == 0 else T.min(step * p.columns, p.out_width - p.columns))
-            sums = self._sums(r * p.strides[0] * p.pitch + column * p.strides[1] * p.channels + channel, block)
-            for u in range(p.columns):
-                values = [self._real(total) * load(self.multiplier, block * p.lanes + 4 * g, 4) for g, total in enumerate(sums[u])]
-                at = ((n * p.out_height + row + r) * p.out_width + column + u) * p.channels + channel
-                store(self.rest[-1], at, narrower.codes(values), p.lanes)
+    def emit(self, n: Expr, place: tuple[Expr, Expr], block: Expr, first: Expr) -> None:
+        """All outputs of the block. place: first row and column of the patch; block: within the patch's blocks from `first` on."""
+        p, patch = self.p, self.p.patch
+        channel, inputs = bind(p.start(first + block)), bind(block * patch.block_bytes)
+        weight = self._weights(first + block)
+        with T.serial(0, patch.rows) as row, T.serial(0, patch.steps) as step:
+            column = bind(patch.column(step))
+            sums = self._sums(inputs + row * (patch.strides[0] * patch.pitch) + column * (patch.strides[1] * LANES), weight)
+            at = ((n * patch.out_height + place[0] + row) * patch.out_width + place[1] + column) * p.channels + channel
+            for u in range(patch.together):
+                store(self.out, at + u * p.channels, self.constants.codes(sums[u]), LANES)
 
-    def _sums(self, at: Expr, block: Expr) -> list[list[Expr]]:
-        """int32x4 sums of every column's channels, four by four. at: of the first tap of the first column."""
-        p, inputs, taps = self.p, _Inputs(self.p, self.strip, at), iter(enumerate(self.p.taps))
-        totals = [[load(self.bias, block * p.lanes + 4 * g, 4) for g in range(p.lanes // 4)] for _ in range(p.columns)]
-        for run in p.sums:
+    def _weights(self, block: Expr) -> list[Expr]:
+        """int8x8 of each tap: in registers, or to be loaded from scratch where there are many."""
+        taps = len(self.p.taps)
+        found = [unpacked(self.weights, tap * self.p.blocks + block, self.p.weight_bits, LANES) for tap in range(taps)]
+        if taps <= KEPT:
+            return [bind(vector) for vector in found]
+        kept = T.alloc_buffer((taps * LANES,), "int8")
+        for tap, vector in enumerate(found):
+            store(kept, tap * LANES, vector, LANES)
+        return [load(kept, tap * LANES, LANES) for tap in range(taps)]
+
+    def _sums(self, at: Expr, weights: list[Expr]) -> list[list[Expr]]:
+        """int32x4 [2] of every column. at: of the first tap of the first column."""
+        inputs, taps = _Inputs(self.p, self.copied, at), iter(enumerate(self.p.taps))
+        totals = [list(self.constants.start) for _ in range(self.p.patch.together)]
+        for run in self.p.sums:
             chosen = [next(taps) for _ in range(run)]
-            weights = [_halves(load(self.wide, (block * len(p.taps) + index) * p.lanes, p.lanes), p.lanes) for index, _ in chosen]
-            for u in range(p.columns):
-                for half in range(p.lanes // 8):
-                    products = [_product(inputs.at(u, tap)[half], weight[half]) for (_, tap), weight in zip(chosen, weights, strict=True)]
-                    short = bind(sum(products[1:], products[0]))
-                    for g in (0, 1):
-                        totals[u][2 * half + g] = bind(totals[u][2 * half + g] + cast(part(short, 4 * g, 4), "int32", 4))
+            for u, total in enumerate(totals):
+                products = [cast(inputs.at(u, tap), "int16", LANES) * cast(weights[index], "int16", LANES) for index, tap in chosen]
+                short = bind(sum(products[1:], products[0]))
+                for half in (0, 1):
+                    wide = T.Shuffle([short], list(range(4 * half, 4 * half + 4)))
+                    total[half] = bind(total[half] + cast(wide, "int32", 4))
         return totals
-
-    def _real(self, total: Expr) -> Expr:
-        return real(total) if self.magic else cast(total, "float32", 4)
 
 
 class _Inputs:
-    """Vectors of the strip, each loaded once for all columns that use it."""
+    """Vectors of the copied input, each loaded once for all columns that use it."""
 
-    def __init__(self, p: Plan, strip: Expr, at: Expr) -> None:
-        self.p, self.strip, self.first = p, strip, at
-        self.known: dict[tuple[int, int], list[Expr]] = {}
+    def __init__(self, p: Plan, copied: Expr, at: Expr) -> None:
+        self.p, self.copied, self.first = p, copied, bind(at)
+        self.known: dict[tuple[int, int], Expr] = {}
 
-    def at(self, column: int, tap: tuple[int, int]) -> list[Expr]:
-        """The input of output column `column` at `tap`, in vectors of eight."""
-        place = (tap[0] * self.p.dilations[0], column * self.p.strides[1] + tap[1] * self.p.dilations[1])
+    def at(self, column: int, tap: tuple[int, int]) -> Expr:
+        """int8x8: the input of output column `column` at `tap`."""
+        patch = self.p.patch
+        place = (tap[0] * self.p.dilations[0], column * patch.strides[1] + tap[1] * self.p.dilations[1])
         if place not in self.known:
-            offset = place[0] * self.p.pitch + place[1] * self.p.channels
-            self.known[place] = _halves(load(self.strip, self.first + offset, self.p.lanes), self.p.lanes)
+            self.known[place] = bind(load(self.copied, self.first + (place[0] * patch.pitch + place[1] * LANES), LANES))
         return self.known[place]
-
-
-def _halves(vector: Expr, lanes: int) -> list[Expr]:
-    bound = bind(vector)
-    return [bound] if lanes == 8 else [part(bound, 0, 8), part(bound, 8, 8)]
-
-
-def _product(a: Expr, b: Expr) -> Expr:
-    return cast(a, "int16", 8) * cast(b, "int16", 8)
