@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from math import ceil
 
 from mpqc.cost.run import Run
-from mpqc.facts.kernels import CHANNEL_TILE, LANES, LARGE_BLOCK_BYTES, LARGE_WEIGHT_BYTES, VECTOR, WRITTEN_BLOCK_BYTES, chain_products, longest_chain
+from mpqc.facts.kernels import (
+    CHANNEL_TILE,
+    LANES,
+    LARGE_BLOCK_BYTES,
+    LARGE_WEIGHT_BYTES,
+    VECTOR,
+    WRITTEN_BLOCK_BYTES,
+    chain_products,
+    gathers,
+    longest_chain,
+)
 
 UNPACKED = (2, 4)
 """Widths of stored weights that are widened before they are multiplied"""
@@ -33,7 +43,15 @@ class Chains:
     def segments(self) -> int:
         """Runs of neighbouring input bytes."""
         shape = self.run.shape
+        if self.is_gathered:
+            return 1
         return shape.kernel_h * (1 if shape.groups == 1 else shape.kernel_w)
+
+    @property
+    def is_gathered(self) -> bool:
+        """Whether the rows of each window are copied one behind the other."""
+        shape = self.run.shape
+        return shape.groups == 1 and gathers(shape.kernel_h, shape.kernel_w * shape.in_c)
 
     @property
     def steps(self) -> int:
@@ -103,6 +121,11 @@ def _padded(run: Run) -> float:
     return shape.inputs if (shape.out_h - 1) * shape.stride_h + shape.kernel_h > shape.in_h or shape.taps % VECTOR else 0.0
 
 
+def _gathered_rows(run: Run) -> float:
+    shape = run.shape
+    return shape.pixels * shape.kernel_h * ceil(shape.kernel_w * shape.in_c / VECTOR) if Chains(run).is_gathered else 0.0
+
+
 STORES: Mapping[str, Callable[[Run], float]] = {
     "outputs beyond L1": lambda run: run.shape.outputs * run.overflow(run.caches.l1d_bytes),
 }
@@ -118,6 +141,7 @@ MATRIX: Mapping[str, Callable[[Run], float]] = {
     "tiles": _of(lambda chains: chains.tiles),
     "rows of tiles": _of(lambda chains: chains.tiles * chains.segments),
     "input values copied": _padded,
+    "rows of windows copied": _gathered_rows,
     **{f"weight values of {bits} bits unpacked": _unpacked(bits) for bits in UNPACKED},
 }
 """Of convolutions and fully connected layers, beside what every kernel has"""

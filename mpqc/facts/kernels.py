@@ -63,6 +63,13 @@ def longest_chain(segments: int, vectors: int, fits: Callable[[int], bool]) -> i
     return next((count for count in (segments * vectors, *parts) if fits(count)), 0)
 
 
+def gathers(kernel_rows: int, row_bytes: int) -> bool:
+    """Whether a convolution without SDOT copies the rows of each window one behind the other: where summed row by row, a sixth of the instructions
+    would work on lanes that are not filled. row_bytes: neighbouring input bytes of a row of the window, of all channels."""
+    apart, together = (ceil(bytes_ / LANES) + ceil(bytes_ / VECTOR) for bytes_ in (row_bytes, kernel_rows * row_bytes))
+    return kernel_rows > 1 and together <= 0.85 * kernel_rows * apart
+
+
 def patch_rows(height: int, row_bytes: int, weights: int, cores: int) -> int:
     """Rows of tiles of a block of Winograd's algorithm, of `height`: as many as fit, in blocks of about one size that the cores share evenly.
 

@@ -20,6 +20,7 @@ from typing import Literal
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from mpqc.facts.kernels import VECTOR
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import residual as residuals
 from mpqc.lowering.kernels.arguments import BYTES, Arguments, declared
@@ -99,6 +100,8 @@ class Contraction:
     """Of the input's and the output's codes"""
     residual: residuals.Form | None = None
     """What is added to the codes before they are stored"""
+    gather: Window | None = None
+    """The window over the padded copy, where a block's windows are copied from there one behind the other (facts/kernels.gathers)"""
 
     @property
     def panels(self) -> int:
@@ -139,6 +142,7 @@ class _Emitter(Arguments):
             row, rows = _span(block, blocks.rows, self.c.tile.rows, window.rows)
             column, columns = _span(block, blocks.columns, self.c.tile.columns, window.columns)
             source = self._source(image, row, rows, column)
+            source = self._gathered(self.c.gather, source, (rows, columns)) if self.c.gather else source
             target = (image * window.rows + row) * window.columns + column
             sums = self._reduction.input_sums(source) if self.c.unpack == "nested" else None
             self._panels(tirx.floormod(task, blocks.splits), source, target, (rows, columns), sums)
@@ -165,7 +169,20 @@ class _Emitter(Arguments):
         with T.serial((rows - 1) * strip.step + strip.reach) as r:
             y = row * strip.step - strip.top + r
             copy_row(strip, Operand(self.x, image * self.c.image_bytes + y * strip.source_pitch), Operand(padded, r * strip.pitch), y, zero)
-        return Operand(padded, column * window.column_pitch)
+        return Operand(padded, column * (self.c.gather or window).column_pitch)
+
+    def _gathered(self, gather: Window, source: Operand, size: tuple[Expr, Expr]) -> Operand:
+        """The rows of each window of a block, one behind the other: pieces in whole vectors, each over the end of the one before."""
+        window, blocks = self.c.window, self.c.blocks
+        copied = scratch(blocks.rows * blocks.columns * window.column_pitch + VECTOR, "int8")
+        with T.grid(*size) as (y, x):
+            at, to = source.at + y * gather.row_pitch + x * gather.column_pitch, y * window.row_pitch + x * window.column_pitch
+            for segment in range(gather.segments_y):
+                for first in range(0, gather.length, VECTOR):
+                    lanes = next(lanes for lanes in (4, 8, VECTOR) if lanes >= min(gather.length - first, VECTOR))
+                    value = load(source.buffer, at + segment * gather.segment_y_pitch + first, lanes)
+                    store(copied, to + segment * gather.length + first, lanes, value)
+        return Operand(copied, 0)
 
     def _planes(self, strip: Strip, image: Expr, row: Expr, rows: Expr, column: Expr) -> Operand:
         """The same of int16 codes: the plane of their high bytes, which that of the low ones follows."""

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from mpqc.errors import LoweringError
-from mpqc.facts.kernels import BLOCK_BYTES, LARGE_WEIGHT_BYTES
+from mpqc.facts.kernels import BLOCK_BYTES, LARGE_WEIGHT_BYTES, gathers
 from mpqc.lowering.kernels import requant as requantization
 from mpqc.lowering.kernels import smull
 from mpqc.lowering.kernels.arguments import joined
@@ -248,11 +248,13 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, copied: Copied
     if copied and spec.pointwise and not spec.column:
         return _copied_pointwise(spec, requant, target, copied)
     direct = _direct_window(spec)
-    padded = bool(copied) or any(spec.pads) or not _readable(direct.length)
-    window = _window(spec, _strip_pitch(spec)) if padded else direct
+    form = target.code("product", PRODUCT_FORMS)
+    gathered = form.loop == "rows" and copied != "planes" and not target.block_bytes and _gathers(spec)
+    gather = _window(spec, _strip_pitch(spec)) if gathered else None
+    padded = bool(copied) or gathered or any(spec.pads) or not _readable(direct.length)
+    window = _gathered_window(spec) if gathered else _window(spec, _strip_pitch(spec)) if padded else direct
     tile = choose_tile(window, spec.channels // spec.groups, target)
     panels = ceil(spec.channels // spec.groups / tile.channels)
-    form = target.code("product", PRODUCT_FORMS)
     depth = window.segments_y * window.segments_x * smull.padded_length(window.length) if form.loop == "rows" else window.quads * 4
     wide = depth * tile.channels
     stored = ceil(wide * spec.weight_bits / 128) * 16
@@ -286,6 +288,7 @@ def _plan(spec: ConvSpec, requant: Requant, target: KernelTarget, copied: Copied
         together=1,
         form=form,
         types=("int16" if copied == "planes" else "int8", requant.dtype),
+        gather=gather,
     )
 
 
@@ -300,6 +303,18 @@ def _copied_pointwise(spec: ConvSpec, requant: Requant, target: KernelTarget, co
 def _readable(length: int) -> bool:
     """Segments can be read in vectors without touching a byte after the last one."""
     return length % 4 == 0 and length >= 16
+
+
+def _gathers(spec: ConvSpec) -> bool:
+    return spec.groups == 1 and spec.dilations[1] == 1 and gathers(spec.kernel[0], spec.kernel[1] * spec.depth)
+
+
+def _gathered_window(spec: ConvSpec) -> Window:
+    """The window over windows that were copied one behind the other."""
+    rows, columns = spec.output_size
+    length = prod(spec.kernel) * spec.depth
+    pitch = smull.padded_length(length)
+    return Window(rows, columns, columns * pitch, pitch, 1, 1, 0, 0, length)
 
 
 def _direct_window(spec: ConvSpec) -> Window:

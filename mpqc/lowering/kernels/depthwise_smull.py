@@ -19,7 +19,7 @@ from mpqc.lowering.kernels.emit import scratch
 from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.layout import physical_shape
 from mpqc.lowering.kernels.requant import INT8, Requant
-from mpqc.lowering.kernels.tir import Expr, Param, T, bind, cast, function, load, loop, param, splat, store, symbol
+from mpqc.lowering.kernels.tir import Expr, Param, T, bind, cast, function, load, loop, param, store, symbol
 from mpqc.values.program import Conv, Tensor
 
 KEPT = 9

@@ -52,6 +52,8 @@ ODD = [
     ConvSpec((1, 7, 8, 33), 33, (3, 3), pads=(1, 1, 1, 1), groups=33),
     ConvSpec((1, 8, 8, 64), 48, (1, 1), groups=2),
     ConvSpec((1, 1, 40, 9), 8, (1, 9), strides=(1, 3), dilations=(1, 2)),
+    ConvSpec((2, 19, 9, 3), 9, (3, 3), strides=(1, 2), pads=(2, 1, 2, 0), dilations=(3, 1)),
+    ConvSpec((1, 10, 400, 1), 8, (10, 4)),
 ]
 
 
