@@ -10,7 +10,20 @@ from mpqc import targets
 from mpqc.errors import TargetError, UsageError
 from mpqc.targets import OpKind, check_target, list_targets, load_target
 
-CORES = ("abstract", "bitfusion", "cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "ethos-u55-256", "host", "neoverse-n1", "packed")
+CORES = (
+    "abstract",
+    "bitfusion",
+    "cortex-a35",
+    "cortex-a53",
+    "cortex-a55",
+    "cortex-a72",
+    "cortex-a73",
+    "cortex-a76",
+    "ethos-u55-256",
+    "host",
+    "neoverse-n1",
+    "packed",
+)
 BOARDS = {"raspberry-pi-3": "cortex-a53", "raspberry-pi-4": "cortex-a72", "raspberry-pi-5": "cortex-a76", "rk3588": "cortex-a76"}
 SHIPPED = (*CORES, *BOARDS)
 
