@@ -1,4 +1,4 @@
-"""Five networks on one modelled Cortex-A72 core at 1.8 GHz, or Cortex-A53 at 1.4 GHz: whole bundles at several plans, layer by layer.
+"""Six networks on one modelled Cortex-A72 core at 1.8 GHz, or Cortex-A53 at 1.4 GHz: whole bundles at several plans, layer by layer.
 
     python benchmarks/bench_arm.py cortex-a72                            # all of them at all settings, more than an hour
     python benchmarks/bench_arm.py cortex-a53 resnet8 --settings w8a8
@@ -7,7 +7,7 @@
 Plans: uniform bits; `fastest4`, the plan that the cost model finds fastest with at least 4 bits everywhere; `w2a2 body`, two bits everywhere but
 in the input, the first layer's weights and all of the last layer, which have eight.
 
-ResNet-8, MobileNetV1 0.25 and DS-CNN have trained weights, MobileNetV2 and ResNet-18 random ones (benchmarks/networks.py); all are calibrated
+ResNet-8, ResNet-20, MobileNetV1 0.25 and DS-CNN have trained weights, MobileNetV2 and ResNet-18 random ones (benchmarks/networks.py); all are calibrated
 on noise. Writes results/a72.md or a53.md and .json. Times are modelled by the tool of the core, never measured.
 """
 
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from mpqc.values.plan import Plan
     from mpqc.values.site import SiteTable
 
-TRAINED = {"resnet8": "mlperf_resnet8_cifar10", "mobilenet_v1_025": "mlperf_mobilenet_v1_025_vww", "dscnn": "mlperf_dscnn_kws"}
+TRAINED = {
+    "resnet8": "mlperf_resnet8_cifar10",
+    "resnet20": "resnet20_cifar10",
+    "mobilenet_v1_025": "mlperf_mobilenet_v1_025_vww",
+    "dscnn": "mlperf_dscnn_kws",
+}
 RANDOM = ("mobilenet_v2", "resnet18")
 NETWORKS = ("tiny",) if SMOKE else (*TRAINED, *RANDOM)
 UNIFORM = {"w8a8": (8, 8), "w6a7": (6, 7), "w4a8": (4, 8), "w4a4": (4, 4)}

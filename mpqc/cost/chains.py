@@ -153,9 +153,22 @@ def _runs_of_taps(run: Run) -> float:
     return run.shape.outputs * ceil(taps / chain_products(weights or inputs, inputs))
 
 
+def _copied(run: Run) -> float:
+    """Input values that one patch after the other would read, were each patch the whole image; padding included."""
+    shape = run.shape
+    rows, columns = ((out - 1) * stride + kernel for out, stride, kernel in _axes(run))
+    return shape.out_c * rows * columns
+
+
+def _axes(run: Run) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    shape = run.shape
+    return (shape.out_h, shape.stride_h, shape.kernel_h), (shape.out_w, shape.stride_w, shape.kernel_w)
+
+
 WINDOW: Mapping[str, Callable[[Run], float]] = {
     "sums widened": _runs_of_taps,
     **STORES,
-    "input columns copied at the edges": lambda run: _padded(run) / run.shape.in_w,
+    "input values copied": _copied,
+    "rows of outputs": lambda run: run.shape.out_c * run.shape.out_h,
 }
 """Of depthwise convolutions, beside what they have on all cores"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, gcd
 
 from mpqc.lowering.kernels.tir import Expr, T, bind, load, splat, store
 from mpqc.values.program import Conv, Tensor
@@ -17,6 +17,8 @@ BLOCKS = (8, 4, 2, 1)
 """Blocks of channels of a patch at most: eight are a cache line of outputs"""
 ROWS, COLUMNS = 16, 64
 """Outputs of a patch at most"""
+WAY_BYTES, LINES = 8192, 2
+"""Addresses so far apart share a set of L1; lines of outputs that may share one: a power of two of channels lets few pixels stay there"""
 TOGETHER = (4, 3, 2, 1)
 """Output columns that may be computed together"""
 STEP, COPIED = 0.6, 0.08
@@ -148,7 +150,8 @@ def patch_of(op: Conv, x: Tensor, y: Tensor) -> Patch:
         sizes = (height, width, channels, y.shape[2], y.shape[3])
         return Patch(*sizes, op.strides, op.pads[:2], reach, all_blocks, blocks, rows, columns, together)
 
-    sizes = [(r, c) for r in range(1, min(ROWS, y.shape[2]) + 1) for c in range(1, min(COLUMNS, y.shape[3]) + 1)]
+    pixels = LINES * WAY_BYTES // gcd(channels, WAY_BYTES)
+    sizes = [(r, c) for r in range(1, min(ROWS, y.shape[2]) + 1) for c in range(1, min(COLUMNS, y.shape[3]) + 1) if r * c <= pixels]
     for most in BLOCKS:
         blocks = _share(all_blocks, most)
         fitting = [one for one in (patch(blocks, *size) for size in sizes) if one.bytes <= BYTES]
