@@ -7,8 +7,8 @@
 Plans: uniform bits; `fastest4`, the plan that the cost model finds fastest with at least 4 bits everywhere; `w2a2 body`, two bits everywhere but
 in the input, the first layer's weights and all of the last layer, which have eight.
 
-ResNet-8, ResNet-20, MobileNetV1 0.25 and DS-CNN have trained weights, MobileNetV2 and ResNet-18 random ones (benchmarks/networks.py); all are calibrated
-on noise. Writes results/a72.md or a53.md and .json. Times are modelled by the tool of the core, never measured.
+ResNet-8, ResNet-20, MobileNetV1 0.25 and DS-CNN have trained weights, MobileNetV2 and ResNet-18 random ones (benchmarks/networks.py); all are
+calibrated on noise. Writes results/a72.md or a53.md and .json. Times are modelled by the tool of the core, never measured.
 """
 
 from __future__ import annotations
