@@ -19,7 +19,7 @@ import numpy as np
 from mpqc.data.sources import Item, Place, Wanted, item_stream, known_samples
 from mpqc.errors import DataError, UsageError
 from mpqc.values.network import TensorSpec
-from mpqc.values.preprocessing import UNTOUCHED, Preprocessing
+from mpqc.values.preprocessing import PIXEL_RANGE, UNTOUCHED, Preprocessing
 from mpqc.workspace.digest import digest
 
 Batch = dict[str, np.ndarray]
@@ -28,6 +28,8 @@ FAR = 50.0
 """Beyond what normalised samples reach"""
 HELD_OUT_EVERY = 5
 """Of so many samples one is held out of calibration: spread evenly, as sorted files often begin with one class"""
+BYTES_LOOKED_AT = 16
+"""Batches that are looked at for values that are no bytes; the program refuses others when it gets them"""
 FEWEST = 10
 """Samples from which some are held out"""
 _TO_NUMBER_KINDS = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}
@@ -350,6 +352,15 @@ def notes_on_scale(batches: Batches) -> tuple[str, ...]:
     if largest <= FAR:
         return ()
     return (f"normalised samples reach {largest:.0f}: are --mean and --std for pixels of 0..1 and the pixels 0..255? Then multiply both by 255",)
+
+
+def check_bytes(batches: Batches) -> None:
+    """Raises DataError where the first input's values are no bytes: whole numbers from 0 to 255."""
+    name = batches.inputs[0].name
+    for batch in islice(batches, BYTES_LOOKED_AT):
+        if not np.array_equal(batch[name], np.clip(np.rint(batch[name]), *PIXEL_RANGE)):
+            why = f"values from {batch[name].min():.4g} to {batch[name].max():.4g}"
+            raise DataError("not whole numbers from 0 to 255", where=name, why=why, hint="leave --fold-preprocessing out")
 
 
 def check_labels(labels: np.ndarray, batches: Batches, *, classes: bool = True) -> None:

@@ -78,6 +78,7 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
     from mpqc.flow.float_check import warnings_on
     from mpqc.flow.lowerable import check_lowerable
     from mpqc.flow.plan_choice import check_fixed
+    from mpqc.quantize.byte_sites import byte_sites
     from mpqc.quantize.winograd import with_forms
     from mpqc.targets import load_target
 
@@ -95,6 +96,8 @@ def analyze_network(material: Material, options: Options, job: Job) -> Analysis:
     LOG.debug("network %s", network.digest)
     with job.progress.phase("calibrate"):
         calibration = CALIBRATION.run(job.workspace, CalibrationInputs(network, table, batches, range_method(options.ranges, batches)))
+        if options.fold_preprocessing:
+            calibration = calibration.with_bytes(byte_sites(table, network.inputs[0].name))
         if options.weight_grid == AUTO:
             calibration = calibration.with_half(target.choices.half_integer_weights)
     with job.progress.phase("sensitivities"):
@@ -114,13 +117,14 @@ def range_method(asked: str, batches: Batches) -> str:
 
 
 def _read(material: Material, reading: Reading, recipe: Recipe | None) -> _Read:
-    from mpqc.data.batches import beside, open_data, split
+    from mpqc.data.batches import beside, check_bytes, open_data, split
     from mpqc.data.sources import rereadable
     from mpqc.frontend import load_network
     from mpqc.quantize.sites import find_sites
 
     _check_reading(reading, material.data)
-    network = load_network(material.source, shapes=reading.shapes, values=reading.values, example_inputs=reading.example_inputs)
+    fold = reading.preprocessing if reading.fold_preprocessing else None
+    network = load_network(material.source, shapes=reading.shapes, values=reading.values, example_inputs=reading.example_inputs, fold=fold)
     table = find_sites(network)
     data = material.data if recipe is None else rereadable(material.data)
     notes = notes_on_classes(data, network)
@@ -132,6 +136,8 @@ def _read(material: Material, reading: Reading, recipe: Recipe | None) -> _Read:
         return _Read(network, table, whole, Split(whole, None), samples, None)
     opened = opening(limit=reading.samples if data is None else beside(reading.samples), labels=not notes)
     whole = opened if material.labels is None else _labelled(opened, material)
+    if fold is not None:
+        check_bytes(whole)
     return _Read(network, table, whole, split(whole, reading.samples, MOST), None, labels_of(whole), notes)
 
 

@@ -72,10 +72,11 @@ def write_nothing(program: Program, lowered: Lowered | None, target: Target, wor
 
 
 def _write_bundle(program: Program, lowered: Any, workspace: Workspace, batches: Batches | None) -> None:
-    from mpqc.numerics.interpreter import interpret
+    from mpqc.numerics.interpreter import interpret, typed
     from mpqc.runtime import write_bundle
 
-    inputs = sample_inputs(program) if batches is None else next(iter(batches))
+    given = sample_inputs(program) if batches is None else next(iter(batches))
+    inputs = {name: typed(array, program.tensors[name]) for name, array in given.items()}
     with workspace.replacing("bundle") as partial:
         form = UNTOUCHED if batches is None else batches.preprocessing
         write_bundle(partial, lowered, workspace.path("model.so"), inputs=inputs, expected=interpret(program, inputs), preprocessing=form)
@@ -85,7 +86,11 @@ def sample_inputs(program: Program, seed: int = 0) -> dict[str, np.ndarray]:
     """Seeded noise for every input of `program`, for bundles made without data."""
     random = np.random.default_rng(seed)
     specs = [program.tensors[name] for name in program.inputs]
-    return {spec.name: random.standard_normal(spec.shape).astype(spec.dtype) for spec in specs}
+    return {spec.name: _noise(random, spec.shape, spec.dtype) for spec in specs}
+
+
+def _noise(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return random.integers(0, 256, shape, np.uint8) if dtype == "uint8" else random.standard_normal(shape).astype(dtype)
 
 
 def lower_file(

@@ -37,6 +37,8 @@ class Exporting:
     """By initializer, for the one plan that is exported; None: they are corrected for each plan"""
     narrow: bool = False
     """Weights keep away from the least code of their type, see quantize/narrow_range.py"""
+    byte_input: str = ""
+    """Input that takes bytes; empty: all take what the network does"""
 
 
 def export_program(exporting: Exporting, plan: Plan) -> tuple[onnx.ModelProto, Program]:
@@ -47,6 +49,7 @@ def export_program(exporting: Exporting, plan: Plan) -> tuple[onnx.ModelProto, P
     """
     from mpqc.passes.remove_zero_channels import RemoveZeroChannels
     from mpqc.qdq.read.program import read_qdq
+    from mpqc.qdq.write.byte_input import with_byte_input
     from mpqc.qdq.write.export import export_qdq
     from mpqc.quantize.bias_correction import correct_biases
 
@@ -61,6 +64,8 @@ def export_program(exporting: Exporting, plan: Plan) -> tuple[onnx.ModelProto, P
         weights = correct_biases(network, table, plan, calibration, exporting.batches)
     weights = {**(weights or {}), **_narrowed(exporting, plan, calibration.weights)}
     model = export_qdq(network, table, plan, calibration, opset=exporting.opset, weights=weights)
+    if exporting.byte_input:
+        model = with_byte_input(model, exporting.byte_input)
     return model, read_qdq(model)
 
 

@@ -94,10 +94,12 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     verifier = open_verifier(options.pricer, cost_model.target) if options.price and launched().leads else None
     analysis = analyze_network(material, options, job)
     write_request(job.workspace, material, options, analysis.whole or analysis.batches)
+    asked, options = options, _with_bytes(options, analysis)
     cost_model = cost_model.for_network(analysis.table)
     memory = merged(options.budgets).get(Resource.PEAK_MEMORY)
-    deployed = cost_model.target.on(options.system)
-    builder = Builder(_exporting(analysis, options.opset, None, cost_model.target), deployed, job, memory)
+    exporting = _exporting(analysis, options.opset, None, cost_model.target)
+    exporting = replace(exporting, byte_input=analysis.network.inputs[0].name if options.fold_preprocessing else "")
+    builder = Builder(exporting, cost_model.target.on(options.system), job, memory)
     with job.progress.phase("score the float network"):
         scale = make_scale(analysis, options.metric, options.drop)
     choose = partial(_first_plan, analysis, options, cost_model, scale, material.solved)
@@ -118,15 +120,23 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     with job.progress.phase("report"):
         measured = _measured(analysis, built.program, cost_model, trained, held, scale)
         measured = replace(measured, trade_offs=trade_offs(analysis.table, analysis.sensitivities, cost_model, options.choosing, plan))
-        circumstances = replace(
-            _circumstances(analysis, options, built), seen=_seen(analysis, plan, builder), command=command_text(material, options)
-        )
+        circumstances = replace(_circumstances(analysis, options, built), seen=_seen(analysis, plan, builder), command=command_text(material, asked))
         report = build_report(analysis.table, plan, built.program, cost_model, circumstances, measured)
     write_report(report, job.workspace)
     finish(job.workspace, request)
     compiled = Compiled(plan, report, job.workspace.root, lambda: analysis)
     hold_to(report, compiled, job.progress, allow_slower=options.allow_slower)
     return compiled
+
+
+def _with_bytes(options: Options, analysis: Analysis) -> Options:
+    """`options`; where the network takes bytes, these keep their 8 bits unless the user says otherwise."""
+    from mpqc.quantize.byte_sites import BYTE_BITS, byte_sites
+
+    if not options.fold_preprocessing or options.plan is not None:
+        return options
+    kept = dict.fromkeys(byte_sites(analysis.table, analysis.network.inputs[0].name), BYTE_BITS)
+    return replace(options, fixed={**kept, **options.fixed})
 
 
 def analyze(source: Any, options: Options, data: Any = None, *, output: Path, progress: Progress | None = None) -> Analysis:

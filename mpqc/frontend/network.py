@@ -25,6 +25,7 @@ from mpqc.passes.division_to_product import DivisionToProduct
 from mpqc.passes.fold_batch_norm import FoldBatchNorm
 from mpqc.passes.fold_channel_affine import FoldChannelAffine
 from mpqc.passes.fold_constants import FoldConstants
+from mpqc.passes.fold_preprocessing import FoldPreprocessing
 from mpqc.passes.fuse_gelu import FuseGelu
 from mpqc.passes.fuse_layer_norm import FuseLayerNorm
 from mpqc.passes.lib.base import OnnxPass, PassResult, run_passes, verify
@@ -38,6 +39,7 @@ from mpqc.passes.to_float32 import DOUBLE, HALF, ToFloat32
 from mpqc.passes.training_modes import TrainingModes
 from mpqc.passes.write_out_operators import WriteOutOperators
 from mpqc.values.network import Network, TensorSpec
+from mpqc.values.preprocessing import Preprocessing
 
 Source = str | Path | onnx.ModelProto | torch.nn.Module | torch.export.ExportedProgram | torch.onnx.ONNXProgram
 PASSES: tuple[OnnxPass, ...] = (
@@ -70,6 +72,7 @@ def load_network(
     shapes: Shapes | None = None,
     example_inputs: Any = None,
     values: Values | None = None,
+    fold: Preprocessing | None = None,
 ) -> Network:
     """The network in `source`, cleaned, at opset 21, with fixed shapes, and as an FX graph.
 
@@ -78,6 +81,7 @@ def load_network(
             ExportedProgram or an ONNXProgram.
         shapes: input name -> fixed shape; other inputs keep the file's shape, a first dimension of unknown size becomes 1.
         example_inputs: arguments that the torch module is exported with, tensors or arrays: a tuple, a dict by name, or one alone.
+        fold: how the first input's values were prepared: that becomes part of the network, which then takes bytes (passes/fold_preprocessing.py).
         values: input name -> value; the input becomes a constant (a sampling rate, a switch) and what depends on it is folded.
 
     Raises ModelError for a model that is damaged, hostile, of an unsupported opset or not of fixed shape, UsageError for
@@ -85,11 +89,18 @@ def load_network(
     """
     name, model = read_source(source, example_inputs)
     with judged(model):
-        return _network(name, model, shapes, values)
+        canonical = canonicalize(model, shapes, values)
+        return _network(name, model, shapes, canonical if fold is None else _folded(canonical, fold))
 
 
-def _network(name: str, model: onnx.ModelProto, shapes: Shapes | None, values: Values | None) -> Network:
-    canonical = canonicalize(model, shapes, values)
+def _folded(canonical: PassResult, form: Preprocessing) -> PassResult:
+    """`canonical` with `form` in its first convolution. Raises LoweringError where that cannot take it."""
+    result = run_passes(canonical.model, (FoldPreprocessing(form),))
+    verify(result.model, after=FoldPreprocessing.name)
+    return replace(canonical, model=result.model)
+
+
+def _network(name: str, model: onnx.ModelProto, shapes: Shapes | None, canonical: PassResult) -> Network:
     imported = import_graph(canonical.model)
     graph = canonical.model.graph
     return Network(

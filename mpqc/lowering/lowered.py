@@ -112,7 +112,9 @@ def _value(program: Program, name: str, files: dict[str, str]) -> dict[str, obje
 
 
 def _grid(program: Program, name: str) -> dict[str, object]:
-    """Scale and zero point of the value's codes, {} where it has none, or one for each channel."""
+    """Scale and zero point of the value's codes, {} where it has none, or one for each channel. Bytes are the numbers themselves."""
+    if program.tensors[name].dtype == "uint8":
+        return {"scale": 1.0, "zero_point": 0}
     users = [program.tensors[user.outputs[0]] for user in program.uses[name] if isinstance(user, Quantize)]
     makers = [program.tensors[op.inputs[0]] for op in program.ops if isinstance(op, Dequantize) and name in op.outputs]
     grids = [tensor.qparams for tensor in (program.tensors[name], *users, *makers) if tensor.qparams is not None]

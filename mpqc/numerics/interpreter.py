@@ -51,6 +51,14 @@ def interpret_op(program: Program, op: Op, inputs: Mapping[str, np.ndarray]) -> 
     return {name: value[0] for name, value in zip(op.outputs, results, strict=True)}
 
 
+def typed(value: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """`value` in the type of `tensor`. Raises DataError where an input of bytes would not be the same number."""
+    found: np.ndarray = value.astype(tensor.dtype, copy=False)
+    if tensor.dtype == "uint8" and value.dtype != np.uint8 and not np.array_equal(found, value):
+        raise DataError("the program takes bytes: whole numbers from 0 to 255", where=tensor.name)
+    return found
+
+
 class Interpreter:
     """Runs one program many times. Float regions keep their ONNX Runtime sessions.
 
@@ -105,7 +113,7 @@ class Interpreter:
         tensor, value = self.program.tensors[name], np.asarray(samples[name])
         if value.shape[1:] != tensor.shape:
             raise DataError(f"shape {list(value.shape[1:])} is not {list(tensor.shape)}", where=name)
-        return value.astype(tensor.dtype, copy=False)
+        return typed(value, tensor)
 
     def _chunk(self) -> int:
         largest = max((int(np.prod(tensor.shape)) for tensor in self.program.tensors.values()), default=1)
@@ -181,7 +189,7 @@ def _window(op: Conv | Pool) -> _Window:
 def _quantize(op: Quantize, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:
     q = tensors[op.outputs[0]].qparams
     assert q is not None, op.name
-    return integer.quantize(x[0], q)
+    return integer.quantize(x[0].astype(np.float32, copy=False), q)
 
 
 def _dequantize(op: Dequantize, x: list[np.ndarray], tensors: Mapping[str, Tensor]) -> np.ndarray:

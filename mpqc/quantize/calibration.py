@@ -17,6 +17,7 @@ from mpqc.facts.kernels import stores_odd
 from mpqc.facts.ops import carries
 from mpqc.numerics.ranges import BIAS_LIMIT, BINS, Histogram, affine_qparams, mse_range, percentile_range, weight_qparams
 from mpqc.values.network import Network
+from mpqc.values.preprocessing import PIXEL_RANGE
 from mpqc.values.qtype import QParams
 from mpqc.values.site import FILL, OpNode, SiteKind, SiteTable
 from mpqc.workspace.progress import steps
@@ -58,6 +59,8 @@ class Calibration:
     """Weight site -> widths that may lie on the half-integer grid: they do where its squared error is less"""
     chosen: Mapping[str, str] = field(default_factory=dict)
     """Sharing group -> the method for its activations, where it is another"""
+    pinned: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Sharing group -> the range of its activations, whatever was seen: bytes"""
     _known: dict[tuple[str, int], QParams] = field(default_factory=dict, repr=False)
 
     def qparams(self, site: str, bits: int) -> QParams:
@@ -70,6 +73,8 @@ class Calibration:
         return self._known[group, bits]
 
     def _activation(self, group: str, bits: int) -> QParams:
+        if group in self.pinned:
+            return affine_qparams(*self.pinned[group], bits)
         low, high = _range(self.histograms[group], bits, self.chosen.get(group, self.method))
         return affine_qparams(low, high, bits)
 
@@ -82,6 +87,10 @@ class Calibration:
     def with_methods(self, chosen: Mapping[str, str]) -> Calibration:
         """The same observations with a method of its own for the activations of some sharing groups."""
         return replace(self, chosen={**self.chosen, **chosen}, _known={})
+
+    def with_bytes(self, sites: Collection[str]) -> Calibration:
+        """The same observations where the activations `sites` are bytes: at 8 bits their codes are these, without rounding."""
+        return replace(self, pinned={self.table.by_name[name].group_name: PIXEL_RANGE for name in sites}, _known={})
 
     def with_half(self, widths: Collection[int]) -> Calibration:
         """The same observations with weights of `widths` on the half-integer grid where that loses less and kernels store it in 2 bits."""

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +101,8 @@ def _application(root: Path, triple: str) -> None:
 def _describe(root: Path, lowered: Lowered, description: Description, form: Preprocessing) -> None:
     """Writes model.json and README.txt."""
     facts = parse_json(lowered.description)
-    facts["preprocessing"] = {"text": form.text, "input": description.inputs[0].name if description.inputs else "", **asdict(form)}
+    left = replace(form, mean=None, std=None, scale=None) if form.folded else form
+    facts["preprocessing"] = {"text": form.text, "input": description.inputs[0].name if description.inputs else "", **asdict(left)}
     (root / "model.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
     (root / "README.txt").write_text(_readme(lowered, description, form), encoding="utf-8")
 

@@ -30,6 +30,8 @@ class Preprocessing:
     """nchw | nhwc: how the network's input lies, where its shape does not tell"""
     name: str = ""
     """Of the preset, where it is one"""
+    folded: bool = False
+    """Whether scale, mean and std are the network's first convolution's business: values go in as they are, bytes"""
 
     def __post_init__(self) -> None:
         if self.resize not in (COVER, STRETCH, PAD) and not _is_positive(self.resize):
@@ -42,22 +44,28 @@ class Preprocessing:
     @property
     def declared(self) -> bool:
         """Whether somebody said what values go in; otherwise they go in as they are."""
-        return bool(self.name) or not self.is_identity
+        return bool(self.name) or self.folded or not self.is_identity
 
     @property
     def is_identity(self) -> bool:
         """Whether values go in as they are."""
+        return self.folded or self._is_plain
+
+    @property
+    def _is_plain(self) -> bool:
         return self.mean is None and self.std is None and self.scale is None
 
     @property
     def text(self) -> str:
         """One line for people."""
         name = f"{self.name}: " if self.name else ""
+        if self.folded:
+            name = f"bytes 0..255 as they are; the first convolution does {name}"
         return f"{name}{self._formula}{', channels in the order blue, green, red' if self.bgr else ''}{self._fitting}"
 
     @property
     def _formula(self) -> str:
-        if self.is_identity:
+        if self._is_plain:
             return "values as they are"
         scaled = "x" if self.scale is None else f"x * {self.scale:.6g}"
         shifted = scaled if self.mean is None else f"({scaled} - {_numbers(self.mean)})"

@@ -58,7 +58,7 @@ class Op:
 
 @dataclass(frozen=True, eq=False)
 class Quantize(Op):
-    """float32 -> codes of the output tensor's qparams (numerics.quantize), after shifting where the file had uint8."""
+    """float32, or bytes (uint8) as numbers -> codes of the output tensor's qparams (numerics.quantize), after shifting where the file had uint8."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,7 +92,6 @@ class Choosing(Solving):
     uniform_bits: tuple[int, int] = option((8, 8), "bits of the strategy uniform", "--bits", notation=BITS)
     """Weight and activation bits of the strategy `uniform`."""
     plan: Plan | None = option(None, "plan.json to obey instead of solving for one", notation=PLAN)
-    """A plan to obey instead of solving for one."""
 
     def __post_init__(self) -> None:
         if self.strategy not in (*STRATEGIES, *TRAINED):
@@ -139,14 +138,13 @@ class Reading(Shaped, Seeded):
     samples: int = option(256, "calibration samples to take", unit="samples", least=1)
     """Calibration samples taken from the data."""
     preset: str = option("", f"how pixels of 0..255 become what the network takes: {', '.join(PRESETS)}", open=True)
-    """A name of mpqc.values.presets"""
     mean: tuple[float, ...] | None = option(None, "subtracted from image channels in 0..255: 123.7,116.3,103.5", notation=CHANNELS)
     std: tuple[float, ...] | None = option(None, "divides image channels after the mean: 58.4,57.1,57.4", notation=CHANNELS)
     scale: float | None = option(None, "what image channels are multiplied by before mean and std: 0.00392157 is 1/255")
     bgr: bool = option(False, "pictures go in as blue, green, red")
     resize: str = option("", "pictures cover the input and are cut (cover), stretch, pad, or a part of their shorter side (0.875)", open=True)
-    """See Preprocessing; empty: as the preset says, else cover"""
     layout: str = option("", "nchw or nhwc, where the shape of the input does not tell", open=True)
+    fold_preprocessing: bool = option(False, "scale and shift go into the first convolution: the program takes bytes, pictures as they are")
     input_range: tuple[float, float] | None = option(None, "least and largest value of the inputs, where there is no --data: 0,255", notation=RANGE)
     """Least and largest value of the inputs, where there is no data to see it in."""
     ranges: str = option(AUTO, f"how ranges are chosen: {listed(RANGES, 'or')}")
@@ -166,13 +164,15 @@ class Reading(Shaped, Seeded):
             raise UsageError(f"unknown preset {self.preset!r}", where="--preset", hint=f"use one of {', '.join(PRESETS)}")
         if self.preset and (self.mean, self.std, self.scale) != (None, None, None):
             raise UsageError("the preset says it already", where="--mean, --std, --scale", hint="leave them or --preset out")
+        if self.fold_preprocessing and not self.preset and (self.mean, self.std, self.scale) == (None, None, None):
+            raise UsageError("there is nothing to fold", where="--fold-preprocessing", hint="add --preset, or --mean, --std or --scale")
         _ = self.preprocessing
 
     @property
     def preprocessing(self) -> Preprocessing:
         """What pixels become before the network sees them: the preset, or the single values. Raises UsageError for what none can be."""
         base = PRESETS[self.preset].preprocessing if self.preset else Preprocessing(self.mean, self.std, self.scale)
-        return replace(base, bgr=base.bgr or self.bgr, resize=self.resize or base.resize, layout=self.layout)
+        return replace(base, bgr=base.bgr or self.bgr, resize=self.resize or base.resize, layout=self.layout, folded=self.fold_preprocessing)
 
 
 @dataclass(frozen=True)
@@ -340,6 +340,8 @@ class Options(Writing, Judging, Checking, Training, Repairing, Reading, Deployin
         self.check_price(self.price)
         if self.strategy in TRAINED and self.training is None:
             raise UsageError(f"{self.strategy} chooses bits while training", where="--strategy", hint=HOW_TO_TRAIN)
+        if self.fold_preprocessing and self.training is not None:
+            raise UsageError("weights for bytes learn badly", where="--fold-preprocessing", hint="leave it out where there is training")
         _ = self.pruning
 
     @classmethod

@@ -14,7 +14,7 @@ from mpqc.values.program import Tensor
 
 
 def quantize(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
-    """Codes of float32 `x` in the qparams of `y`: numerics.quantize, by a true division. Output in the memory order of `y`."""
+    """Codes of `x`, float32 or bytes, in the qparams of `y`: numerics.quantize, by a true division. Output in the memory order of `y`."""
     q = y.qparams
     assert q is not None
     scalars = np.array([q.scale.reshape(()), *output_bounds(y.zero_point, q.qtype.qmin, q.qtype.qmax)], np.float32)
@@ -22,7 +22,9 @@ def quantize(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
 
     def body(source: Expr, s: Expr, z: Expr, out: Expr) -> None:
         def codes_of(at: Expr, width: int, by: int = 1) -> Expr:
-            return codes(load(source, at, width, by) / splat(s[0], width), s[1], s[2], z[0], width, y.dtype)
+            value = load(source, at, width, by)
+            real = value if x.dtype == "float32" else cast(value, "float32", width)
+            return codes(real / splat(s[0], width), s[1], s[2], z[0], width, y.dtype)
 
         def step(width: int, at: list[Expr], by: list[int], _: None) -> None:
             store(out, at[0], codes_of(at[1], width, by[1]), width, by[0])
@@ -35,8 +37,8 @@ def quantize(x: Tensor, y: Tensor, target: KernelTarget) -> Kernel:
         else:
             _nest(x, y).emit(step)
 
-    name = symbol("quantize", *_suffix(y), x.shape, _form(x, y), _nest(x, y).merged.strides[1])
-    params = [Param("x", physical_shape(x), "float32"), param("scalars", scalars), param("zero", zero), Param("y", physical_shape(y), y.dtype)]
+    name = symbol("quantize", *_suffix(y), *([] if x.dtype == "float32" else [x.dtype]), x.shape, _form(x, y), _nest(x, y).merged.strides[1])
+    params = [Param("x", physical_shape(x), x.dtype), param("scalars", scalars), param("zero", zero), Param("y", physical_shape(y), y.dtype)]
     return Kernel(name, function(name, params, body), (scalars, zero), physical_shape(y), y.dtype, 0)
 
 

@@ -201,7 +201,7 @@ def _quantized(builder: Builder, node: NodeProto, x: str, found: Coding, name: s
 
 def _edge(builder: Builder, name: str, x: str, codes: Codes) -> list[Op]:
     """Quantize, with a step behind where the file limits codes to less than their type's range."""
-    q = codes.qparams
+    q, x = codes.qparams, _bytes_behind(builder.source, x)
     if (codes.coding.low, codes.coding.high) == (q.qtype.qmin, q.qtype.qmax):
         return [Quantize(name, (x,), (codes.name,))]
     full = builder.new_codes(f"{codes.name}_full", codes.shape, Coding(q, codes.coding.element, q.qtype.qmin, q.qtype.qmax))
@@ -209,6 +209,14 @@ def _edge(builder: Builder, name: str, x: str, codes: Codes) -> list[Op]:
         return [Quantize(name, (x,), (full.name,)), Rescale(name, (full.name,), (codes.name,), 1.0, 0.0, codes.coding.low, codes.coding.high, "Clip")]
     limits = np.clip(np.arange(-128, 128), codes.coding.low, codes.coding.high).astype(np.int8)
     return [Quantize(name, (x,), (full.name,)), Table(name, (full.name,), (codes.name,), limits, "Clip")]
+
+
+def _bytes_behind(source: Source, x: str) -> str:
+    """The network's input of bytes that float tensor `x` holds as numbers, or `x` itself."""
+    node = source.producers.get(x)
+    if node is None or node.op_type != "Cast" or node.input[0] not in source.inputs or source.elements[node.input[0]] != TensorProto.UINT8:
+        return x
+    return node.input[0]
 
 
 def _fused(builder: Builder, x: str, codes: Codes) -> list[Op]:

@@ -152,4 +152,6 @@ def _run(model: onnx.ModelProto, feeds: Arrays) -> list[np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(value) for value in session.run(None, dict(feeds))]
+    bytes_ = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    taken = {name: array.astype(np.uint8) if name in bytes_ else array for name, array in feeds.items()}
+    return [np.asarray(value) for value in session.run(None, taken)]

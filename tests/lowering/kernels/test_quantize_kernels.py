@@ -39,6 +39,20 @@ def test_quantize_and_dequantize(isa: str) -> None:
     check(cases, isa)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_bytes_are_quantized_as_the_numbers_that_they_are(isa: str) -> None:
+    rng, cases = np.random.default_rng(2), []
+    for index, shape in enumerate(SHAPES):
+        for scale, zero in ((1.0, -128), (0.037, 5)) if index < 3 else ((1.0, -128),):
+            real, codes = plain(shape, "uint8"), quantized(shape, zero, scale)
+            x = rng.integers(0, 256, shape, np.uint8)
+            q = integer.quantize(x.astype(np.float32), codes.qparams)
+            if (scale, zero) == (1.0, -128):
+                np.testing.assert_array_equal(q, x.astype(int) - 128)
+            cases.append(expected(quantize(real, codes, core(isa)), [(x, real)], (q, codes), f"{scale} {zero}"))
+    check(cases, isa)
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("bits", [2, 4, 7])
 def test_narrow_types_saturate_at_their_own_bounds(bits: int) -> None:
