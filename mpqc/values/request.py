@@ -90,7 +90,6 @@ class Choosing(Solving):
     )
     """How the plan comes about: see STRATEGIES and TRAINED"""
     uniform_bits: tuple[int, int] = option((8, 8), "bits of the strategy uniform", "--bits", notation=BITS)
-    """Weight and activation bits of the strategy `uniform`."""
     plan: Plan | None = option(None, "plan.json to obey instead of solving for one", notation=PLAN)
 
     def __post_init__(self) -> None:
@@ -123,7 +122,6 @@ class Shaped:
     shapes: Mapping[str, tuple[int, ...]] = option(
         {}, "fixed shape of an input, for example input=1x3x224x224 (repeat for more)", "--shape", notation=SHAPES
     )
-    """Fixed shapes for inputs with dynamic dimensions."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,6 @@ class Reading(Shaped, Seeded):
     example_inputs: Any = None
     """Positional arguments that a torch module is exported with."""
     samples: int = option(256, "calibration samples to take", unit="samples", least=1)
-    """Calibration samples taken from the data."""
     preset: str = option("", f"how pixels of 0..255 become what the network takes: {', '.join(PRESETS)}", open=True)
     mean: tuple[float, ...] | None = option(None, "subtracted from image channels in 0..255: 123.7,116.3,103.5", notation=CHANNELS)
     std: tuple[float, ...] | None = option(None, "divides image channels after the mean: 58.4,57.1,57.4", notation=CHANNELS)
@@ -271,7 +268,6 @@ class Checking(Priced):
     price: bool = option(False, "price the built program under the emulator; a latency budget then holds for that time")
     """Whether the built program is priced by a pricing tool, and a latency budget holds for that price."""
     allow_slower: bool = option(False, "accept a plan that is slower than all int8 (else exit code 4)")
-    """Whether a plan that is slower than all int8 is fine."""
 
     def __post_init__(self) -> None:
         if self.pricer is not None and not self.price:

@@ -12,6 +12,7 @@ import pytest
 
 from mpqc.values.recipe import Recipe
 from mpqc.values.request import Checking, Choosing, Judging, Options, Reading, Repairing, Seeded, Training, Writing
+from mpqc.values.system import Deploying
 
 ROOT = Path(__file__).resolve().parents[2] / "mpqc"
 
@@ -51,7 +52,7 @@ def test_nothing_untyped_crosses_a_border() -> None:
 
 
 def test_options_are_the_parts_and_nothing_else() -> None:
-    parts = {item.name for part in (Seeded, Choosing, Reading, Repairing, Training, Checking, Judging, Writing) for item in fields(part)}
+    parts = {item.name for part in (Seeded, Choosing, Reading, Repairing, Training, Checking, Judging, Writing, Deploying) for item in fields(part)}
     assert {item.name for item in fields(Options)} == parts
     asked = Options(target="abstract", samples=8, mean=(1.0,), seed=7, training=Recipe())
     assert asked.reading == Reading(samples=8, mean=(1.0,), seed=7)
