@@ -63,13 +63,7 @@ def run_emulated(
 
 def emulate(bundle: Path, arguments: Sequence[object], *, cpu: str | None = None, seconds: float | None = None) -> str:
     """Standard output of the bundle's runner under qemu-aarch64. Raises ToolMissingError or RunError."""
-    command = [
-        *emulator(cpu or target_cpu(bundle), _root(bundle)),
-        str(bundle / "bin" / "mpqc-runner"),
-        "--model",
-        str(bundle / "model.so"),
-        *map(str, arguments),
-    ]
+    command = [*launcher(bundle, cpu), str(bundle / "bin" / "mpqc-runner"), "--model", str(bundle / "model.so"), *map(str, arguments)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired as error:
@@ -77,6 +71,11 @@ def emulate(bundle: Path, arguments: Sequence[object], *, cpu: str | None = None
     if done.returncode:
         raise RunError("failed in the emulator", where=str(bundle), why=_reason(done.returncode, done.stderr))
     return done.stdout
+
+
+def launcher(bundle: Path, cpu: str | None = None) -> list[str]:
+    """The command that runs programs of `bundle` as `cpu` (None: its target's core). Raises ToolMissingError."""
+    return emulator(cpu or target_cpu(bundle), _root(bundle))
 
 
 def _root(bundle: Path) -> Path:

@@ -88,7 +88,9 @@ def test_rows_from_a_board_that_ssh_reaches(mpqc: Mpqc, tmp_path: Path, ssh: Pat
     assert not problems
     assert [(row.kernel, row.origin) for row in rows] == [("table", "measured on this machine")] * 2
     assert all(0 < row.cycles < 1e9 for row in rows)
-    assert ssh.read_text().startswith("-o BatchMode=yes -p 2222 -- me@here ")
+    told = ssh.read_text()
+    assert told.startswith("-o BatchMode=yes -o ")
+    assert " -p 2222 -- me@here " in told
 
 
 @pytest.mark.usefixtures("small_grid", "ssh")
