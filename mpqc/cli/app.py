@@ -18,6 +18,7 @@ from mpqc.values.version import __version__
 
 if TYPE_CHECKING:
     from mpqc.cli.requests import (
+        Benching,
         Board,
         Calibrating,
         DemoFolder,
@@ -157,10 +158,23 @@ def run_program(
     running: Running,
     showing: Json,
 ) -> None:
-    """Runs a compiled network in the emulator or on this machine."""
+    """Runs a compiled network in the emulator, on this machine or on a board."""
     from mpqc.cli.commands import run_command
 
     run_command(folder, running, showing)
+
+
+@app.command(cls=Grouped, epilog=f"Example: mpqc bench out --ssh pi@raspberrypi.local\n\n{CODES}")
+@later
+def bench(
+    folder: Annotated[Path, typer.Argument(help="output folder of `mpqc compile` or `mpqc lower`", show_default=False)],
+    benching: Benching,
+    showing: Showing,
+) -> None:
+    """Times a compiled network on a board, beside all int8, float and other engines; writes bench.json and adds it to the report."""
+    from mpqc.cli.bench import bench_command
+
+    bench_command(folder, benching, showing)
 
 
 @targets_app.command("list", cls=Grouped)

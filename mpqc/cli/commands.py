@@ -212,7 +212,7 @@ def run_command(folder: Path, running: Running, showing: Json) -> None:
     from mpqc.flow.artifacts import run_folder
 
     arrays = [_array(path) for path in running.inputs]
-    outputs = run_folder(existing(folder, "folder"), arrays, emulate=running.emulate, threads=running.threads)
+    outputs = run_folder(existing(folder, "folder"), arrays, running, threads=running.threads)
     if running.output is not None:
         _save(outputs, running.output)
     summary = {name: _summary(values) for name, values in outputs.items()}

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mpqc.errors import UsageError
 from mpqc.facts.resources import over_names
+from mpqc.values.bench_request import Benching
 from mpqc.values.notation import NUMBERS, PATHS, WORDS
 from mpqc.values.option import listed, option
+from mpqc.values.reach import Reach
 from mpqc.values.request import MEASURED, Forced, Judging, Options, Priced, Reading, Seeded, Shaped, Solving, Targeted
 from mpqc.values.system import Deploying
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from mpqc.workspace.progress import Progress
 
 FILES = "Files"
-__all__ = ["Forced", "Judging", "Options", "Seeded", "Shaped", "Solving", "Targeted"]
+__all__ = ["Benching", "Forced", "Judging", "Options", "Seeded", "Shaped", "Solving", "Targeted"]
 
 
 def _folder(default: str) -> Path:
@@ -123,19 +125,19 @@ class Sweeping:
 
 
 @dataclass(frozen=True)
-class Running:
+class Running(Reach):
     """How a compiled network is run."""
 
     GROUP: ClassVar[str] = "Run"
-    emulate: bool = option(False, "run the bundle under qemu-aarch64")
     host: bool = option(False, "run the same program compiled for this machine")
     inputs: tuple[Path, ...] = option((), ".npy for each input, in order; without it the bundle's own inputs", "--input", notation=PATHS)
     output: Path | None = option(None, "file for the first output (.npy) or all of them (.npz)")
     threads: int = option(1, "threads that share a run", unit="threads", least=1, most=64)
 
     def __post_init__(self) -> None:
-        if self.emulate == self.host:
-            raise UsageError("say where to run", where="mpqc run", hint="add --emulate or --host")
+        super().__post_init__()
+        if len(self.places) + self.host != 1:
+            raise UsageError("say where to run", where="mpqc run", hint="add one of --emulate, --host, --ssh, --rpc, --tracker")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Latencies are those of one core.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 
@@ -34,6 +34,16 @@ PACKING_CYCLES = 0.5
 """A value of a packed activation, loaded or stored: the most that benchmarks/activations_a76.py finds (0.2 to 0.5), so that a latency budget holds"""
 CHANNEL_TABLE_CYCLES = 3.0
 """A value of a table a channel, more than with one table for all: the most of three shapes priced for Cortex-A76 (1.2 to 3.0)"""
+
+
+@dataclass(frozen=True)
+class KernelRun:
+    """The kernel that a node is predicted to run as, and its price."""
+
+    kind: OpKind
+    shape: Shape
+    widths: Widths
+    cycles: float
 
 
 class CostModel:
@@ -137,6 +147,24 @@ class CostModel:
         computed = input_bits if work.macs or output_bits >= FLOAT_BITS else (*input_bits, output_bits)
         cycles = min(self._prices(node, work, weight_bits, computed, output_bits).values())
         return (cycles + self._more_cycles(node, input_bits, output_bits)) / self._cycles_a_microsecond
+
+    def kernel_run(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int) -> KernelRun | None:
+        """What `microseconds` prices, its call apart, as a cost row names it; None for a view, for several runs, and for what no row says."""
+        work = self._workload(node)
+        if work is None or work.runs != 1 or not self.target.rows or self._more_cycles(node, input_bits, output_bits):
+            return None
+        computed = input_bits if work.macs or output_bits >= FLOAT_BITS else (*input_bits, output_bits)
+        prices = self._prices(node, work, weight_bits, computed, output_bits)
+        kind = cheapest(prices)
+        plain = self._widths(node, work, weight_bits, computed)
+        widths = plain if kind == work.kind else self.target.kernel_bits(kind, weight_bits, max(self.target.containers.activations))
+        call = 0.0 if kind is OpKind.RESIDUAL else self.call_cycles
+        return None if widths is None or prices[kind] <= call else KernelRun(kind, work.shape, widths, prices[kind] - call)
+
+    @property
+    def call_cycles(self) -> float:
+        """What the runtime adds to every kernel."""
+        return self._row_cycles("call")
 
     def form(self, node: OpNode, weight_bits: int | None, input_bits: tuple[int, ...]) -> str:
         """Name of the form in which the convolution `node` is computed at these widths; empty where it is computed directly."""

@@ -11,8 +11,10 @@ import numpy as np
 
 from mpqc.errors import DataError, ModelError, RunError, UsageError
 from mpqc.values.artifacts import Artifacts
+from mpqc.values.bench import FILE as BENCH
 from mpqc.values.preprocessing import UNTOUCHED
 from mpqc.values.program import Float, Program
+from mpqc.values.reach import Reach
 from mpqc.workspace.digest import File
 from mpqc.workspace.folder import Workspace, open_workspace, to_json
 from mpqc.workspace.lock import locked
@@ -42,7 +44,8 @@ def lowered_program(program: Program, target: Target, block_bytes: int = 0) -> L
 
 
 def remove_program(workspace: Workspace) -> None:
-    """Removes model.so and bundle/ of an earlier plan."""
+    """Removes model.so and bundle/ of an earlier plan, and their benchmark."""
+    workspace.remove(BENCH)
     workspace.remove("bundle")
     workspace.remove("model.so")
 
@@ -149,24 +152,34 @@ def _summary(program: Program, artifacts: Artifacts, model: Path) -> dict[str, A
     }
 
 
-def run_folder(folder: Path, arrays: Sequence[np.ndarray], *, emulate: bool, threads: int = 1) -> dict[str, np.ndarray]:
-    """Runs what a compile or lower wrote to `folder`, in the emulator or built anew for this machine.
+def run_folder(folder: Path, arrays: Sequence[np.ndarray], reach: Reach, *, threads: int = 1) -> dict[str, np.ndarray]:
+    """Runs what a compile or lower wrote to `folder`, where `reach` says; where it says nothing, built anew for this machine.
 
     `arrays` are the inputs in order, any number of stacked samples; none: the bundle's own. Raises RunError, DataError.
     """
+    bundle = bundle_of(folder)
+    description = _description(bundle)
+    inputs = _own_inputs(bundle, description) if not arrays else _named([value.name for value in description.inputs], arrays)
+    if reach.emulate:
+        from mpqc.runtime import run_emulated
+
+        return run_emulated(bundle, inputs, threads=threads)
+    if reach.places:
+        from mpqc.runtime.board_run import run_on_board
+
+        return run_on_board(bundle, inputs, reach, threads)
+    return _run_on_host(folder, inputs, threads)
+
+
+def bundle_of(folder: Path) -> Path:
+    """The bundle in `folder`, or that itself. Raises RunError where there is none, or where it is of another plan."""
     stale = stale_files(folder)
     if stale:
         raise RunError("its program is of another plan", where=str(folder), why="plan.json was changed since", hint=f"mpqc build {folder}")
     bundle = folder / "bundle" if (folder / "bundle").is_dir() else folder
     if not (bundle / "model.json").is_file():
         raise RunError("holds no bundle", where=str(folder), hint="give the output folder of mpqc compile or mpqc lower for an AArch64 target")
-    description = _description(bundle)
-    inputs = _own_inputs(bundle, description) if not arrays else _named([value.name for value in description.inputs], arrays)
-    if emulate:
-        from mpqc.runtime import run_emulated
-
-        return run_emulated(bundle, inputs, threads=threads)
-    return _run_on_host(folder, inputs, threads)
+    return bundle
 
 
 def _run_on_host(folder: Path, inputs: Mapping[str, np.ndarray], threads: int) -> dict[str, np.ndarray]:

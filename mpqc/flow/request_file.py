@@ -129,13 +129,16 @@ def _plain(value: Any) -> Any:
     return OWN if callable(value) else value
 
 
-def read_request(workspace: Workspace) -> Asked:
-    """What the folder was asked for. Raises PlanError where that is not known, or where network or data are no longer there."""
+def read_request(workspace: Workspace, *, learned: bool = False) -> Asked:
+    """What the folder was asked for. Raises PlanError where that is not known, or where network or data are no longer there.
+
+    learned: whether a folder whose weights were learned will do: the network is the one before that.
+    """
     where = str(workspace.root)
     hint = "run mpqc compile or mpqc analyze with this version first"
     request = read_record(Request, workspace.path(FILE), "request of a compile", SCHEMA_VERSION, hint)
     again = "mpqc compile MODEL --data DATA --plan PLAN.json builds it"
-    if request.trained:
+    if request.trained and not learned:
         raise PlanError("its weights were learned for the plan before", where=where, hint=f"{again}, with --qat-steps it learns at the new one")
     if request.data == GONE:
         raise PlanError("its data came from memory and was too much to keep", where=where, hint=again)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from mpqc.values.bench import Bench
 from mpqc.values.history import TrainingSummary
 from mpqc.values.json_file import Record
 from mpqc.values.plan import Proof, Use
@@ -183,6 +184,8 @@ class Report(Record):
     """Of the budgeted resources, before any training; empty where no sensitivities were measured"""
     command: str = ""
     """What makes this again; files by their names"""
+    bench: Bench | None = None
+    """None where nobody benchmarked the program"""
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpqc.facts.amounts import format_amount
 from mpqc.facts.resources import RESOURCES
+from mpqc.report.bench_text import bench_lines, times_by_layer
 from mpqc.report.model import LayerRow, Report
 from mpqc.report.verdict_text import verdict_lines
 from mpqc.values.artifacts import FILE_CONSTANTS, MODULE
@@ -47,18 +48,25 @@ def plan_table(report: Report) -> Table:
     from rich.table import Table
 
     table = Table(title=plain(f"{report.network} on {report.target}"), title_justify="left")
-    for name, justify in (("node", "left"), ("op", "left"), ("w", "right"), ("a", "right"), ("bytes", "right"), ("us", "right"), ("why", "left")):
+    timed = times_by_layer(report.bench)
+    beside = (("us", "right"),) if report.bench is None else (("predicted us", "right"), (f"{report.bench.how} us", "right"))
+    for name, justify in (("node", "left"), ("op", "left"), ("w", "right"), ("a", "right"), ("bytes", "right"), *beside, ("why", "left")):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in report.layers:
-        table.add_row(*map(plain, _cells(row)))
+        *cells, why = _cells(row)
+        more = () if report.bench is None else (_microseconds(timed.get(row.name)),)
+        table.add_row(*map(plain, (*cells, *more, why)))
     return table
 
 
 def _cells(row: LayerRow) -> tuple[str, ...]:
-    microseconds = UNITLESS if row.predicted_us is None else f"{row.predicted_us:.1f}"
     weight = UNITLESS if row.weight_bits is None else f"{row.weight_bits}{' half' * row.half}"
     activation = "float" if row.activation_bits is None else str(row.activation_bits)
-    return (row.name, row.op, weight, activation, str(row.weight_bytes or UNITLESS), microseconds, row.reason)
+    return (row.name, row.op, weight, activation, str(row.weight_bytes or UNITLESS), _microseconds(row.predicted_us), row.reason)
+
+
+def _microseconds(value: float | None) -> str:
+    return UNITLESS if value is None else f"{value:.1f}"
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -108,6 +116,7 @@ def totals(report: Report) -> list[str]:
     if report.modelled_us is not None:
         int8 = "" if report.int8_modelled_us is None else f", all int8 {report.int8_modelled_us / 1e3:.3f} ms"
         lines.append(f"latency: {report.modelled_us / 1e3:.3f} ms{int8} modelled (the built program, priced under the emulator)")
+    lines += bench_lines(report.bench)
     lines += [f"output {row.output}: {_decibel(row.sqnr_db)} against float on {row.samples} samples" for row in report.quality]
     if report.accuracy:
         accuracy = report.accuracy

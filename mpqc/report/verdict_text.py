@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from mpqc.facts.amounts import format_amount
 from mpqc.facts.resources import RESOURCES
+from mpqc.report.bench_text import measured_lines
 from mpqc.report.judge import amount
 from mpqc.report.model import Report
 from mpqc.values.plan import Use
@@ -29,7 +30,7 @@ def _rows(verdict: Verdict, report: Report) -> Iterator[tuple[str, str]]:
     yield "verdict", verdict.headline
     yield "fits", "; ".join(_fit(fit, verdict) for fit in verdict.fits) or f"no budget; {_spent(report.uses)}"
     yield "loses", "; ".join(_losses(verdict))
-    for text in verdict.trust:
+    for text in (*verdict.trust, *measured_lines(report.bench)):
         yield "trust", text
     for text in verdict.next:
         yield "next", text

@@ -100,6 +100,11 @@ class Pricer:
         """Cycles of one warm run of a whole bundle on one core, the runtime's own work included, on noise."""
         return self.cycles(runner_command(bundle), runs, f"LD_LIBRARY_PATH={bundle / 'lib'}")
 
+    def module(self, bundle: Path, module: Path, runs: tuple[int, int] = (1, 2)) -> float:
+        """The same of another module with the runner of `bundle`."""
+        command = [module if word == bundle / "model.so" else word for word in runner_command(bundle)]
+        return self.cycles(command, runs, f"LD_LIBRARY_PATH={bundle / 'lib'}")
+
     def cycles(self, command: Sequence[object], runs: tuple[int, int], *environment: str) -> float:
         """Cycles of one repeat of a program whose argument {n} says how many; `environment` holds NAME=VALUE. Raises RunError."""
         return float(self.priced(command, runs, *environment)["modelled_cycles"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ SOLVED = f"{MARKER}/solved"
 STALE = "STALE.txt"
 """Stands beside files of an older plan, for people"""
 PLAN = "plan.json"
-OF_PLAN = ("model.qdq.onnx", "model.so", "bundle", "report.json", "report.html")
+OF_PLAN = ("model.qdq.onnx", "model.so", "bundle", "bench.json", "report.json", "report.html")
 """What is made of a plan"""
 KEPT = (PLAN, "sites.json", "sensitivities.json", *OF_PLAN)
 
@@ -43,6 +43,15 @@ def finish(workspace: Workspace, request: str) -> None:
     files = {name: found for name in KEPT if (found := _digest(workspace.path(name)))}
     workspace.write_text(FINISHED, to_json({"schema_version": SCHEMA_VERSION, "request": request, "files": files}))
     workspace.remove(STALE)
+
+
+def renew(workspace: Workspace, names: Sequence[str]) -> None:
+    """What is in the files `names` now belongs to what was finished there, if something was: it was added to them later."""
+    known = _read(workspace.root)
+    if known is None:
+        return
+    files = {**known.files, **{name: found for name in names if (found := _digest(workspace.path(name)))}}
+    workspace.write_text(FINISHED, to_json({"schema_version": SCHEMA_VERSION, "request": known.request, "files": files}))
 
 
 def is_finished(workspace: Workspace, request: str) -> bool:
