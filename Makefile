@@ -73,6 +73,11 @@ sanitizers:
 	@if command -v g++ >/dev/null; then exit 0; fi; \
 	$(call apt_install,g++) || echo "mpqc: no g++, so the runner cannot be tested with sanitizers: apt-get install g++"
 
+# A board of the tests is reached by a real ssh. Not part of `make test`: an ssh server is nothing to put on somebody's machine unasked.
+sshd:
+	@if PATH=$$PATH:/usr/sbin command -v sshd >/dev/null; then exit 0; fi; \
+	$(call apt_install,openssh-server openssh-client) || echo "mpqc: no sshd, so no board can be reached in tests: apt-get install openssh-server"
+
 # Broken files for an hour, one in twenty read by a whole command; N=10000 for so many, SEED=7 to begin there (else the day decides). Prints the seeds.
 MINUTES ?= 60
 N ?= 1000000
