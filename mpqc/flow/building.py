@@ -67,6 +67,8 @@ class Builder:
     job: Job
     memory: float | None = None
     """Bytes that a budget leaves for activations and scratch: where scratch for all cores takes more, kernels are cut for one"""
+    kept: Workspace | None = None
+    """Where prices are kept; None: in the job's workspace"""
     _busiest: Moment | None = None
     _draft: Draft | None = None
     _built: Built | None = None
@@ -80,7 +82,8 @@ class Builder:
             return spent
         self.built()
         with self.job.progress.phase("price"):
-            return {**spent, Resource.LATENCY: verifier.microseconds(self.job.workspace.path("bundle"))}
+            kept = self.kept or self.job.workspace
+            return {**spent, Resource.LATENCY: verifier.microseconds(self.job.workspace.path("bundle"), kept)}
 
     def built(self) -> Built:
         """What was made of the plan measured last, after writing its model.so and bundle/."""
@@ -156,7 +159,7 @@ class Builder:
         """What `measure` says of `plan` with the weights of the file, in a folder that does not stay."""
         with tempfile.TemporaryDirectory(dir=self.job.workspace.root, prefix=".mpqc-aside-") as folder:
             aside = Job(Workspace(Path(folder)), self.job.progress)
-            builder = Builder(replace(self.exporting, trained=None), self.target, aside, self.memory)
+            builder = Builder(replace(self.exporting, trained=None), self.target, aside, self.memory, self.job.workspace)
             spent = builder.measure(plan, verifier)
             self._busiest = builder._busiest
             return spent

@@ -12,6 +12,7 @@ import numpy as np
 from mpqc.values.plan import Plan
 from mpqc.values.sensitivities import Sensitivities, read_sensitivities
 from mpqc.values.site import SiteTable
+from mpqc.workspace.digest import File
 from mpqc.workspace.phase import Phase, write_text
 
 if TYPE_CHECKING:
@@ -61,6 +62,17 @@ class RoundingInputs:
     batches: Batches
     plan: Plan
     samples: int
+
+
+@dataclass(frozen=True)
+class PriceInputs:
+    """What the price of a built program depends on."""
+
+    module: File
+    """model.so of a bundle"""
+    runner: File
+    tool: File
+    arguments: tuple[str, ...]
 
 
 def _calibration(inputs: CalibrationInputs) -> Calibration:
@@ -118,8 +130,24 @@ def _read_rounding(path: Path, _: RoundingInputs) -> Rounded:
     return Rounded(weights, {name: found[name] for name in found.keys() - weights.keys()})
 
 
+def _price(inputs: PriceInputs) -> float:
+    from mpqc.timing.pricer import Pricer
+
+    return Pricer(inputs.tool.path, inputs.arguments).bundle(inputs.module.path.parent)
+
+
+def _saved_price(cycles: float, path: Path) -> None:
+    write_text(repr(cycles), path)
+
+
+def _read_price(path: Path, _: PriceInputs) -> float:
+    return float(path.read_text(encoding="utf-8"))
+
+
 CALIBRATION: Phase[CalibrationInputs, Calibration, Calibration] = Phase("calibration", _calibration, _saved_calibration, _read_calibration, ".npz")
 SENSITIVITIES: Phase[SensitivityInputs, Sensitivities, Sensitivities] = Phase(
     "sensitivities", _sensitivities, _saved_sensitivities, _read_sensitivities
 )
 ROUNDING: Phase[RoundingInputs, Rounded, Rounded] = Phase("rounding", _rounding, _saved_rounding, _read_rounding, ".npz")
+PRICE: Phase[PriceInputs, float, float] = Phase("price", _price, _saved_price, _read_price)
+"""Cycles of one run: a program that was priced is not priced again, also not by a run that goes on"""

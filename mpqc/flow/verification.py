@@ -17,10 +17,12 @@ from mpqc.facts.amounts import format_amount
 from mpqc.facts.resources import RESOURCES
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, Use, same_bits
+from mpqc.workspace.digest import File
 
 if TYPE_CHECKING:
     from mpqc.targets import Target
     from mpqc.timing.pricer import Pricer
+    from mpqc.workspace.folder import Workspace
 
 ROUNDS = 4
 """Programs that are built at most"""
@@ -64,9 +66,12 @@ class Verifier:
     pricer: Pricer
     target: Target
 
-    def microseconds(self, bundle: Path) -> float:
-        """Modelled time of one warm run of `bundle` on one core."""
-        return self.pricer.bundle(bundle) / (self.target.clock_hz or 1) * 1e6
+    def microseconds(self, bundle: Path, kept: Workspace) -> float:
+        """Modelled time of one warm run of `bundle` on one core; from `kept` where the same program was priced before."""
+        from mpqc.flow.phases import PRICE, PriceInputs
+
+        files = (File(bundle / "model.so"), File(bundle / "bin" / "mpqc-runner"), File(self.pricer.tool))
+        return PRICE.run(kept, PriceInputs(*files, self.pricer.arguments)) / (self.target.clock_hz or 1) * 1e6
 
 
 def open_verifier(tool: str | None, target: Target) -> Verifier:

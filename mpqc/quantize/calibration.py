@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from mpqc.values.network import Network
 from mpqc.values.preprocessing import PIXEL_RANGE
 from mpqc.values.qtype import QParams
 from mpqc.values.site import FILL, OpNode, SiteKind, SiteTable
+from mpqc.workspace.partial import Part, part
 from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
@@ -203,7 +205,13 @@ def _observe_ranges(network: Network, batches: Batches, sources: Mapping[str, st
         ranges[sources[name]] = (min(seen[0], low), max(seen[1], high))
         return value
 
-    return ranges, _replay(network, batches, sources, watch)
+    def state() -> dict[str, np.ndarray]:
+        return {"ends": np.array(list(ranges.values()), np.float64).reshape(-1, 2)}
+
+    kept = part("ranges")
+    if (found := kept.load()) is not None:
+        ranges.update(zip(ranges, map(tuple, found["ends"].tolist()), strict=True))
+    return ranges, _replay(network, batches, sources, _Watched(watch, kept, state, found))
 
 
 def _observe_histograms(
@@ -227,7 +235,15 @@ def _observe_histograms(
             zeros[group] += zero_count * stride
         return value
 
-    _replay(network, batches, sources, watch)
+    def state() -> dict[str, np.ndarray]:
+        rows = [item.numpy() for item in counts.values()]
+        return {"counts": np.stack(rows) if rows else np.zeros((0, BINS)), "zeros": np.array(list(zeros.values()), np.float64)}
+
+    kept = part("histograms")
+    if (found := kept.load()) is not None:
+        counts.update(zip(counts, map(torch.from_numpy, found["counts"]), strict=True))
+        zeros.update(zip(zeros, found["zeros"].tolist(), strict=True))
+    _replay(network, batches, sources, _Watched(watch, kept, state, found))
     return {group: Histogram(*ends, counts[group].numpy().clip(min=0), zeros[group]) for group, ends in ranges.items()}
 
 
@@ -236,17 +252,36 @@ def _stride(elements: int) -> int:
     return 1 if elements <= _SAMPLED else (elements // _SAMPLED) | 1
 
 
-def _replay(network: Network, batches: Batches, sources: Mapping[str, str], watch: Any) -> int:
+@dataclass(frozen=True)
+class _Watched:
+    """What is done with values, and where it is kept what came of them so far."""
+
+    watch: Any
+    kept: Part
+    state: Callable[[], dict[str, np.ndarray]]
+    found: Mapping[str, np.ndarray] | None
+    """What a run before kept"""
+
+
+def _replay(network: Network, batches: Batches, sources: Mapping[str, str], watched: _Watched) -> int:
+    """Runs all batches, those left out that a run before has done; how many samples there are."""
     import torch
 
     from mpqc.quantize.replay import Replay, arguments
 
-    replay, samples = Replay(network.module, watch, frozenset(sources)), 0
+    replay, samples = Replay(network.module, watched.watch, frozenset(sources)), 0
+    done = 0 if watched.found is None else int(watched.found["samples"])
     with torch.no_grad():
         for batch in steps(batches, batches.expected):
-            replay.run(*arguments(network.module, batch))
             samples += batches.batch_size or 1
+            if samples > done:
+                replay.run(*arguments(network.module, batch))
+                watched.kept.save(partial(_counted, watched.state, samples))
     return samples
+
+
+def _counted(state: Callable[[], dict[str, np.ndarray]], samples: int) -> dict[str, np.ndarray]:
+    return {"samples": np.int64(samples), **state()}
 
 
 def _with_constants(network: Network, table: SiteTable, histograms: Mapping[str, Histogram], **fields: Any) -> Calibration:

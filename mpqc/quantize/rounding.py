@@ -7,6 +7,7 @@ Pre-trained Transformers", ICLR 2023); then each code becomes the best one given
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ from mpqc.values.network import Network
 from mpqc.values.plan import Plan
 from mpqc.values.qtype import QParams, QType
 from mpqc.values.site import OpNode, SiteTable
+from mpqc.workspace.partial import part
+from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
     from mpqc.data.batches import Batches
@@ -60,11 +63,13 @@ def round_weights(network: Network, table: SiteTable, plan: Plan, calibration: C
     """
     prepared = with_quantizers(network, table)
     ApplyPlan().run(prepared, table, plan, calibration)
-    run = _Rounder(prepared, table)
+    kept = part("layers")
+    run = _Rounder(prepared, table, kept.load())
     with torch.no_grad():
         run.start([arguments(prepared.module, batch) for batch in islice(batches, samples)])
-        for node in prepared.module.graph.nodes:
+        for node in steps(prepared.module.graph.nodes, len(prepared.module.graph.nodes)):
             run.step(node)
+            kept.save(run.state)
     return Rounded(run.weights, run.biases)
 
 
@@ -130,11 +135,17 @@ class _Layer:
 class _Rounder(Corrector):
     """Rounds the weight of each node before the node runs on all samples, then corrects its bias."""
 
-    def __init__(self, network: Network, table: SiteTable) -> None:
+    def __init__(self, network: Network, table: SiteTable, kept: Mapping[str, np.ndarray] | None) -> None:
+        """`kept`: what `state` gave when weights were rounded before, on the same samples."""
         super().__init__(network, table)
         self.table = table
+        self.known = {} if kept is None else {str(name): kept[f"weight{index}"] for index, name in enumerate(kept["names"])}
         self.nodes = {node.name: node for node in table.nodes if node.weight}
         self.weights: dict[str, np.ndarray] = {}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The weights so far."""
+        return {"names": np.array(list(self.weights), np.str_), **{f"weight{index}": value for index, value in enumerate(self.weights.values())}}
 
     def prepare(self, node: fx.Node) -> None:
         """Give `node` the weight that suits its inputs."""
@@ -150,14 +161,20 @@ class _Rounder(Corrector):
         rows = _rows(weight, op, grid.qtype.axis)
         if rows is None or rows.shape[2] > MOST_INPUTS:
             return
+        made = self._made(rows, weight, op, grid, inputs)
+        self.weights[str(op.weight)] = made.numpy()
+        for values in self.samples:
+            values[quantized] = made
+
+    def _made(self, rows: Tensor, weight: Tensor, op: OpNode, grid: QParams, inputs: fx.Node) -> Tensor:
+        """The weight that suits what `inputs` holds, on its grid."""
+        if op.weight in self.known:
+            return torch.from_numpy(self.known[op.weight])
         most = max(POSITIONS // len(self.samples), 1)
         hessian = torch.stack([_hessian(values[inputs], op, most) for values in self.samples]).sum(0)
         scale = torch.from_numpy(np.asarray(grid.scale)).double().reshape(-1).expand(rows.shape[0] * rows.shape[1]).reshape(rows.shape[:2])
         codes = round_together(rows, hessian, scale, grid.qtype)
-        made = _weight((codes.float() * scale.float()[..., None]), weight, grid.qtype.axis)
-        self.weights[str(op.weight)] = made.numpy()
-        for values in self.samples:
-            values[quantized] = made
+        return _weight((codes.float() * scale.float()[..., None]), weight, grid.qtype.axis)
 
     def _grid(self, node: fx.Node, op: OpNode) -> QParams | None:
         """That of the weight of `node`; None where it is to round to nearest."""

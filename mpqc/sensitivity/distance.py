@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -17,10 +18,8 @@ from mpqc.quantize.calibration import Calibration, moved_sites
 from mpqc.quantize.replay import arguments
 from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import Task
+from mpqc.workspace.partial import part
 from mpqc.workspace.progress import steps
-
-if TYPE_CHECKING:
-    pass
 
 
 def measured_losses(subject: Subject, task: Task, bits: tuple[int, ...], sites: frozenset[str]) -> dict[str, dict[int, float]]:
@@ -34,15 +33,27 @@ def measured_losses(subject: Subject, task: Task, bits: tuple[int, ...], sites: 
     active = quantizers(prepared.module)
     repeated = moved_sites(table)
     sums = {site.name: np.zeros(len(bits)) for site in table.sites if site.name in sites}
-    count = 0
-    own, batches = [name for name in sums if name not in repeated], subject.batches.expected
+    own, batches, kept = [name for name in sums if name not in repeated], subject.batches.expected, part("losses")
+    done = 0
+    if (state := kept.load()) is not None:
+        done = int(state["turns"])
+        sums |= dict(zip(own, state["sums"], strict=True))
     turns = ((batch, name) for batch in subject.batches for name in own)
-    for batch, name in steps(turns, None if batches is None else batches * len(own)):
-        if name == own[0]:
+    turn = 0
+    for turn, (batch, name) in enumerate(steps(turns, None if batches is None else batches * len(own)), 1):
+        if turn <= done:
+            continue
+        if name == own[0] or turn == done + 1:
             runner.start(batch)
-            count += 1
         sums[name] += [runner.loss(active[name], subject.calibration, width) for width in bits]
+        kept.save(partial(_state, turn, [sums[site] for site in own]))
+    count = turn // max(len(own), 1)
     return {name: dict(zip(bits, (total / max(count, 1)).tolist(), strict=True)) for name, total in sums.items()}
+
+
+def _state(turns: int, sums: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """After so many sites of batches, all that the others depend on."""
+    return {"turns": np.int64(turns), "sums": np.stack(sums)}
 
 
 class _Rerun(fx.Interpreter):

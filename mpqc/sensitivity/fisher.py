@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mpqc.sensitivity.subject import Subject
 from mpqc.sensitivity.task import Task
 from mpqc.values.network import Network
 from mpqc.values.qtype import QParams
+from mpqc.workspace.partial import part
 from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
@@ -58,8 +60,15 @@ def fisher_losses(
     watched = frozenset(site.name for site in table.sites) - moved_sites(table)
     weights = {name: _errors(torch.from_numpy(value), calibration, name, bits) for name, value in calibration.weights.items()}
     halves = [{site.name: np.zeros(len(bits)) for site in table.sites} for _ in range(2)]
-    samples, work = 0, float(sum(node.macs for node in table.nodes))
+    done, samples, kept = 0, 0, part("fisher")
+    if (state := kept.load()) is not None:
+        done, samples = int(state["batches"]), int(state["samples"])
+        generator.set_state(torch.from_numpy(state["generator"]))
+        halves = [dict(zip(half, rows, strict=True)) for half, rows in zip(halves, state["halves"], strict=True)]
+    work = float(sum(node.macs for node in table.nodes))
     for index, batch in enumerate(steps(batches, batches.expected)):
+        if index < done:
+            continue
         values = _forward(subject.network, watched | task.tensors, watched, batch)
         found = [_gradients(values, watched, task, generator) for _ in range(probes)]
         for name in found[0]:
@@ -68,8 +77,15 @@ def fisher_losses(
         samples += next(iter(batch.values())).shape[0] if batches.batch_size else 1
         if patience is not None and index and samples >= LEAST_SAMPLES and patience.ends(halves, work * (index + 1)):
             break
+        kept.save(partial(_state, index + 1, samples, generator, halves))
     total = {name: halves[0][name] + halves[1][name] for name in halves[0]}
     return {name: dict(zip(bits, (row / (2 * samples * probes)).tolist(), strict=True)) for name, row in total.items()}
+
+
+def _state(batches: int, samples: int, generator: torch.Generator, halves: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """After so many batches, all that the others depend on."""
+    rows = np.stack([np.stack(list(half.values())) for half in halves])
+    return {"batches": np.int64(batches), "samples": np.int64(samples), "generator": generator.get_state().numpy(), "halves": rows}
 
 
 def _agreement(halves: list[dict[str, np.ndarray]]) -> float:

@@ -24,6 +24,7 @@ from torch import Tensor, fx
 from mpqc.numerics.fake_quant import FakeQuantize
 from mpqc.passes.lib.quantizer_graph import quantizer_of
 from mpqc.strategies.blocks import Block, BlockRunner, blocks_of
+from mpqc.strategies.stopped import Keep, Moment
 from mpqc.strategies.student import Student, check_batch, like
 from mpqc.training.fusion import Fused
 from mpqc.training.quantizers.base import TrainedState
@@ -32,6 +33,7 @@ from mpqc.training.quantizers.rounding import RoundingState, sharpness
 from mpqc.training.quantizers.steps import OnePass
 from mpqc.values.plan import Plan
 from mpqc.values.site import SiteKind
+from mpqc.workspace.progress import steps
 
 if TYPE_CHECKING:
     from mpqc.quantize.calibration import Calibration
@@ -77,14 +79,6 @@ class Effort:
     def rate(self) -> float:
         """Of Adam: moves a variable by TRAVEL at most in all steps."""
         return min(TRAVEL / max(self.steps, 1), FASTEST)
-
-
-@dataclass(frozen=True)
-class Keep:
-    """How a reconstruction that was stopped goes on."""
-
-    load: Callable[[], Mapping[str, Any] | None]
-    save: Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,26 +152,25 @@ def reconstruct(
     before = _loss(student, task, unseen)
     weights = frozenset(site.name for site in table.sites if site.kind is SiteKind.WEIGHT and plan.bits(site.name) is not None)
     blocks = blocks_of(trainable.root, weights)
-    done = _resume(trainable, keep)
-    if done:
-        tell(f"reconstruction goes on after block {done} of {len(blocks)}")
+    moment = _resume(trainable, keep)
+    if moment.done or moment.step:
+        tell(f"reconstruction goes on after block {moment.done} of {len(blocks)}" + (f" and {moment.step} steps" if moment.step else ""))
+    done = moment.done
     if done < len(blocks):
-        done = _learn(_Work(student, blocks, task, seen, effort), blocks, states, generator, keep, done)
+        done = _learn(_Work(student, blocks, task, seen, effort, keep, moment), blocks, states, generator)
     return Reconstruction(fold(trainable, plan), len(blocks), done, before, _loss(student, task, unseen))
 
 
-def _learn(
-    work: _Work, blocks: tuple[Block, ...], states: Mapping[str, TrainedState], generator: torch.Generator, keep: Keep | None, done: int
-) -> int:
-    """Learn the blocks behind the first `done`, in order, while there is time; how many are learned in all."""
-    end = time.monotonic() + work.effort.seconds
-    for index, block in enumerate(blocks):
+def _learn(work: _Work, blocks: tuple[Block, ...], states: Mapping[str, TrainedState], generator: torch.Generator) -> int:
+    """Learn the blocks that are not learned yet, in order, while there is time; how many are learned in all."""
+    end, done = time.monotonic() + work.effort.seconds, work.moment.done
+    for index, block in enumerate(steps(blocks, len(blocks))):
         if index >= done and time.monotonic() > end:
             return index
         generator.manual_seed(work.effort.seed + index + 1)
         work.block(block, states, generator if index >= done else None)
-        if keep is not None and index >= done:
-            keep.save({"done": index + 1, "root": work.student.root.state_dict()})
+        if index >= done:
+            work.finish(index + 1)
     return len(blocks)
 
 
@@ -199,13 +192,13 @@ def _loss(student: Student, task: Task, samples: Tensor) -> float:
     return total / len(samples)
 
 
-def _resume(trainable: Trainable, keep: Keep | None) -> int:
-    """How many blocks are done already; their parameters are loaded."""
+def _resume(trainable: Trainable, keep: Keep | None) -> Moment:
+    """Where it was stopped; parameters are loaded."""
     kept = None if keep is None else keep.load()
     if kept is None:
-        return 0
+        return Moment()
     trainable.root.load_state_dict(kept["root"])
-    return int(kept["done"])
+    return Moment(int(kept["done"]), int(kept.get("step", 0)), kept.get("inside"))
 
 
 def _install(
@@ -239,8 +232,11 @@ def _state(kind: SiteKind, bits: int, effort: Effort, generator: torch.Generator
 class _Work:
     """The samples as they are at the block under way: from the float network and from the quantized one."""
 
-    def __init__(self, student: Student, blocks: tuple[Block, ...], task: Task, samples: Tensor, effort: Effort) -> None:
-        self.student, self.effort = student, effort
+    def __init__(
+        self, student: Student, blocks: tuple[Block, ...], task: Task, samples: Tensor, effort: Effort, keep: Keep | None, moment: Moment
+    ) -> None:
+        self.student, self.effort, self.keep, self.moment = student, effort, keep, moment
+        self.saved = time.monotonic()
         self.runner = BlockRunner(student.root)
         self.learned: set[TrainedState] = set()
         self.drops = any(isinstance(item.state, _DroppedState) for item in student.trainable.quantizers.values())
@@ -268,7 +264,7 @@ class _Work:
                 probes = task.probes(observed, generator)
                 gradients = torch.autograd.grad(list(results), list(seen.values()), probes, allow_unused=True)
             for end, gradient in zip(seen, gradients, strict=True):
-                found[end].append(torch.oneslike(seen[end].detach()) if gradient is None else gradient.square())
+                found[end].append(torch.ones_like(seen[end].detach()) if gradient is None else gradient.square())
         return {end: _scaled(parts) for end, parts in found.items()}
 
     def block(self, block: Block, states: Mapping[str, TrainedState], generator: torch.Generator | None) -> None:
@@ -288,7 +284,11 @@ class _Work:
         groups = parts.groups(self.effort)
         optimizer = torch.optim.Adam(groups)
         rates = [group["lr"] for group in groups]
-        for step in range(self.effort.steps):
+        if (inside := self.moment.inside) is not None:
+            optimizer.load_state_dict(inside["optimizer"])
+            generator.set_state(inside["generator"])
+            rates = [float(rate) for rate in inside["rates"]]
+        for step in range(self.moment.step, self.effort.steps):
             at = int(torch.randint(len(targets), (1,), generator=generator))
             rows = self._rows(targets[at], at, generator)
             error = self.runner.run_block(block, self._mixed(at, rows, generator)) - targets[at][rows]
@@ -300,7 +300,23 @@ class _Work:
             optimizer.step()
             for state in parts.steps:
                 state.constrain()
+            self._keep(step + 1, optimizer, rates, generator)
+        self.moment.step, self.moment.inside = 0, None
         parts.train(False)
+
+    def _keep(self, step: int, optimizer: torch.optim.Optimizer, rates: list[float], generator: torch.Generator) -> None:
+        """Saves where the block is, from time to time."""
+        if self.keep is None or time.monotonic() - self.saved < self.keep.every:
+            return
+        inside = {"optimizer": optimizer.state_dict(), "rates": rates, "generator": generator.get_state()}
+        self.keep.save({"done": self.moment.done, "step": step, "inside": inside, "root": self.student.root.state_dict()})
+        self.saved = time.monotonic()
+
+    def finish(self, done: int) -> None:
+        """So many blocks are learned."""
+        self.moment.done, self.saved = done, time.monotonic()
+        if self.keep is not None:
+            self.keep.save({"done": done, "root": self.student.root.state_dict()})
 
     def _undecided(self, parts: _Parts, step: int) -> Tensor:
         if step < WARM_UP * self.effort.steps:

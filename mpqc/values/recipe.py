@@ -61,7 +61,7 @@ class Recipe:
     """Fraction of the samples, at most 5,000, that choose the best state and are never trained on"""
     evaluations: int = 10
     """How often the held-out part is evaluated, spread evenly over the phase"""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = 15.0
     """Between two checkpoints"""
     seed: int = 0
 

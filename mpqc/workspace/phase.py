@@ -12,6 +12,7 @@ from mpqc.values.version import __version__
 from mpqc.workspace.digest import digest
 from mpqc.workspace.folder import MARKER, Workspace
 from mpqc.workspace.log_file import LOG
+from mpqc.workspace.partial import kept_beside
 
 CHECKPOINTS = f"{__version__} 5"
 """Changes where results of a phase change for the same inputs: what an older mpqc kept is then measured anew."""
@@ -47,9 +48,10 @@ class Phase(Generic[Inputs, Made, Result]):
         kept = self.path(workspace, inputs)
         LOG.debug("%s %s %s", self.name, "from" if kept.is_file() else "to", kept)
         if not kept.is_file():
-            result = self.make(inputs)
-            with workspace.replacing(str(kept.relative_to(workspace.root))) as partial:
-                self.write(result, partial)
+            with kept_beside(workspace, kept):
+                result = self.make(inputs)
+                with workspace.replacing(str(kept.relative_to(workspace.root))) as partial:
+                    self.write(result, partial)
         return self.read(kept, inputs)
 
 
