@@ -281,7 +281,7 @@ def _replay(network: Network, batches: Batches, sources: Mapping[str, str], watc
 
 
 def _counted(state: Callable[[], dict[str, np.ndarray]], samples: int) -> dict[str, np.ndarray]:
-    return {"samples": np.int64(samples), **state()}
+    return {"samples": np.asarray(samples), **state()}
 
 
 def _with_constants(network: Network, table: SiteTable, histograms: Mapping[str, Histogram], **fields: Any) -> Calibration:

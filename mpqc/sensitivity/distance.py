@@ -53,7 +53,7 @@ def measured_losses(subject: Subject, task: Task, bits: tuple[int, ...], sites: 
 
 def _state(turns: int, sums: list[np.ndarray]) -> dict[str, np.ndarray]:
     """After so many sites of batches, all that the others depend on."""
-    return {"turns": np.int64(turns), "sums": np.stack(sums)}
+    return {"turns": np.asarray(turns), "sums": np.stack(sums)}
 
 
 class _Rerun(fx.Interpreter):

@@ -85,7 +85,7 @@ def fisher_losses(
 def _state(batches: int, samples: int, generator: torch.Generator, halves: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """After so many batches, all that the others depend on."""
     rows = np.stack([np.stack(list(half.values())) for half in halves])
-    return {"batches": np.int64(batches), "samples": np.int64(samples), "generator": generator.get_state().numpy(), "halves": rows}
+    return {"batches": np.asarray(batches), "samples": np.asarray(samples), "generator": generator.get_state().numpy(), "halves": rows}
 
 
 def _agreement(halves: list[dict[str, np.ndarray]]) -> float:
