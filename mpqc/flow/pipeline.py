@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from mpqc.values.program import Program
 
 
+BYTES = "8 bits: the input's bytes, as they are"
+
+
 def compile_network(
     source: Any, options: Options, data: Any = None, *, output: Path, labels: np.ndarray | None = None, progress: Progress | None = None
 ) -> Compiled:
@@ -184,7 +187,19 @@ def _chosen(analysis: Analysis, options: Options, cost_model: CostModel, budgets
     choosing = replace(options.choosing, budgets=budgets)
     plan = choose_plan(analysis.table, analysis.sensitivities, cost_model, choosing)
     solved = analysis.sensitivities is not None and options.training is None
-    return guarded_plan(plan, analysis, cost_model, budgets, options.fixed) if solved else plan
+    return _told(guarded_plan(plan, analysis, cost_model, budgets, options.fixed) if solved else plan, options, analysis)
+
+
+def _told(plan: Plan, options: Options, analysis: Analysis) -> Plan:
+    """`plan` with the reason of what holds the input's bytes: nobody fixed it."""
+    from mpqc.quantize.byte_sites import BYTE_BITS, byte_sites
+
+    if not options.fold_preprocessing or options.plan is not None:
+        return plan
+    held = byte_sites(analysis.table, analysis.network.inputs[0].name)
+    bytes_ = (item.site in held and item.bits == BYTE_BITS for item in plan.choices)
+    choices = (replace(item, reason=BYTES) if is_byte else item for item, is_byte in zip(plan.choices, bytes_, strict=True))
+    return replace(plan, choices=tuple(choices))
 
 
 def _first_plan(analysis: Analysis, options: Options, cost_model: CostModel, scale: Scale, solved: Plan | None) -> Plan:

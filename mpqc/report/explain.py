@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from mpqc.errors import UsageError
 from mpqc.facts.amounts import format_amount
+from mpqc.report.bench_text import times_by_layer
 from mpqc.report.model import Alternative, LayerRow, Report, SiteRow
 from mpqc.values.budget import Resource
 from mpqc.values.site import SiteKind
@@ -56,6 +57,9 @@ def _head(layer: LayerRow, report: Report) -> Iterator[str]:
     total = sum(row.predicted_us or 0.0 for row in report.layers)
     if layer.predicted_us is not None and total:
         yield f"time: {format_amount(Resource.LATENCY, layer.predicted_us)} predicted, {100 * layer.predicted_us / total:.1f} % of all layers"
+    timed = times_by_layer(report.bench).get(layer.name)
+    if report.bench is not None and timed is not None:
+        yield f"time: {format_amount(Resource.LATENCY, timed)} {report.bench.how} on {report.bench.device}"
     if layer.sensitivity is not None:
         losses = sum(row.sensitivity or 0.0 for row in report.layers)
         part = f", {100 * layer.sensitivity / losses:.1f} % of all layers" if losses else ""

@@ -9,6 +9,7 @@ from mpqc.facts.amounts import format_amount
 from mpqc.facts.resources import RESOURCES
 from mpqc.report.model import LayerRow, Report
 from mpqc.report.svg import Axis, around, bar, curve, grid, line, short, svg, text, titled
+from mpqc.values.bench import EMULATED, FLOAT, INT8, PLAN, Bench
 from mpqc.values.budget import Resource
 from mpqc.values.history import TrainingSummary
 from mpqc.values.trade import TradeOff
@@ -74,6 +75,9 @@ def waterfalls(report: Report) -> list[tuple[str, str]]:
     sizes = report.sizes
     stored = (("float", sizes.float_bytes), ("all int8", sizes.int8_bytes), ("this plan", sizes.plan_bytes))
     found = [("weights and biases", [Step(name, float(size), format_amount(Resource.SIZE, size)) for name, size in stored])]
+    timed = _benched(report.bench)
+    if report.bench is not None and len(timed) > 1:
+        found.append((f"time of one run, {report.bench.how} on {report.bench.device}", timed))
     if report.int8_latency_us and report.latency_us is not None:
         found.append((_time_name(report), _times(report)))
     if report.verdict and report.verdict.loses:
@@ -83,6 +87,15 @@ def waterfalls(report: Report) -> list[tuple[str, str]]:
         if loss.unit != DECIBEL and len(steps) > 1 and min(step.value for step in steps) >= 0:
             found.append((loss.metric, steps))
     return [(name, _waterfall(name, steps)) for name, steps in found]
+
+
+def _benched(bench: Bench | None) -> list[Step]:
+    """Float, all int8 and the plan as they were timed; an emulator's times are no chip's, and no plot is made of them."""
+    if bench is None or bench.how == EMULATED:
+        return []
+    named = ((FLOAT, "float"), (INT8, "all int8"), (PLAN, "this plan"))
+    rows = [(name, row) for program, name in named if (row := bench.program(program)) is not None]
+    return [_time(name, row.us.median) for name, row in rows if row.us is not None]
 
 
 def _time_name(report: Report) -> str:

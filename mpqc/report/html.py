@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from mpqc.facts.amounts import format_amount
+from mpqc.report.bench_text import NAMES, bench_lines
 from mpqc.report.figures import bits_over_depth, trade_off_plot, training_plot, waterfalls
 from mpqc.report.model import Report
 from mpqc.report.page import heat_map, layer_cells
@@ -59,9 +60,11 @@ def render(report: Report) -> str:
         parts=_parts(report),
         columns=_columns(report),
         timed=_is_timed(report),
-        layers=layer_cells(report.layers),
+        layers=layer_cells(report.layers, report.bench),
+        bench=bench_lines(report.bench),
         picture=_picture(report),
         known=_known(report),
+        names=NAMES,
         style=_file("page.css"),
         script=script,
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
@@ -106,6 +109,8 @@ def _is_timed(report: Report) -> bool:
 def _columns(report: Report) -> list[tuple[str, bool]]:
     """Heading of every column of the layers, and whether it has numbers."""
     timed = [("us", NUMBER), ("share", NUMBER)] if _is_timed(report) else []
+    if report.bench is not None:
+        timed.append((f"{report.bench.how} us", NUMBER))
     before = [("#", False), ("layer", False), ("op", False), ("output", NUMBER), ("MACs", NUMBER), ("w bits", NUMBER), ("out bits", NUMBER)]
     return [*before, ("runs as", False), ("bytes", NUMBER), *timed, ("sensitivity", NUMBER), ("why", False)]
 
@@ -114,6 +119,7 @@ def _parts(report: Report) -> list[tuple[str, str]]:
     """Anchors of the page that are there, with their names."""
     found = [("plan", "layers", True), ("bits", "bits", bool(report.layers)), ("losses", "expected losses", bool(report.loss_unit))]
     found += [("trades", "trade-off", bool(report.trade_offs)), ("training", "training", report.training is not None)]
+    found.append(("bench", "on the board", report.bench is not None))
     found += [("input", "input", True), ("totals", "totals and proof", True), ("again", "how it was made", True)]
     return [(anchor, name) for anchor, name, is_there in found if is_there]
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from mpqc.report.bench_text import times_by_layer
 from mpqc.report.model import LayerRow, SiteRow
+from mpqc.values.bench import Bench
 
 SHADES = 9
 """Of the heat map, beside that of no loss at all"""
@@ -32,6 +34,8 @@ class LayerCells:
     """Pixels of the share's bar"""
     kinds: str
     """Words that the list above the table filters by"""
+    timed_us: float | None
+    """In a benchmark; None where there is none, or the layer has no kernel of its own"""
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,16 @@ class HeatMap:
     rows: tuple[HeatRow, ...]
 
 
-def layer_cells(layers: Sequence[LayerRow]) -> list[LayerCells]:
-    """The rows of the table of layers, in order."""
+def layer_cells(layers: Sequence[LayerRow], bench: Bench | None = None) -> list[LayerCells]:
+    """The rows of the table of layers, in order; a share is of the predicted time."""
     times = [row.predicted_us or 0.0 for row in layers]
     total, most = sum(times) or 1.0, max(times, default=0.0) or 1.0
     loss = sum(row.sensitivity or 0.0 for row in layers)
-    cells = zip(layers, times, strict=True)
-    return [LayerCells(row, prod(row.output_shape), time / total, round(WIDE * time / most), _kinds(row, loss)) for row, time in cells]
+    timed, cells = times_by_layer(bench), []
+    for row, time in zip(layers, times, strict=True):
+        width = round(WIDE * time / most)
+        cells.append(LayerCells(row, prod(row.output_shape), time / total, width, _kinds(row, loss), timed.get(row.name)))
+    return cells
 
 
 def _kinds(row: LayerRow, loss: float) -> str:

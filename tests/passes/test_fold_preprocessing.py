@@ -152,6 +152,11 @@ def test_the_file_and_the_program_take_bytes_as_they_are(out: Path) -> None:
         interpreter.run({"x": pixels(1) + 0.5})
 
 
+def test_the_plan_says_why_the_input_has_its_bits(out: Path) -> None:
+    choices = {choice["site"]: choice for choice in json.loads((out / "plan.json").read_text())["choices"]}
+    assert (choices["x"]["bits"], choices["x"]["reason"]) == (8, "8 bits: the input's bytes, as they are")
+
+
 def test_the_bundle_says_what_the_application_has_to_do(out: Path) -> None:
     facts = json.loads((out / "bundle" / "model.json").read_text())
     assert [(value["dtype"], value["scale"], value["zero_point"]) for value in facts["inputs"]] == [("uint8", 1.0, 0)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mpqc.report.model import Alternative, FloatRow, LayerRow, Report, SiteRow, Sizes
+from mpqc.values.bench import Bench, Board, LayerTime, Timed
+from mpqc.values.bench import Spread as Times
 from mpqc.values.budget import Resource
 from mpqc.values.history import BitChange, Evaluation, TrainingSummary
 from mpqc.values.plan import Proof, Use
@@ -106,3 +108,17 @@ def row(name: str, index: int) -> LayerRow:
         output=f"output {index}",
     )
     return replace(made, form="row", runs_as="integer, row form") if index % 5 == 0 else made
+
+
+def bench(report: Report, how: str) -> Bench:
+    """What a board, or an emulator, says of `report`'s program."""
+    us = Times(5000.0, 5100.0, 5200.0, 5300.0, 5110.0, 30.0, 100)
+    programs = (
+        Timed("plan", "mpqc", us, 1000.0, 6000.0, 9_000_000, throttled=False),
+        Timed("int8", "mpqc", replace(us, median=6000.0), 1000.0),
+        Timed("float", "mpqc", replace(us, median=20000.0), 1000.0),
+        Timed("litert-int8", "litert", absent="no such engine"),
+    )
+    layers = tuple(LayerTime(row.name, "k", 77.0, 70.0, row.predicted_us) for row in report.layers)
+    board = Board(how == "emulated", "Board 1", "Linux 6", "aarch64", 4)
+    return Bench(how, "Board 1", "ssh pi@board", board, "cortex-a76", "ab" * 32, "2026-12-01", "0.1.0", 1, 3.0, programs, layers, 5300.0)

@@ -15,7 +15,7 @@ from mpqc.report.html import render
 from mpqc.report.model import Fed
 from mpqc.report.page import heat_map, layer_cells
 from tests.browser import Page, opened
-from tests.report.pages import EVIL, page_report
+from tests.report.pages import EVIL, bench, page_report
 
 ROWS = "[...document.querySelectorAll('#layers tbody tr')]"
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -120,6 +120,18 @@ def test_a_picture_is_shown_only_where_it_is_one() -> None:
 def test_old_reports_and_those_of_nothing_are_shown_too() -> None:
     bare = replace(page_report(3), sites=(), trade_offs=(), training=None, command="", verdict=None, loss_unit="", layers=())
     assert "Totals and proof" in render(bare)
+
+
+def test_a_benchmark_has_its_column_its_table_and_where_it_is_of_a_board_its_waterfall() -> None:
+    report = page_report(5)
+    for how, plots in (("measured", 1), ("emulated", 0)):
+        page = render(replace(report, bench=bench(report, how)))
+        assert f'<button type="button">{how} us</button>' in page
+        assert "not timed: no such engine" in page
+        assert page.count(f"time of one run, {how} on Board 1") == 2 * plots  # heading, and for those who hear the page
+        assert "throttled" in page
+        assert "77.0" in page
+    assert 'id="bench"' not in render(report)
 
 
 def test_the_heat_map_has_one_row_a_group_and_shades_by_decades() -> None:
