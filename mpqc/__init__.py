@@ -1,7 +1,8 @@
 """mpqc: trained network + budget on a chip -> mixed-precision integer program, with its proof and its benchmark.
 
 The whole flow: `compile`, which returns a `Compiled`; `load`, which gives it again from its folder; `build_folder`, which builds the plan that
-lies in one. `Options`, `Recipe` (training) and `Progress` for what it is asked and what it shows.
+lies in one; `bench_folder` and `write_bench` (as `Benching` asks), which time one on a board.
+`Options`, `Recipe` (training) and `Progress` for what it is asked and what it shows.
 Budgets: a class for each kind of resource, as in `mpqc.Latency("20ms")`; `BUDGETS` has their names.
 The steps, in order: `load_network`, `find_sites`, `open_data`, `calibrate`, `measure`, `load_target`, `CostModel`, `allocate`, `evaluate`,
 `export_qdq`, `read_qdq`, `interpret`, `lower`, `build`, `write_bundle`, `run_host`, `run_emulated`.
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from mpqc.errors import BudgetInfeasibleError as BudgetInfeasibleError
     from mpqc.errors import MpqcError as MpqcError
     from mpqc.flow.api import compile as compile
+    from mpqc.flow.bench import bench_folder as bench_folder
+    from mpqc.flow.bench import write_bench as write_bench
     from mpqc.flow.loading import load as load
     from mpqc.flow.rebuild import build_folder as build_folder
     from mpqc.flow.results import Compiled as Compiled
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
     from mpqc.runtime import write_bundle as write_bundle
     from mpqc.sensitivity.measure import measure as measure
     from mpqc.targets import load_target as load_target
+    from mpqc.values.bench import Bench as Bench
+    from mpqc.values.bench import read_bench as read_bench
+    from mpqc.values.bench_request import Benching as Benching
     from mpqc.values.plan import Plan as Plan
     from mpqc.values.plan import read_plan as read_plan
     from mpqc.values.plan import uniform_plan as uniform_plan
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "mpqc.flow.api": ("compile",),
+    "mpqc.flow.bench": ("bench_folder", "write_bench"),
     "mpqc.flow.loading": ("load",),
     "mpqc.flow.rebuild": ("build_folder",),
     "mpqc.flow.results": ("Compiled",),
@@ -72,6 +79,8 @@ _HOMES = {
     "mpqc.targets": ("load_target",),
     "mpqc.cost.model": ("CostModel",),
     "mpqc.allocator": ("allocate", "evaluate"),
+    "mpqc.values.bench": ("Bench", "read_bench"),
+    "mpqc.values.bench_request": ("Benching",),
     "mpqc.values.plan": ("Plan", "read_plan", "uniform_plan"),
     "mpqc.qdq.write.export": ("export_qdq",),
     "mpqc.qdq.read.program": ("read_qdq",),

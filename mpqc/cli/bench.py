@@ -20,24 +20,24 @@ def bench_command(folder: Path, asked: Benching, showing: Showing) -> None:
         existing(path, "file")
     with showing.progress() as progress:
         if asked.bundle is not None:
-            made = write_bench(root, asked, progress=progress)
-            print(f"copy {made} to the board, run there  ./run.sh > results.json  and give the file to  mpqc bench {root} --results results.json")
+            _say_where(root, write_bench(root, asked, progress=progress), showing)
             return
         bench = bench_folder(root, asked, progress=progress)
-        rows = _calibrated(root, bench, asked)
     _show(bench, showing)
-    for line in (*rows, f"written to {root / FILE}"):
-        if not showing.as_json:
-            print(printable(line))
+    if showing.as_json:
+        return
+    if asked.calibrate:
+        from mpqc.flow.corrected import corrected_file
+
+        print(printable(f"corrected: try  mpqc compile MODEL --target {corrected_file(root, bench.target)}"))
+    print(printable(f"written to {root / FILE}"))
 
 
-def _calibrated(root: Path, bench: Bench, asked: Benching) -> list[str]:
-    if not asked.calibrate:
-        return []
-    from mpqc.flow.bench import Subject
-    from mpqc.flow.corrected import correct_target
-
-    return correct_target(root, bench, Subject.of(root).target)
+def _say_where(root: Path, made: Path, showing: Showing) -> None:
+    if showing.as_json:
+        print(json.dumps({"folder": str(made)}))
+        return
+    print(printable(f"copy {made} to the board, run there  ./run.sh > results.json  and give the file to  mpqc bench {root} --results results.json"))
 
 
 def _show(bench: Bench, showing: Showing) -> None:

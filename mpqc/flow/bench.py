@@ -62,9 +62,20 @@ class Subject:
 def bench_folder(folder: str | Path, asked: Benching, *, progress: Progress | None = None) -> Bench:
     """Benchmarks what a compile or lower wrote to `folder`, as `asked`; writes bench.json, and the benchmark into report.json and report.html.
 
-    Raises RunError where the board cannot be reached or a run fails there (nothing that was in the folder changes), UsageError, PlanError.
+    With `asked.calibrate` also the corrected target (mpqc.flow.corrected). Raises RunError where the board cannot be reached or a run fails
+    there (nothing that was in the folder changes), UsageError, PlanError.
     """
     progress, subject = progress or Progress(quiet=True), Subject.of(Path(folder))
+    bench = _benchmarked(subject, asked, progress)
+    if asked.calibrate:
+        from mpqc.flow.corrected import correct_target
+
+        for line in correct_target(subject.root, bench, subject.target):
+            progress.say(line)
+    return bench
+
+
+def _benchmarked(subject: Subject, asked: Benching, progress: Progress) -> Bench:
     if asked.bundle is not None:
         raise UsageError("writes a folder, and times nothing", where="--bundle", hint="use write_bench")
     if asked.results is not None:

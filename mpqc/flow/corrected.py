@@ -58,6 +58,11 @@ def correct_target(root: Path, bench: Bench, target: Target) -> list[str]:
     return [*lines, f"{len(rows)} cost rows for  mpqc compile --target {path}"]
 
 
+def corrected_file(root: Path, target: str) -> Path:
+    """Where the corrected target of `root` is."""
+    return root / FOLDER / f"{target}.toml"
+
+
 def _check(root: Path, bench: Bench) -> None:
     if bench.how != MEASURED:
         raise UsageError("only a board measures", where="--calibrate", why=f"these times are {bench.how}")
@@ -136,7 +141,7 @@ def _write(root: Path, target: Target, rows: Iterable[CostRow]) -> Path:
         path = partial / f"{target.name}.toml"
         path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in facts.items()), encoding="utf-8")
         load_target(path)
-    return root / FOLDER / f"{target.name}.toml"
+    return corrected_file(root, target.name)
 
 
 def _toml(value: Any) -> str:

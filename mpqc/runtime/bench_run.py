@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ from mpqc.values.reach import Reach
 if TYPE_CHECKING:
     from mpqc.runtime.rpc import Session
 
+PATIENCE = 3600.0
+"""Seconds that a benchmark may take besides its repeated runs"""
+PROGRAMS = 12
+"""That are run, at most, more or less; the first of them twice"""
 Say = Callable[[str], None]
 
 
@@ -28,7 +33,7 @@ def run_bench(folder: Path, reach: Reach, box: Box, say: Say) -> str:
     if reach.emulate:
         return _emulated(folder)
     if reach.ssh is not None:
-        return timed(folder, board(reach, reach.ssh))
+        return timed(folder, board(reach, reach.ssh), PATIENCE + PROGRAMS * (box.seconds + box.warmup_seconds))
     return _over_rpc(folder, reach, box, say)
 
 
@@ -59,12 +64,18 @@ def place(reach: Reach) -> str:
 
 def _emulated(folder: Path) -> str:
     environment = {**os.environ, "MPQC_LAUNCHER": shlex.join(launcher(folder)), "MPQC_PYTHON": "none"}
-    done = subprocess.run(["sh", str(folder / "run.sh")], capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        why = lines[-1].removeprefix("mpqc-runner: ") if lines else f"exit code {done.returncode}"
+    command, pipe = ["sh", str(folder / "run.sh")], subprocess.PIPE
+    with subprocess.Popen(command, env=environment, text=True, process_group=0, stdout=pipe, stderr=pipe) as run:
+        try:
+            stdout, stderr = run.communicate()
+        except BaseException:  # Ctrl-C, say: nothing of it goes on
+            os.killpg(run.pid, signal.SIGKILL)
+            raise
+    if run.returncode:
+        lines = [line for line in stderr.splitlines() if line.strip()]
+        why = lines[-1].removeprefix("mpqc-runner: ") if lines else f"exit code {run.returncode}"
         raise RunError("failed in the emulator", where=str(folder), why=why)
-    return done.stdout
+    return stdout
 
 
 def _over_rpc(folder: Path, reach: Reach, box: Box, say: Say) -> str:

@@ -19,8 +19,11 @@ from mpqc.errors import RunError, ToolMissingError, UsageError
 
 ADDRESS = re.compile(r"(?P<host>(?:[\w.-]+@)?[\w][\w.-]*|(?:[\w.-]+@)?\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
 SERVER = re.compile(r"(?P<host>[\w][\w.-]*|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})", re.ASCII)
-THERE = 'set -e; there=$(mktemp -d); trap \'rm -rf "$there"\' EXIT; trap \'exit 1\' HUP INT TERM; tar xf - -C "$there"; sh "$there"/run.sh'
+CLEAN = "there=$(mktemp -d); trap 'rm -rf \"$there\"' EXIT; trap 'exit 1' HUP INT TERM"
+THERE = f'set -e; {CLEAN}; tar xf - -C "$there"; echo @mpqc; sh "$there"/run.sh'
 """What the board runs: nothing of it depends on what the user wrote."""
+BEGIN = b"@mpqc\n"
+"""After what the shell there says of itself (a greeting in .bashrc)"""
 NO_SPACE = ("No space left on device", "Disk quota exceeded")
 SSH_FAILED = 255
 """Exit code of ssh itself"""
@@ -101,7 +104,10 @@ def carried_out(folder: Path, board: Board, seconds: float = 3600.0) -> bytes:
                 tar.add(path, path.name)
         size = archive.tell()
         archive.seek(0)
-        return _run([*board.command, THERE], archive, board.host, seconds, size)
+        _, begun, said = _run([*board.command, THERE], archive, board.host, seconds, size).partition(BEGIN)
+    if not begun:
+        raise RunError("it does not run commands", where=board.host, why="nothing of what was asked came back", hint=f"try  ssh {board.host} true")
+    return said
 
 
 def require_board(board: Board) -> None:

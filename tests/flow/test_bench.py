@@ -114,9 +114,9 @@ def test_another_plan_has_no_benchmark(mpqc: Mpqc, out: Path, results: Path) -> 
 def test_measured_layers_correct_the_targets_rows(mpqc: Mpqc, out: Path, results: Path, tmp_path: Path) -> None:
     done = mpqc("bench", out, "--results", results, "--calibrate")
     assert done.code == 0, done.err
-    assert "conv: 1.5" in done.out
+    assert "conv: 1.5" in done.err
     path = out / "calibrated" / "cortex-a76.toml"
-    assert f"mpqc compile --target {path}" in done.out
+    assert f"--target {path}" in done.out
     before, after = load_target("cortex-a76"), load_target(path)
     measured = [row for row in after.rows if row.origin == "measured on Raspberry Pi 5"]
     assert {row.kernel for row in measured} == {"conv", "depthwise", "gemm", "average_pool"}
@@ -141,6 +141,17 @@ def test_corrected_rows_predict_what_was_measured(mpqc: Mpqc, place: Place, out:
     new, old = ({row["node"]: row["microseconds"] for row in json.loads(text.out)["fates"]} for text in (done, plain))
     for name in ("conv0", "conv1", "conv2"):
         assert 1.3 < new[name] / old[name] < 1.7
+
+
+def test_python_asks_for_the_same(out: Path, results: Path) -> None:
+    import mpqc as api
+
+    bench = api.bench_folder(out, api.Benching(results=results, device="my board", calibrate=True))
+    assert isinstance(bench, api.Bench)
+    assert bench == api.read_bench(out / "bench.json")
+    assert {row.origin for row in load_target(out / "calibrated" / "cortex-a76.toml").rows} == {"modelled", "measured on my board"}
+    with pytest.raises(UsageError, match="say where to run"):
+        api.Benching()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ SSH = """#!/bin/sh
 # Runs the command here; the last two words are host and command, the folder comes on stdin.
 for word; do host=$last; last=$word; done
 echo "$*" > "{log}"
+echo "Welcome to this board!"
 test "$host" = down && {{ echo "no route to host" >&2; exit 255; }}
 exec sh -c "$last"
 """
