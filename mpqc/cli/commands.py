@@ -16,6 +16,7 @@ from mpqc.cli.files import existing
 from mpqc.cli.requests import Board, Files, Fixed, Folder, Json, LabelledFiles, Measuring, Running, Showing, Sweeping
 from mpqc.errors import DataError, FinishedError, LoweringError, MpqcError
 from mpqc.values.request import Forced, Judging, Options, Shaped, Solving, Targeted
+from mpqc.values.system import ANDROID
 from mpqc.values.text import printable
 
 PLANNED = "these are the plan's numbers: mpqc compile counts what is built, and solves again where that is over a budget"
@@ -65,7 +66,7 @@ def _show_compiled(compiled: Compiled, showing: Showing, error: MpqcError | None
         _print_json(compiled.report.to_dict() | _said(error))
         return
     print_report(compiled.report, _console())
-    runs = (compiled.output / "bundle").is_dir()
+    runs = (compiled.output / "bundle" / "bin").is_dir()
     _say(f"written to {compiled.output}" + (f": try  mpqc run {compiled.output} --emulate" if runs else ""))
 
 
@@ -204,7 +205,7 @@ def lower_command(model: Path, chip: Board, folder: Folder, shaped: Shaped, forc
         _say(f"float: {row['name']} ({row['ops']}): {row['reason']}")
     if summary["note"]:
         _say(f"note: {summary['note']}")
-    _say(f"written to {output}: try  mpqc run {output} --emulate")
+    _say(f"written to {output}: " + ("see bundle/README.txt there" if chip.os == ANDROID else f"try  mpqc run {output} --emulate"))
 
 
 def run_command(folder: Path, running: Running, showing: Json) -> None:
