@@ -17,7 +17,8 @@ from mpqc.runtime.description import Description
 from mpqc.values.json_file import read_json
 
 EMULATED_THREADS = ("TVM_THREAD_POOL_SPIN_COUNT=0", "TVM_BIND_THREADS=0")
-"""Emulated threads wait asleep and unbound: there may be more of them than cores, and a spinning one takes the time of the one it waits for."""
+"""Threads of TVM's own runtime, where a program has it (its RPC server), wait asleep and unbound: a spinning one takes the time of the one it waits
+for, where there are fewer cores than threads."""
 SYSROOT = Path("/usr/aarch64-linux-gnu")
 MUSL = "lib/ld-musl-aarch64.so.1"
 """Its loader, which is the C library too"""
