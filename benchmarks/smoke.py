@@ -32,6 +32,7 @@ LEFT_OUT = {
     "accuracy_readme": "`make lint` runs it",
     "ops_table": "`make lint` runs it",
     "cli_reference": "`make docs` runs it",
+    "overhead_peers": "overhead.py runs it in a Python for AArch64",
     "smoke": "this one",
 }
 """Scripts without a smoke run, and why"""
