@@ -59,7 +59,7 @@ def _kept(root: Path, target: Target) -> Path:
         analysis = analyzed_of(root, material_of(asked), asked.options)
         with workspace.replacing(name) as partial:
             partial.mkdir()
-            _write(analysis, asked.options.opset, target, partial)
+            _write(analysis, asked.options.opset, target.on(asked.options.system), partial)
     return root / name
 
 

@@ -23,8 +23,7 @@ PLUGIN = "libmpqc_run.so"
 ENTRY = "mpqc_run"
 BROKEN = ("kShutdown", "kNone", "Socket", "socket")
 """In what TVM says where the other side is gone"""
-REASONS = ("no such file", "file too short", "No space left")
-"""What a server says of a file that did not arrive whole"""
+SERVER_HINT = "is TVM's RPC server, of the same version and this key, still running there?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +36,8 @@ class Session:
     where: str
 
     def send(self, path: Path, name: str) -> None:
-        """Copies a file into the folder there."""
-        with told(self.where, "a file does not get there"):
-            self.remote.upload(str(path), name)
+        """Copies a file into the folder there. Raises RunError where it does not arrive whole."""
+        upload(self.remote, path, name, self.where)
 
     def fetch(self, name: str) -> bytes:
         """The content of a file there."""
@@ -61,17 +59,27 @@ def session(server: Server) -> Iterator[Session]:
     """A session on `server`, or on the next free board of a tracker, with the runner loaded. Raises RunError where there is none to be had."""
     runner = plugin()
     server.require()
-    with told(server.where, "no session"):
+    with told(server.where, "no session", SERVER_HINT):
         remote = _requested(server) if server.tracked else rpc.connect(server.host, server.port, server.key, SESSION)
-    with told(server.where, "the runner does not load there"):
-        remote.upload(str(runner), PLUGIN)
+    upload(remote, runner, PLUGIN, server.where)
+    with told(server.where, "the runner does not load there", SERVER_HINT):
         entry = remote.load_module(PLUGIN)[ENTRY]
         folder = str(remote.get_function("tvm.rpc.server.workpath")(""))
     yield Session(remote, entry, folder, server.where)
 
 
+def upload(remote: Any, path: Path, name: str, where: str) -> None:
+    """Copies a file to the board, and reads it back: TVM's server does not say where its disk is full. Raises RunError."""
+    with told(where, "a file does not get there"):
+        remote.upload(str(path), name)
+        there = bytes(remote.download(name))
+    if there != path.read_bytes():
+        why = f"{len(there):,} of {path.stat().st_size:,} bytes of {name} are there"
+        raise RunError("a file does not arrive whole", where=where, why=why, hint="is its disk full?")
+
+
 @contextmanager
-def told(where: str, what: str) -> Iterator[None]:
+def told(where: str, what: str, hint: str = "") -> Iterator[None]:
     """What TVM raises in the block as RunError, in one line."""
     try:
         yield
@@ -79,10 +87,9 @@ def told(where: str, what: str) -> Iterator[None]:
         raise
     except (RuntimeError, OSError, AttributeError, ValueError, AssertionError, TypeError) as error:
         reason = _reason(error)
-        full, gone = (any(text in reason for text in texts) for texts in (REASONS, BROKEN))
-        reason = f"the connection broke ({reason})" if gone else reason
-        hint = "is its disk full?" if full else "is TVM's RPC server, of the same version, still running there?"
-        raise RunError(what, where=where, why=reason, hint=hint) from error
+        gone = any(text in reason for text in BROKEN)
+        why, hint = (f"the connection broke ({reason})", SERVER_HINT) if gone else (reason, hint)
+        raise RunError(what, where=where, why=why, hint=hint) from error
 
 
 def _reason(error: Exception) -> str:

@@ -92,7 +92,7 @@ def ssh_board(root: Path, python: Path | str = "none") -> Iterator[SshBoard]:
 @contextmanager
 def rpc_board(program: Path, root: Path, key: str, tracker: int | None = None) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """Port and process of the server that `build_rpc_board` made, in the emulator."""
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     more = [] if tracker is None else [str(tracker)]
     command = [*emulator("cortex-a76"), str(program), str(root), key, *more]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
@@ -136,6 +136,18 @@ def stopped(server: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator
     finally:
         server.kill()
         server.wait()
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """A folder that holds 256 kB."""
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", path], capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
 
 
 def script(path: Path, text: str) -> Path:

@@ -19,7 +19,7 @@ from mpqc.flow.bench import Subject
 from mpqc.flow.contestants import contestants_of
 from mpqc.values.bench import EMULATED, FLOAT, INT8, PLAN, Bench, read_bench
 from tests.cli_runs import Mpqc, Place
-from tests.runtime.boards import SshBoard, build_rpc_board, free_port, rpc_board, ssh_board, tracker
+from tests.runtime.boards import SshBoard, build_rpc_board, free_port, rpc_board, small_disk, ssh_board, tracker
 
 pytestmark = pytest.mark.emulator
 SHORT = ("--seconds", 0.05, "--warmup", 0, "--quiet")
@@ -130,18 +130,19 @@ def test_a_board_that_drops_the_connection(mpqc: Mpqc, out: Path, board: SshBoar
 
 
 def test_a_board_without_space(mpqc: Mpqc, out: Path, board: SshBoard, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", small], capture_output=True, check=False).returncode:
-        pytest.skip("a small file system cannot be mounted here")
-    try:
-        options = board.launched_by(board.root / "launch", f"TMPDIR={small}")
-        line = mpqc("bench", out, *options, *SHORT).complaint(1)
+    with small_disk(tmp_path / "small") as small:
+        line = mpqc("bench", out, *board.launched_by(board.root / "launch", f"TMPDIR={small}"), *SHORT).complaint(1)
         assert "the board has no space left" in line
         assert "No space left on device" in line
         assert not list(small.iterdir()), "what was sent is removed"
-    finally:
-        subprocess.run(["umount", small], check=True)
+
+
+def test_an_rpc_board_without_space(mpqc: Mpqc, out: Path, program: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "root") as root, rpc_board(program, root, KEY) as (port, _):
+        line = mpqc("bench", out, "--rpc", f"127.0.0.1:{port}", "--key", KEY, *SHORT, "--alone").complaint(1)
+    assert "a file does not arrive whole" in line
+    assert "is its disk full?" in line
+    assert not (out / "bench.json").exists()
 
 
 def test_wrong_results_have_no_time(mpqc: Mpqc, out: Path, board: SshBoard, server: int) -> None:
