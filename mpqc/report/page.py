@@ -75,7 +75,7 @@ def layer_cells(layers: Sequence[LayerRow], bench: Bench | None = None) -> list[
     loss = sum(row.sensitivity or 0.0 for row in layers)
     timed, cells = times_by_layer(bench), []
     for row, time in zip(layers, times, strict=True):
-        width = round(WIDE * time / most)
+        width = round(WIDE * min(max(time / most, 0.0), 1.0))
         cells.append(LayerCells(row, prod(row.output_shape), time / total, width, _kinds(row, loss), timed.get(row.name)))
     return cells
 
@@ -108,7 +108,7 @@ def _heat_row(members: Sequence[SiteRow], losses: dict[int, float], widths: Sequ
 
 
 def _heat_cell(loss: float | None, chosen: bool, ends: tuple[float, float]) -> HeatCell:
-    if not loss:
-        return HeatCell("" if loss is None else "0", 0, chosen)
+    if loss is None or loss <= 0:
+        return HeatCell("" if loss is None else f"{loss:.1g}", 0, chosen)
     part = max(math.log10(loss) - ends[0], 0.0) / ((ends[1] - ends[0]) or 1.0)
     return HeatCell(f"{loss:.1e}".replace("e-0", "e-").replace("e+0", "e"), 1 + round(part * (SHADES - 1)), chosen)

@@ -12,6 +12,9 @@ from mpqc.values.text import printable
 SHOWN = 24
 """Characters of a name beside an axis; the whole name is shown where the pointer rests"""
 
+MOST = 1e200
+"""Beyond, and below one part of it, numbers of a file are not told apart"""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -49,8 +52,9 @@ def _decades(low: float, high: float, most: int) -> list[float]:
 
 def around(values: Sequence[float], *, is_log: bool = False, margin: float = 0.06) -> tuple[float, float]:
     """Ends of an axis that shows all `values`, which are above 0 where it is logarithmic."""
-    low, high = min(values), max(values)
+    low, high = max(min(values), -MOST), min(max(values), MOST)
     if is_log:
+        low = max(low, 1 / MOST)
         factor = (high / low) ** margin if high > low else 2.0
         return low / max(factor, 1.25), high * max(factor, 1.25)
     room = margin * (high - low) or abs(high) * 0.1 or 1.0

@@ -134,6 +134,24 @@ def test_a_benchmark_has_its_column_its_table_and_where_it_is_of_a_board_its_wat
     assert 'id="bench"' not in render(report)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e308, -1e308, 5e-324])
+def test_no_number_of_a_file_breaks_the_page(value: float) -> None:
+    report = page_report(5)
+    found, training = report.trade_offs[0], report.training
+    assert training is not None
+    sites = tuple(replace(site, alternatives=tuple(replace(item, loss=value) for item in site.alternatives)) for site in report.sites)
+    mixed = replace(sites[0], alternatives=(*sites[0].alternatives, replace(sites[0].alternatives[0], bits=16, loss=1.0)))
+    for changed in (
+        replace(report, trade_offs=(replace(found, used=value, loss=value, limit=value),)),
+        replace(report, trade_offs=(replace(found, trades=tuple(replace(trade, used=value, loss=value) for trade in found.trades)),)),
+        replace(report, training=replace(training, curve=((1, value), (2, 1.0)), steps=0)),
+        replace(report, sites=(mixed, *sites[1:])),
+        replace(report, latency_us=value, int8_latency_us=value or 1.0, fastest_latency_us=value),
+        replace(report, layers=tuple(replace(row, predicted_us=value, sensitivity=value) for row in report.layers)),
+    ):
+        assert "Totals and proof" in render(changed)
+
+
 def test_the_heat_map_has_one_row_a_group_and_shades_by_decades() -> None:
     found = heat_map(page_report(4).sites)
     assert found.widths == tuple(range(2, 9))
