@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mpqc.errors import TargetError, UsageError
-from mpqc.facts.kinds import STAND_INS, WEIGHTED, OpKind
+from mpqc.facts.kinds import FLOAT_BITS, FLOATS, STAND_INS, WEIGHTED, OpKind
 from mpqc.targets.rows import RUNTIME_KERNELS, CostRow, Shape, read_rows, write_rows
 from mpqc.targets.schema import Target
 from mpqc.values.json_file import fault_of, key_of
@@ -146,6 +146,8 @@ def _is_stray(row: CostRow, target: Target) -> bool:
     if row.kernel in RUNTIME_KERNELS:
         return False
     kind = OpKind(row.kernel)
+    if kind in FLOATS:  # every target with code has those
+        return row.activation_bits != FLOAT_BITS or row.weight_bits is not None
     return target.kernel_bits(kind, row.weight_bits, row.activation_bits) != (row.weight_bits, row.activation_bits)
 
 

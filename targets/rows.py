@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from mpqc.errors import TargetError
-from mpqc.facts.kinds import OpKind
+from mpqc.facts.kinds import FLOAT_BITS, OpKind
 
 RUNTIME_KERNELS = ("call", "run")
 """What the runtime adds: `call` to every kernel, `run` to every run of a program."""
@@ -129,7 +129,7 @@ def parse_row(line: list[str], where: str) -> CostRow:
         raise TargetError(f"{text['kernel']!r} is not a kernel", where=f"{where}: kernel", hint=f"use one of {', '.join(KERNELS)}")
     shape = Shape(**{name: _integer(text[name], f"{where}: {name}", 1) for name in SHAPE_COLUMNS})
     weight_bits = _integer(text["weight_bits"], f"{where}: weight_bits", 1, 16) if text["weight_bits"] else None
-    activation_bits = _integer(text["activation_bits"], f"{where}: activation_bits", 1, 16)
+    activation_bits = _integer(text["activation_bits"], f"{where}: activation_bits", 1, FLOAT_BITS)
     return CostRow(text["kernel"], shape, weight_bits, activation_bits, _cycles(text["cycles"], where), **_provenance(text, where))
 
 

@@ -18,7 +18,7 @@ from mpqc.facts.resources import RESOURCES
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Choice, Plan, Proof, Use, group_bits
 from mpqc.values.sensitivities import Pair, Sensitivities
-from mpqc.values.site import Site, SiteTable
+from mpqc.values.site import FloatNode, Site, SiteTable
 
 Bits = int | None
 
@@ -155,7 +155,7 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
     decided = {name: (width if width is None else int(width),) for name, width in solution.choice.items()}
     chosen = replace(pricing, candidates=decided)
     doubt = getattr(getattr(pricing.model, "target", None), "unvalidated", None)
-    unpriced = (*(node.name for node in pricing.table.floats), *chosen.floats())
+    unpriced = (*(node.name for node in unpriced_floats(pricing)), *chosen.floats())
     uses = []
     for resource in RESOURCES:
         try:
@@ -168,6 +168,12 @@ def uses_of(pricing: Pricing, solution: Solution, limits: Mapping[Resource, floa
     return tuple(uses)
 
 
+def unpriced_floats(pricing: Pricing) -> tuple[FloatNode, ...]:
+    """Nodes that stay float and are in no price of the model."""
+    priced = getattr(pricing.model, "prices_float", lambda node: False)
+    return tuple(node for node in pricing.table.floats if not priced(node))
+
+
 def _takes_float(resource: Resource) -> bool:
     """Whether nodes that stay float take some of it too, whatever they do."""
     price = RESOURCES[resource].price
@@ -175,8 +181,8 @@ def _takes_float(resource: Resource) -> bool:
 
 
 def _notes(pricing: Pricing, fixed: Mapping[str, Bits]) -> tuple[str, ...]:
-    floats = len(pricing.table.floats)
-    notes = [f"{floats} float nodes are outside latency and bit operations"] if floats else []
+    floats, unpriced = len(pricing.table.floats), len(unpriced_floats(pricing))
+    notes = [f"{floats} float nodes are outside bit operations" + (f", {unpriced} of them outside latency too" if unpriced else "")] if floats else []
     kept = [name for name, width in fixed.items() if width is None]
     return (*notes, f"kept float by choice, without a price in latency: {', '.join(kept)}") if kept else tuple(notes)
 

@@ -27,6 +27,7 @@ from mpqc.facts.kernels import (
     VECTOR,
     patch_rows,
 )
+from mpqc.facts.kinds import FLOATS
 from mpqc.targets import RUNTIME_KERNELS, CostRow, OpKind, Shape
 from mpqc.targets.schema import Caches
 
@@ -240,6 +241,20 @@ _CONVERSION: dict[str, Quantity] = {
     "values reordered": lambda run: run.shape.outputs if _reordered(run.shape) else 0,
     "pixels reordered": lambda run: run.shape.pixels if _reordered(run.shape) else 0,
 }
+SHORT_ROW = 16
+"""Values: shorter rows are loops of their own to LLVM"""
+_FLOAT: dict[str, Quantity] = {
+    **_ALWAYS,
+    "outputs in long rows": lambda run: run.shape.outputs if run.shape.out_c >= SHORT_ROW else 0,
+    "outputs in short rows": lambda run: run.shape.outputs if run.shape.out_c < SHORT_ROW else 0,
+    "inputs": lambda run: run.shape.inputs,
+    "rows": lambda run: run.shape.out_h,
+}
+_FLOAT_PRODUCT: dict[str, Quantity] = {
+    **_ALWAYS,
+    "MACs": lambda run: run.shape.outputs * run.shape.in_c,
+    "outputs": lambda run: run.shape.outputs,
+}
 _SHUFFLE: dict[str, Quantity] = {
     **_ELEMENTS,
     "outputs, too few channels for vectors": lambda run: run.shape.outputs if run.shape.out_c < DEALT_CHANNELS else 0,
@@ -258,6 +273,8 @@ _QUANTITIES: dict[OpKind, dict[str, Quantity]] = {
     OpKind.SHUFFLE: _SHUFFLE,
     OpKind.QUANTIZE: _CONVERSION,
     OpKind.DEQUANTIZE: _CONVERSION,
+    **dict.fromkeys(FLOATS, _FLOAT),
+    OpKind.FLOAT_PRODUCT: _FLOAT_PRODUCT,
 }
 
 

@@ -12,22 +12,25 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 
+from mpqc.cost.boundary import conversions
 from mpqc.cost.file import channels, file_bytes_beside, file_overhead_bytes, file_weight_bytes
 from mpqc.cost.fit import ALL_WIDTHS, Fit, fit_rows
 from mpqc.cost.forms import KERNELS, KINDS, cheapest, exact_kinds, has_forms
 from mpqc.cost.fusion import Additions
 from mpqc.cost.run import Context, Run, Widths
 from mpqc.cost.storage import bytes_beside, packable, panel_elements, panel_overhead
-from mpqc.cost.workload import Workload, conversion, workload
+from mpqc.cost.workload import Workload, float_workload, workload
 from mpqc.errors import TargetError
 from mpqc.facts.features import PORTABLE, best_form
+from mpqc.facts.float_kernels import FREE
+from mpqc.facts.kinds import FLOAT_BITS, FLOATS
 from mpqc.facts.resources import RESOURCES, priced_everywhere
 from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Shape, Target
 from mpqc.targets.schema import Analytic, Caches
 from mpqc.values.budget import Resource
-from mpqc.values.site import CHANNELS, OpNode, Site, SiteKind, SiteTable
+from mpqc.values.site import CHANNELS, FloatNode, OpNode, Site, SiteKind, SiteTable
 
-FLOAT_BITS = 32
+FLOAT_WIDTHS: Widths = (None, FLOAT_BITS)
 CHANNEL_BYTES = 8
 """Bias (int32) and scale (float32) of one output channel, where there is no code that needs more"""
 PACKING_CYCLES = 0.5
@@ -72,7 +75,20 @@ class CostModel:
         and leave the integer program are converted."""
         widest = max(self.target.choices.weights)
         total = sum(self.code_bytes(site, widest) for site in table.sites if site.kind is SiteKind.WEIGHT)
-        return CostModel(self.target, Context(float(total)), conversions(table), packable(table), self._additions(table), table.by_name)
+        beside = (*conversions(table), *(work for node in table.floats if (work := self._float_work(node))))
+        return CostModel(self.target, Context(float(total)), beside, packable(table), self._additions(table), table.by_name)
+
+    def prices_float(self, node: FloatNode) -> bool:
+        """Whether a node that stays float has a price here, so that latencies hold it."""
+        return node.op_type in FREE or self._float_work(node) is not None
+
+    def _float_work(self, node: FloatNode) -> Workload | None:
+        """What a float node runs; None where that takes no time, and where it has no price."""
+        try:
+            work = float_workload(node)
+        except TargetError:
+            return None
+        return work if work is not None and self._fit(work.kind, FLOAT_WIDTHS) is not None else None
 
     def _additions(self, table: SiteTable) -> Additions | None:
         has_kernel = best_form("residual", self.target.features) is not None
@@ -205,11 +221,11 @@ class CostModel:
         return PACKING_CYCLES * (read * prod(node.input_shape) + written * prod(node.output_shape))
 
     def fixed_microseconds(self) -> float:
-        """Time of a run that no plan changes: the runtime's own and, after `for_network`, conversions from and to float."""
+        """Time of a run that no plan changes: the runtime's own and, after `for_network`, float nodes, and conversions from and to float."""
         self.require(Resource.LATENCY)
         bits = _container(8, self.target.containers.activations)
-        conversions = sum(self._cycles(work, (None, bits), bits) for work in self.boundary)
-        return (self._row_cycles("run") + conversions) / self._cycles_a_microsecond
+        beside = sum(self._cycles(work, FLOAT_WIDTHS if work.kind in FLOATS else (None, bits), bits) for work in self.boundary)
+        return (self._row_cycles("run") + beside) / self._cycles_a_microsecond
 
     def code_bytes(self, site: Site, bits: int) -> int:
         """Bytes of the weight's codes: `bits` rounded up to a container, packed, whole bytes."""
@@ -344,23 +360,6 @@ class CostModel:
         run = Run(work.shape, widths, self._caches, self.context, self._form, self.target.cores)
         call = 0.0 if fit.kind is OpKind.RESIDUAL else self._row_cycles("call")
         return work.runs * (fit.cycles(run) + call)
-
-
-def conversions(table: SiteTable) -> tuple[Workload, ...]:
-    """Kernels beside those of nodes: what no node writes is quantized, what none reads dequantized, and operands of a Concat get its qparams."""
-    written = {node.output for node in table.nodes}
-    read = {name for node in table.nodes for name in node.inputs}
-    sites = [site for site in table.sites if site.kind is SiteKind.ACTIVATION]
-    entering = [conversion(OpKind.QUANTIZE, site.shape) for site in sites if site.name not in written]
-    leaving = [conversion(OpKind.DEQUANTIZE, node.output_shape) for node in table.nodes if node.output not in read]
-    return (*entering, *leaving, *requantizations(table))
-
-
-def requantizations(table: SiteTable) -> tuple[Workload, ...]:
-    """One table for each operand of a Concat that has other qparams than the result (quantize/sharing.py)."""
-    joined = [(node, name) for node in table.nodes if node.op_type == "Concat" for name in node.inputs]
-    changed = [name for node, name in joined if table.by_name[name].group_name != table.by_name[node.output].group_name]
-    return tuple(conversion(OpKind.TABLE, table.by_name[name].shape) for name in changed)
 
 
 def _container(bits: int, containers: tuple[int, ...]) -> int:

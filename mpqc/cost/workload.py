@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from mpqc.errors import TargetError
+from mpqc.facts.float_kernels import FREE
+from mpqc.facts.float_kernels import KINDS as FLOAT_KINDS
 from mpqc.facts.kernels import is_depthwise
 from mpqc.facts.kinds import OpKind
 from mpqc.facts.ops import Role, facts
 from mpqc.targets import Shape
-from mpqc.values.site import FILL, OpNode
+from mpqc.values.site import FILL, FloatNode, OpNode
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,27 @@ def workload(node: OpNode) -> Workload | None:
     if kind in (OpKind.GEMM, OpKind.MATMUL):
         return _product(node, kind)
     return _pooling(node, kind) if kind in (OpKind.MAX_POOL, OpKind.AVERAGE_POOL) else _elements(node, kind)
+
+
+def float_workload(node: FloatNode) -> Workload | None:
+    """The kernel run of a node that stays float; None for one that takes no time.
+
+    Raises TargetError for an operator that no family is known for, and for a tensor whose shape the graph does not say.
+    """
+    if node.op_type in FREE:
+        return None
+    kind = FLOAT_KINDS.get(node.op_type)
+    if kind is None or not node.output_shape:
+        why = "its shape is not known" if kind else f"{node.op_type} is priced nowhere"
+        raise TargetError("no cost of a float node", where=node.name, why=why)
+    return Workload(kind, float_shape(node.read, node.output_shape, node.depth), prod(node.output_shape) * node.depth)
+
+
+def float_shape(read: int, made: tuple[int, ...], depth: int = 0) -> Shape:
+    """How cost rows of float kernels say their sizes: rows of the output, and what is read, or the depth of products."""
+    rows, columns = max(prod(made[:-1]), 1), max(made[-1], 1)
+    inputs = (rows, depth) if depth else (max(read, 1), 1)
+    return Shape(in_h=inputs[0], in_c=inputs[1], out_h=rows, out_c=columns)
 
 
 def conversion(kind: OpKind, shape: tuple[int, ...]) -> Workload:

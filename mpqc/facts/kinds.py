@@ -42,9 +42,29 @@ class OpKind(StrEnum):
     """Copies that tear channels apart: Transpose, DepthToSpace, ..."""
     QUANTIZE = "quantize"
     DEQUANTIZE = "dequantize"
+    FLOAT_ELEMENTS = "float_elements"
+    """In float32: sums, products, comparisons, clamps, one value at a time"""
+    FLOAT_FUNCTION = "float_function"
+    """In float32: functions that take a polynomial a value"""
+    FLOAT_DIVISION = "float_division"
+    """In float32: a division or a root a value"""
+    FLOAT_ROWS = "float_rows"
+    """In float32: normalizations and reductions, which go through rows"""
+    FLOAT_SOFTMAX = "float_softmax"
+    """In float32: rows with an exponential a value"""
+    FLOAT_MOVE = "float_move"
+    """In float32: copies"""
+    FLOAT_CONCAT = "float_concat"
+    """In float32: copies that find out for each value which source it has"""
+    FLOAT_PRODUCT = "float_product"
+    """In float32: matrix products and convolutions"""
 
 
 STAND_INS = {OpKind.NEAREST: OpKind.RESIZE, OpKind.RESIDUAL: OpKind.BINARY}
 """The kind by which a target judges and prices another one that it does not list."""
 WEIGHTED = frozenset({OpKind.CONV, OpKind.WINOGRAD_TILE, OpKind.WINOGRAD_ROW, OpKind.WINOGRAD_TILE4, OpKind.DEPTHWISE, OpKind.GEMM})
 """Kinds that read a constant weight."""
+FLOATS = frozenset(kind for kind in OpKind if kind.value.startswith("float_"))
+"""Kinds of kernels that compute in float32: every target with code has them."""
+FLOAT_BITS = 32
+"""What their cost rows say as the width of activations"""

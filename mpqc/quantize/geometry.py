@@ -30,6 +30,13 @@ def geometry(node: NodeView, graph: GraphView) -> dict[str, Any]:
     return {}
 
 
+def depth(node: NodeView, graph: GraphView) -> int:
+    """Products that each output of a convolution or matrix product is a sum of; 0 for other nodes."""
+    if node.op_type == "Conv":
+        return prod(graph.shape(node.input(1))[1:])
+    return (graph.shape(node.input(0)) or (0,))[-1] if OpKind.GEMM in facts(node.op_type).kinds else 0
+
+
 def _pad_mode(node: NodeView, graph: GraphView) -> str:
     """Empty for zeros around, FILL for another constant, else the mode by which values are repeated."""
     mode, value = str(node.attributes.get("mode", "constant")), graph.constants.get(node.input(2))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING
 
 from mpqc.facts.ops import CARRYING, ELEMENTWISE, STANDARD_DOMAINS, Role, facts, is_view
 from mpqc.quantize.capability import capability, is_table
 from mpqc.quantize.functions import Function, Lookup, Maker, function_of
-from mpqc.quantize.geometry import geometry
+from mpqc.quantize.geometry import depth, geometry
 from mpqc.quantize.islands import keep_float
 from mpqc.quantize.sharing import Carrier, sharing_groups
 from mpqc.values.site import FloatNode, OpNode, Site, SiteKind, SiteTable
@@ -37,8 +38,14 @@ def find_sites(network: Network) -> SiteTable:
     weights = _weights(survey)
     sites = (*_activations(survey), *weights.values())
     nodes = tuple(_op_node(node, survey) for node in survey.graph.nodes if node.name in survey.working)
-    floats = tuple(FloatNode(node.name, node.op_type, survey.reasons[node.name]) for node in survey.float_nodes)
+    floats = tuple(_float_node(node, survey) for node in survey.float_nodes)
     return SiteTable(sites, nodes, floats, live_tensors(survey))
+
+
+def _float_node(node: NodeView, survey: Survey) -> FloatNode:
+    graph = survey.graph
+    read = sum(prod(graph.shape(name)) for name in graph.data_inputs(node))
+    return FloatNode(node.name, node.op_type, survey.reasons[node.name], read, graph.shape(node.outputs[0]), depth(node, graph))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from mpqc.facts.kinds import FLOATS, OpKind
 from mpqc.lowering.kernels.kernel import Kernel, KernelTarget
 from mpqc.lowering.layout import Placement
 from mpqc.lowering.select import plan_steps
 from mpqc.lowering.steps import Call
 from mpqc.numerics.winograd import FormName
 from mpqc.targets import Shape
+from mpqc.timing.case import Case
+from mpqc.timing.float_grid import float_cases
 from mpqc.timing.weights import multipliers, weights
 from mpqc.values.program import Binary, Concat, Conv, Dequantize, Gemm, MatMul, Move, Op, Pad, Pool, Program, Quantize, Resize, Table, Tensor
 from mpqc.values.qtype import QParams, QType
@@ -84,19 +86,6 @@ POOLS = ((64, 112, 3, 2, 1), (16, 32, 2, 2, 0), (32, 56, 2, 2, 0), (64, 28, 3, 1
 GLOBAL_POOLS = ((1280, 7), (64, 8), (256, 4), (512, 7), (64, 14), (96, 28))
 # channels, input size, factor
 RESIZES = ((64, 20, 2), (96, 10, 2), (24, 64, 2), (16, 40, 4), (256, 7, 2))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One kernel at one shape, as a cost row names it."""
-
-    kind: str
-    shape: Shape
-    weight_bits: int | None
-    kernel: Kernel
-    activation_bits: int = 8
-    less: Kernel | None = None
-    """A kernel whose cycles are taken off: the row is what the rest costs"""
 
 
 def cases(kinds: Collection[str], target: KernelTarget) -> Iterator[Case]:
@@ -367,6 +356,10 @@ def _resize(channels: int, size: int, factor: int, target: KernelTarget) -> Case
     return Case("resize", shape, None, _kernel(op, [_codes("x", 1, channels, size, size), _codes("y", 1, channels, out, out)], target))
 
 
+def _floats_of(kind: OpKind, target: KernelTarget) -> Iterator[Case]:
+    return float_cases(kind)
+
+
 _CASES: dict[str, Callable[[KernelTarget], Iterator[Case]]] = {
     "conv": _convs,
     "winograd_tile": partial(_winograds, "tile"),
@@ -388,6 +381,7 @@ _CASES: dict[str, Callable[[KernelTarget], Iterator[Case]]] = {
     "shuffle": _shuffles,
     "quantize": _quantizes,
     "dequantize": _dequantizes,
+    **{kind.value: partial(_floats_of, kind) for kind in sorted(FLOATS)},
 }
 KINDS = tuple(_CASES)
 """Kernels of the grid"""

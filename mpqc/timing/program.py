@@ -27,7 +27,7 @@ from mpqc.runtime.libraries import include_folders
 from mpqc.targets import CostRow, Shape, Target
 
 if TYPE_CHECKING:
-    from mpqc.timing.grid import Case
+    from mpqc.timing.case import Case
 
 DRIVER = Path(__file__).with_name("driver.c")
 _CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat"}

