@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from mpqc.cost.fusion import Additions
 from mpqc.cost.boundary import conversions, requantizations
+from mpqc.cost.fusion import Additions
 from mpqc.cost.model import CHANNEL_TABLE_CYCLES, CostModel
 from mpqc.cost.run import Context
 from mpqc.errors import TargetError
