@@ -124,7 +124,7 @@ wheel: $(READY)
 
 # Most figures of benchmarks/results (a file of the others has its own command on top); needs the shared folder beside the checkout (or $$MPQC_SHARED). About an hour on two cores.
 bench: setup pricer
-	for script in import_models allocator_scaling kernels_a76 depthwise_a76 ops_a76 activations_a76 activations_networks bench_arm requantization disassembly compile_224 cost_check cifar10 sensitivity_rank imagenet zoo ort_qdq; do \
+	for script in import_models allocator_scaling kernels_a76 depthwise_a76 ops_a76 activations_a76 activations_networks bench_arm bits_and_time requantization disassembly compile_224 cost_check cifar10 sensitivity_rank imagenet zoo ort_qdq; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

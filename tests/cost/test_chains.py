@@ -8,7 +8,7 @@ import pytest
 from mpqc.cost.chains import MATRIX, WINDOW, Chains
 from mpqc.cost.fit import ALL_WIDTHS, fit_rows
 from mpqc.cost.run import Run
-from mpqc.facts.kernels import chain_products, longest_chain
+from mpqc.facts.kernels import chain_products, gathers, longest_chain
 from mpqc.lowering.kernels.smull import chain_of
 from mpqc.targets import CostRow, OpKind, Shape
 from mpqc.targets.schema import Caches
@@ -45,6 +45,22 @@ def test_the_model_counts_the_chains_that_kernels_run_with_the_worst_weights(sha
     matrix = np.zeros((8, counted.segments, -(-length // 8) * 8), np.int8)
     matrix[:, :, :length] = largest
     assert counted.chain == chain_of(matrix, (-(1 << inputs - 1), (1 << inputs - 1) - 1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "wanted"),
+    [(3, 9, True), (7, 21, True), (10, 10, True), (3, 3, True), (3, 24, False), (3, 48, False), (1, 9, False), (5, 15, False)],
+)
+def test_windows_are_copied_row_behind_row_where_rows_alone_leave_lanes_empty(rows: int, row_bytes: int, wanted: bool) -> None:
+    assert gathers(rows, row_bytes) is wanted
+
+
+def test_a_copied_window_is_one_segment() -> None:
+    first, later = chains(Shape(32, 32, 3, 32, 32, 16, 3, 3), 8, 8), chains(Shape(32, 32, 16, 32, 32, 16, 3, 3), 8, 8)
+    assert (first.segments, first.steps) == (1, 4)
+    assert (later.segments, later.steps) == (3, 6)
+    assert MATRIX["rows of windows copied"](first.run) == 32 * 32 * 3
+    assert MATRIX["rows of windows copied"](later.run) == 0
 
 
 def test_fewer_bits_never_cost_more() -> None:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mpqc.lowering.kernels.depthwise import depthwise
+from mpqc.lowering.kernels.depthwise_patch import BYTES, LINES, WAY_BYTES, patch_of
 from mpqc.lowering.kernels.depthwise_smull import together
 from mpqc.lowering.kernels.depthwise_weights import packed
 from mpqc.lowering.kernels.requant import accumulator_range
@@ -148,6 +149,21 @@ def test_products_are_summed_in_int16_only_as_far_as_they_fit() -> None:
     assert runs(127, 127, 2, 1) == (3, 1)
     assert runs(*[-8] * 32) == (31, 1)
     assert together(np.array([[1, 1, 1], [-128, 1, -128]], np.int8)) == (2, 1)
+
+
+@pytest.mark.parametrize(("size", "channels", "stride"), [(112, 32, 1), (56, 96, 2), (28, 192, 1), (14, 512, 1), (7, 1024, 1), (5, 11, 1), (1, 8, 1)])
+def test_patches_cover_the_image_and_stay_in_l1(size: int, channels: int, stride: int) -> None:
+    out = (size - 1) // stride + 1
+    x, y = quantized((1, channels, size, size), -128), quantized((1, channels, out, out), -128)
+    weight = np.zeros((channels, 1, 3, 3), np.int8)
+    op = Conv("n", (), (), weight, 8, np.zeros(channels), np.ones(channels), (stride, stride), (1, 1, 1, 1), (1, 1), channels, -128, 127)
+    patch = patch_of(op, x, y)
+    assert patch.bytes <= BYTES
+    assert patch.count * patch.rows * patch.columns >= out * out
+    assert patch.shares * patch.blocks * 8 >= channels
+    assert patch.steps * patch.together >= patch.columns
+    lines = patch.rows * patch.columns * np.gcd(channels, WAY_BYTES) / WAY_BYTES
+    assert lines <= LINES
 
 
 @pytest.mark.parametrize(("bits", "size"), [(8, 16), (4, 8), (2, 4)])
