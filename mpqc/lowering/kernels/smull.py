@@ -27,6 +27,8 @@ ACCUMULATORS = 16
 """Sums that are made together"""
 SHORT = 2
 """Vectors of a chain up to which it lives in passing registers, beside accumulators of int32"""
+UNROLLED = 6
+"""Trips of a loop up to which the compiler writes it out"""
 CHAINS = 2
 """Channels whose products are written one after the other, so that cores in order do not wait for each"""
 
@@ -107,6 +109,11 @@ class LongReduction:
     def rest(self) -> int:
         """Bytes of a segment beyond them, as stored: 0, 8 or 16."""
         return padded_length(self.window.length) - self.vectors * VECTOR
+
+    @property
+    def loops(self) -> bool:
+        """Whether there are several segments."""
+        return self.window.segments_y * self.window.segments_x > 1
 
     @property
     def is_whole(self) -> bool:
@@ -195,7 +202,7 @@ class LongReduction:
         """Adds products to `chain`, int16x8 [pixels, group]: of vectors from the first number to the second, and of the rest of a segment."""
         first, end = vectors
         if end > first:
-            with T.serial(end - first) as v:
+            with T.serial(end - first if self.loops else _hidden(end - first)) as v:
                 self._multiply(chain, *self._at(x, w, v + first))
         if rest:
             self._multiply(chain, *self._at_rest(x, w), rest)
@@ -242,6 +249,15 @@ class LongReduction:
         """Offset of the tile's pixel i in the input."""
         row, column = divmod(i, self.tile.columns)
         return row * self.window.row_pitch + column * self.window.column_pitch
+
+
+def _hidden(count: int) -> Expr:
+    """`count`, so that the compiler does not see it where it would write the loop out: the copies would not fit the registers."""
+    if not 1 < count <= UNROLLED:
+        return count
+    trips = T.alloc_buffer((1,), "int32", annotations={"tirx.volatile": True})
+    T.buffer_store(trips, T.int32(count), [0])
+    return trips[0]
 
 
 def _zeros(size: int, dtype: str) -> Buffer:
