@@ -24,7 +24,7 @@ from mpqc.targets import Target
 
 VARIABLE = "MPQC_PRICER"
 CORES = {"a76time": "cortex-a76", "a72time": "cortex-a72", "a53time": "cortex-a53"}
-"""The core that a tool of this name models; a tool of another name is taken at its user's word. On PATH that of the core is looked for."""
+"""The core that a tool of this name models; one of another name, or with arguments, is taken at its user's word. On PATH that of the core is looked for."""
 TRIAL = Path(__file__).with_name("trial.c")
 """A small program that every pricing tool must be able to price"""
 METHOD = "emulator's block counts priced by a model of core and caches; warm caches; one core"
@@ -75,7 +75,8 @@ class Pricer:
 
         Prices come last, after training and kernels: a tool that lacks something must say so before them.
         """
-        core, wanted = CORES.get(self.tool.name), target.llvm.mcpu if target.llvm else None
+        core = None if self.arguments else CORES.get(self.tool.name)
+        wanted = target.llvm.mcpu if target.llvm else None
         if core and core != wanted:
             why = f"{self.tool.name} models a {core}"
             raise UsageError("cannot be priced by this tool", where=target.name, why=why, hint="give a tool of its own: --pricer COMMAND")
