@@ -24,7 +24,7 @@ from mpqc.targets import Target
 
 VARIABLE = "MPQC_PRICER"
 CORES = {"a76time": "cortex-a76", "a72time": "cortex-a72", "a53time": "cortex-a53"}
-"""The core that a tool of this name models; one of another name, or with arguments, is taken at its user's word. On PATH the one of the core is sought."""
+"""The core that a tool of this name models; one of another name, or with arguments, is taken at its user's word. Without one PATH is searched."""
 TRIAL = Path(__file__).with_name("trial.c")
 """A small program that every pricing tool must be able to price"""
 METHOD = "emulator's block counts priced by a model of core and caches; warm caches; one core"
