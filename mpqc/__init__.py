@@ -6,7 +6,7 @@ lies in one; `bench_folder` and `write_bench` (as `Benching` asks), which time o
 Budgets: a class for each kind of resource, as in `mpqc.Latency("20ms")`; `BUDGETS` has their names.
 The steps, in order: `load_network`, `find_sites`, `open_data`, `calibrate`, `measure`, `load_target`, `CostModel`, `allocate`, `evaluate`,
 `export_qdq`, `read_qdq`, `interpret`, `lower`, `build`, `write_bundle`, `run_host`, `run_emulated`.
-Values between them: `Plan`, `read_plan`, `uniform_plan`, `Sensitivities`, `read_sensitivities`, `Report`.
+Values between them: `Plan`, `read_plan`, `uniform_plan`, `Sensitivities`, `read_sensitivities`, `Report`, `Bench`, `read_bench`.
 Errors: `MpqcError`, of which all others are kinds, and `BudgetInfeasibleError`; the rest are in `mpqc.errors`.
 
 Importing mpqc imports nothing heavy: every name is fetched when it is first used.
