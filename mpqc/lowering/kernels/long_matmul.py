@@ -59,10 +59,11 @@ def long_matmul(op: MatMul, a: Tensor, b: Tensor, y: Tensor) -> Kernel:
                         for i in range(count):
                             store(total, i * lanes, splat(T.cast(0, sums), lanes), lanes)
                         with T.serial(0, depth) as k:
-                            other = _centred(load(right, b_at + k * columns + column, lanes), z[1], sums, lanes)
+                            other = _centred(load(right, b_at + k * columns + column, lanes), z[1], lanes)
                             for i in range(count):
-                                one = _centred(left[a_at + i * depth + k], z[0], sums, 1)
-                                store(total, i * lanes, load(total, i * lanes, lanes) + other * splat(one, lanes), lanes)
+                                one = splat(_centred(left[a_at + i * depth + k], z[0], 1), lanes)
+                                product = cast(other, sums, lanes) * cast(one, sums, lanes)  # of two extended vectors: SMLAL
+                                store(total, i * lanes, load(total, i * lanes, lanes) + product, lanes)
                         for i in range(count):
                             real = cast(load(total, i * lanes, lanes), "float32", lanes) * splat(s[2], lanes)
                             at = (n * rows + row + i) * columns + column
@@ -73,8 +74,8 @@ def long_matmul(op: MatMul, a: Tensor, b: Tensor, y: Tensor) -> Kernel:
     return Kernel(name, function(name, [*params, Param("y", y.shape, y.dtype)], body), constants, y.shape, y.dtype, prod(y.shape) * depth)
 
 
-def _centred(values: Expr, zero: Expr, dtype: str, lanes: int) -> Expr:
-    return bind(cast(cast(values, "int32", lanes) - splat(zero, lanes), dtype, lanes))
+def _centred(values: Expr, zero: Expr, lanes: int) -> Expr:
+    return bind(cast(values, "int32", lanes) - splat(zero, lanes))
 
 
 def _sum_type(a: Tensor, b: Tensor) -> str:

@@ -15,7 +15,7 @@ from mpqc.qdq.read.quantizers import Weight, are_odd, code_bits, weight
 from mpqc.qdq.read.source import DEQUANTIZE, Source
 from mpqc.values.program import Conv, Gemm, MatMul, Move, Op
 
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+INT32_MAX = 2**31 - 1
 LONG_LIMIT = 2**38 - 1
 """Sums of 16-bit inputs, of which kernels hold the 256th part and the rest in int32 each"""
 EXACT_SUMS = 2**53
@@ -118,7 +118,8 @@ def _operands(builder: Builder, node: NodeProto, channel_axis: int) -> tuple[Cod
 
 def _fold(source: Source, x: Codes, w: Weight, bias: str, target: Target) -> _Folded | str:
     scale = (np.float32(x.qparams.scale) * w.scale).astype(np.float32)
-    stored = _bias_codes(source, bias, scale, w.codes.shape[0])
+    most = LONG_LIMIT if are_long(x.coding) else INT32_MAX
+    stored = _bias_codes(source, bias, scale, w.codes.shape[0], most)
     if isinstance(stored, str):
         return stored
     multiplier = np.broadcast_to(integer.multiplier(x.qparams.scale, w.scale, target.qparams.scale), (w.codes.shape[0],)).astype(np.float32)
@@ -126,7 +127,7 @@ def _fold(source: Source, x: Codes, w: Weight, bias: str, target: Target) -> _Fo
     folded = stored - int(x.qparams.zero_point) * wide.sum(axis=1)
     reach = max(abs(x.qparams.qtype.qmin), abs(x.qparams.qtype.qmax)) * np.abs(wide).sum(axis=1)
     kept = ~((np.abs(folded) + reach) * multiplier.astype(np.float64) < _NOTHING)
-    if not _fits(folded, reach, LONG_LIMIT if are_long(x.coding) else INT32_MAX)[kept].all():
+    if not _fits(folded, reach, most)[kept].all():
         return f"{wide.shape[1]} products of the input and the weight may overflow{_HOLDS * (not are_long(x.coding))}"
     used = kept | are_odd(w.codes)  # which are stored without a 0
     codes = np.where(used[:, None], wide, 0).reshape(w.codes.shape).astype(np.int8)
@@ -140,8 +141,8 @@ def _fits(bias: np.ndarray, reach: np.ndarray, most: int) -> np.ndarray:
     return (bias - reach >= -most - 1) & (bias + reach <= most)
 
 
-def _bias_codes(source: Source, name: str, scale: np.ndarray, channels: int) -> np.ndarray | str:
-    """int64 [channels] in units of `scale`: the file's own codes where it uses these units, rounded from real values elsewhere."""
+def _bias_codes(source: Source, name: str, scale: np.ndarray, channels: int, most: int) -> np.ndarray | str:
+    """int64 [channels], at most `most`, in units of `scale`: the file's own codes where it uses these units, rounded from real values elsewhere."""
     if not name:
         return np.zeros(channels, dtype=np.int64)
     real = source.real(name)
@@ -151,7 +152,7 @@ def _bias_codes(source: Source, name: str, scale: np.ndarray, channels: int) -> 
         return "bias is not one value for each output channel"
     stored = _stored_bias(source, name, scale)
     codes = stored if stored is not None else np.rint(real.astype(np.float64).reshape(-1) / scale.astype(np.float64))
-    if not ((codes >= INT32_MIN) & (codes <= INT32_MAX)).all():
+    if not ((codes >= -most - 1) & (codes <= most)).all():
         return "bias does not fit int32"
     return np.broadcast_to(codes.reshape(-1).astype(np.int64), (channels,))
 

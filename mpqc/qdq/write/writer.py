@@ -165,14 +165,16 @@ class _Writer:
         node.input[2] = self._dq(stored, self.free(f"{name}_dq"), name, q, TensorProto.INT32)
 
     def _write_operand(self, node: NodeProto, op: OpNode) -> None:
-        """A constant operand as int8 codes; those of nodes that run as tables stay real."""
+        """A constant operand as int8 codes, int16 ones beside activations of more than 8 bits; those of nodes that run as tables stay real."""
         if op.output not in self.chosen or not any(name in self.chosen for name in op.inputs):
             return
+        widths = [self.chosen[name].qtype.bits for name in (*op.inputs, op.output) if name in self.chosen]
+        element, bits = (TensorProto.INT16, 16) if max(widths) > 8 else (TensorProto.INT8, 8)
         for name in set(node.input):
             if name in self.initializers:
                 real = numpy_helper.to_array(self.initializers[name])
-                q = _constant_qparams(real)
-                self._redirect(node, name, self._dequantized(name, integer.quantize(real, q), q, _Storage(TensorProto.INT8, None)))
+                q = _constant_qparams(real, QType(bits))
+                self._redirect(node, name, self._dequantized(name, integer.quantize(real, q), q, _Storage(element, None)))
 
     # ---- activations
 
@@ -249,8 +251,8 @@ class _Writer:
         return (bounds[0], bounds[1]) if clamp.op_type == "Clip" else None
 
 
-def _constant_qparams(real: np.ndarray) -> QParams:
+def _constant_qparams(real: np.ndarray, qtype: QType) -> QParams:
     low, high = min(float(real.min()), 0.0), max(float(real.max()), 0.0)
-    scale = np.float32((high - low) / 255 or 1.0)
-    zero = int(np.clip(np.rint(-128 - low / scale), -128, 127))
-    return QParams(QType(8), np.asarray(scale), np.asarray(zero, dtype=np.int32))
+    scale = np.float32((high - low) / (qtype.qmax - qtype.qmin) or 1.0)
+    zero = int(np.clip(np.rint(qtype.qmin - low / scale), qtype.qmin, qtype.qmax))
+    return QParams(qtype, np.asarray(scale), np.asarray(zero, dtype=np.int32))
