@@ -74,6 +74,8 @@ class Choices(_Facts):
     activations: Widths
     half_integer_weights: Annotated[tuple[Bits, ...], BeforeValidator(_without_twins)] = ()
     """Widths of weights that the target also takes on the half-integer grid, in the same container: codes 2q + 1 of the q that is stored"""
+    long_activations: Annotated[tuple[Bits, ...], BeforeValidator(_without_twins)] = ()
+    """Widths beyond these that activations are given where fewer bits lose too much (mpqc/flow/widening.py), or where the user asks for them"""
 
 
 class KernelFacts(_Facts):
@@ -262,6 +264,8 @@ def _contradictions(target: Target) -> Iterator[str]:
         beyond = [bits for bits in getattr(target.choices, side) if bits > widest]
         if beyond:
             yield f"choices.{side}: {beyond[0]} bits fit in no container"
+    if max(target.choices.long_activations, default=0) > max(target.containers.activations):
+        yield f"choices.long_activations: {max(target.choices.long_activations)} bits fit in no container"
     for facts in target.kernels:
         yield from _kernel_contradictions(facts)
 

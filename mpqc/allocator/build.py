@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mpqc.allocator.pairs import interactions_of
@@ -81,8 +81,14 @@ def candidates_of(
 
 def _check_fixed(width: Bits, sites: Sequence[Site], model: Pricer) -> None:
     for site in sites:
-        if width not in model.choices(site):
-            raise PlanError(f"is fixed at {width} bits, which the target does not have", where=site.name, hint=f"it has {model.choices(site)}")
+        if width not in offered(site, model):
+            raise PlanError(f"is fixed at {width} bits, which the target does not have", where=site.name, hint=f"it has {offered(site, model)}")
+
+
+def offered(site: Site, model: Pricer) -> tuple[int, ...]:
+    """Widths that the user may give `site`: those that the solver may choose, and longer ones that the target has for where they lose too much."""
+    longer: Callable[[Site], tuple[int, ...]] = getattr(model, "long_choices", lambda site: ())
+    return (*model.choices(site), *longer(site))
 
 
 def _open_bits(sites: Sequence[Site], sensitivities: Sensitivities, model: Pricer, narrowed: Mapping[str, Sequence[int]]) -> tuple[Bits, ...]:

@@ -17,6 +17,7 @@ from mpqc.cost.file import channels, file_bytes_beside, file_overhead_bytes, fil
 from mpqc.cost.fit import ALL_WIDTHS, Fit, fit_rows
 from mpqc.cost.forms import KERNELS, KINDS, cheapest, exact_kinds, has_forms
 from mpqc.cost.fusion import Additions
+from mpqc.cost.long_codes import SHORT_BITS, kind_at, lacks_long, times
 from mpqc.cost.run import Context, Run, Widths
 from mpqc.cost.storage import bytes_beside, packable, panel_elements, panel_overhead
 from mpqc.cost.workload import Workload, float_workload, workload
@@ -103,6 +104,10 @@ class CostModel:
         """Widths that `site` may be given, ascending."""
         side = self.target.choices.weights if site.kind is SiteKind.WEIGHT else self.target.choices.activations
         return tuple(sorted(side))
+
+    def long_choices(self, site: Site) -> tuple[int, ...]:
+        """Widths beyond these that `site` may be given where fewer bits lose too much, ascending."""
+        return () if site.kind is SiteKind.WEIGHT else tuple(sorted(self.target.choices.long_activations))
 
     @property
     def origin(self) -> str:
@@ -191,7 +196,7 @@ class CostModel:
 
     def kernel_cycles(self, kind: OpKind, shape: Shape, weight_bits: int, input_bits: int | None = None) -> float | None:
         """Cycles of a kernel with these weights and inputs (None: of the widest); None where the target has none or no cost rows for it."""
-        widths = self.target.kernel_bits(kind, weight_bits, input_bits or max(self.target.containers.activations))
+        widths = self.target.kernel_bits(kind, weight_bits, input_bits or max(self.target.choices.activations))
         has_code = kind not in KERNELS or best_form(KERNELS[kind], self.target.features) is not None
         if widths is None or self._fit(kind, widths) is None or not has_code:
             return None
@@ -267,7 +272,7 @@ class CostModel:
 
         A container that only packed activations have counts after `for_network`, which knows what lies around the site.
         """
-        if site.name in self.joined:
+        if site.name in self.joined and bits <= SHORT_BITS:
             return 0
         containers = self.target.containers
         fitting = (*containers.activations, *(containers.packed_activations if site.name in self.packed else ()))
@@ -300,7 +305,8 @@ class CostModel:
         key = node, weight_bits, input_bits
         if key not in self._able:
             work = self._workload(node)
-            self._able[key] = work is None or self._kernel_widths(work, weight_bits, input_bits) is not None
+            able = work is None or self._kernel_widths(work, weight_bits, input_bits) is not None
+            self._able[key] = able and not (self._has_code and lacks_long(node, input_bits))
         return self._able[key]
 
     def _workload(self, node: OpNode) -> Workload | None:
@@ -337,7 +343,8 @@ class CostModel:
 
     def _kernel_widths(self, work: Workload, weight_bits: int | None, activation_bits: tuple[int, ...]) -> Widths | None:
         weights = weight_bits if work.kind in WEIGHTED else None
-        return self.target.kernel_bits(work.kind, weights, max(activation_bits, default=max(self.target.containers.activations)))
+        widest = max(activation_bits, default=max(self.target.choices.activations))
+        return self.target.kernel_bits(kind_at(work.kind, widest), weights, widest)
 
     def _widths(self, node: OpNode, work: Workload, weight_bits: int | None, activation_bits: tuple[int, ...]) -> Widths:
         widths = self._kernel_widths(work, weight_bits, activation_bits)
@@ -352,6 +359,9 @@ class CostModel:
             if output_bits < FLOAT_BITS:
                 output_container = _container(output_bits, self.target.containers.activations)
             return _roofline(self.target.analytic, work, widths, output_container, self.target.name)
+        if widths[1] > SHORT_BITS and (work.kind, widths) not in self._fits:
+            plain = replace(work, kind=kind_at(work.kind, widths[1]))
+            return times(plain.kind, self._form) * self._cycles(plain, (widths[0], SHORT_BITS), output_bits)
         fit = self._fit(work.kind, widths) or self._fit(STAND_INS.get(work.kind, work.kind), widths)
         if fit is None:
             raise TargetError(

@@ -22,7 +22,8 @@ class Pricer(Protocol):
     Optional: `overhead_bytes(site)` (scale and bias of a weight), `beside_bytes(table)` (constants of kernels without weights),
     `float_ends(table)` (bytes of the float32 copies of sites that leave the network, by site), `has_kernel(node, weight_bits, input_bits)`,
     `nanojoules(node, weight_bits, input_bits)`, `require(resource)` (raises where the target does not know it),
-    `form(node, weight_bits, input_bits)` (name of the special form that a convolution gets; empty for none).
+    `form(node, weight_bits, input_bits)` (name of the special form that a convolution gets; empty for none), `long_choices(site)` (bits beyond
+    those of `choices` that the user may ask for).
     """
 
     def choices(self, site: Site) -> tuple[int, ...]:

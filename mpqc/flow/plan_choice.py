@@ -48,6 +48,7 @@ def choose_plan(table: SiteTable, sensitivities: Sensitivities | None, cost_mode
 
 def check_fixed(fixed: Mapping[str, int | None], table: SiteTable, target: Target) -> None:
     """Raises UsageError, with the names that are nearest, for a site that the network does not have, and for bits that the target does not."""
+    from mpqc.allocator.build import offered
     from mpqc.cost.model import CostModel
 
     model = CostModel(target)
@@ -57,8 +58,8 @@ def check_fixed(fixed: Mapping[str, int | None], table: SiteTable, target: Targe
             near = get_close_matches(name, table.by_name, n=NEAREST, cutoff=0.3)
             hint = f"nearest: {', '.join(near)}" if near else "sites.json and `mpqc analyze` have the names"
             raise UsageError(f"the network has no site {name!r}", where="--fix", hint=hint)
-        if bits is not None and bits not in model.choices(site):
-            widths = ", ".join(map(str, model.choices(site)))
+        if bits is not None and bits not in offered(site, model):
+            widths = ", ".join(map(str, offered(site, model)))
             raise UsageError(f"{target.name} has no {bits} bits for {name!r}", where="--fix", hint=f"it has {widths}, and float")
 
 
