@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpqc.errors import DropError, GuardError
 from mpqc.facts.amounts import format_amount
+from mpqc.flow.widening import WIDENED
 from mpqc.report.judge import amount
 from mpqc.values.artifacts import MODULE
 from mpqc.values.budget import Resource
@@ -20,14 +21,21 @@ SLOWER = 1.001
 
 
 def hold_to(report: Report, compiled: object, progress: Progress, *, allow_slower: bool) -> None:
-    """Raises DropError past the largest drop, GuardError where the program is slower than all int8. Warns where much is lost without a bound."""
+    """Raises DropError past the largest drop, GuardError where the program is slower than all int8 and its activations are not why. Warns where
+    much is lost without a bound."""
     verdict = report.verdict
     if verdict is not None and verdict.is_past_its_drop:
         raise _dropped(verdict, compiled)
     if verdict is not None and verdict.keeps in (WORSE, LOST):
         progress.warn(f"the program {_lost(verdict)}; --max-drop makes that an error (exit code 5)")
-    if not allow_slower and MODULE in report.sizes.files:
+    if allow_slower or MODULE not in report.sizes.files:
+        return
+    try:
         guard(report, compiled)
+    except GuardError as error:
+        if not any(note.startswith(WIDENED) for note in report.notes):
+            raise
+        progress.warn(f"{error.what}: wider activations are what keeps the outputs; {error.hint}")
 
 
 def _dropped(verdict: Verdict, compiled: object) -> DropError:

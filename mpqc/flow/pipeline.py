@@ -30,6 +30,7 @@ from mpqc.flow.results import Analysis, Compiled
 from mpqc.flow.saved import way_out_kept
 from mpqc.flow.trade_off import trade_offs
 from mpqc.flow.verification import BuiltPlan, Solve, Verifier, counted_again, first_plan, merged, open_verifier, verified
+from mpqc.flow.widening import widened_plan
 from mpqc.numerics.metrics import find_metric
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan
@@ -187,7 +188,10 @@ def _chosen(analysis: Analysis, options: Options, cost_model: CostModel, budgets
     choosing = replace(options.choosing, budgets=budgets)
     plan = choose_plan(analysis.table, analysis.sensitivities, cost_model, choosing)
     solved = analysis.sensitivities is not None and options.training is None
-    return _told(guarded_plan(plan, analysis, cost_model, budgets, options.fixed) if solved else plan, options, analysis)
+    if solved:
+        plan = guarded_plan(plan, analysis, cost_model, budgets, options.fixed)
+        plan = widened_plan(plan, analysis, cost_model, budgets, options.fixed)
+    return _told(plan, options, analysis)
 
 
 def _told(plan: Plan, options: Options, analysis: Analysis) -> Plan:

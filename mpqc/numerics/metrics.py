@@ -6,6 +6,7 @@ one behind the other [n, ...], of what is scored and of the float network; `labe
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,6 +105,16 @@ def cosine(outputs: Outputs, labels: np.ndarray | None, reference: Outputs) -> f
 def sqnr(outputs: Outputs, labels: np.ndarray | None, reference: Outputs) -> float:
     """10 log10(sum float^2 / sum error^2) in dB; infinite where both are equal."""
     return decibel(first(outputs), first(reference))
+
+
+def in_decibel(noise: float) -> float:
+    """A squared error, relative to what it is the error of, as signal to noise; of an infinite one -inf."""
+    return math.inf if noise <= 0 else -math.inf if noise == math.inf else -10 * math.log10(noise)
+
+
+def of_decibel(amount: float) -> float:
+    """The inverse of `in_decibel`."""
+    return float(10 ** (-amount / 10))
 
 
 def decibel(own: np.ndarray, wanted: np.ndarray) -> float:

@@ -43,7 +43,7 @@ def plan_losses(network: Network, table: SiteTable, calibration: Calibrated, bat
 def trial_losses(network: Network, table: SiteTable, batches: Batches, trials: Sequence[Trial]) -> list[float]:
     """The mean loss (task.py) of each of `trials` against the float network. Memory: the compared tensors of all batches."""
     task = find_task(network, batches)
-    runner = _Observer(with_quantizers(network, table), table, task)
+    runner = Observer(with_quantizers(network, table), table, task)
     teacher = [runner.observe(batch) for batch in steps(batches, batches.expected)]
     losses: list[float] = []
     for trial in trials:
@@ -56,13 +56,13 @@ def trial_losses(network: Network, table: SiteTable, batches: Batches, trials: S
 def blank_loss(network: Network, table: SiteTable, batches: Batches) -> float:
     """The mean loss (task.py) of a network that answers the mean of the float network's answers, whatever the sample: what knows nothing loses."""
     task = find_task(network, batches)
-    runner = _Observer(with_quantizers(network, table), table, task)
+    runner = Observer(with_quantizers(network, table), table, task)
     teacher = [runner.observe(batch) for batch in batches]
     blank = {name: torch.stack([seen[name] for seen in teacher]).mean(dim=0) for name in task.tensors}
     return float(torch.stack([task.loss(floats, blank) for floats in teacher]).mean())
 
 
-class _Observer(fx.Interpreter):
+class Observer(fx.Interpreter):
     """Runs a network with quantizers and keeps the tensors that a task compares, as their readers see them."""
 
     def __init__(self, network: Network, table: SiteTable, task: Task) -> None:
