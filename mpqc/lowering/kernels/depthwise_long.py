@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpqc.lowering.kernels.depthwise_smull import Plan, plan
 from mpqc.lowering.kernels.depthwise_weights import packed, unpacked
 from mpqc.lowering.kernels.kernel import Kernel
 from mpqc.lowering.kernels.layout import physical_shape, types
@@ -36,14 +35,19 @@ from mpqc.values.program import Conv, Tensor
 
 LANES = 8
 """Channels of a block"""
+ROWS = 4
+"""Output rows of a group at most"""
+STRIP_BYTES = 48 * 1024
+"""Copied input rows of a group of output rows, where more than one output row is in it"""
+MOST_TAPS = 25
+"""Taps up to which two columns are computed together"""
 
 
 def kernel(op: Conv, x: Tensor, y: Tensor) -> Kernel | None:
-    """`op` on codes of `x`; None where its sums may not fit int32, or for shapes that depthwise_smull.plan leaves out too."""
-    found = plan(op, x, y)
-    if found is None or not _fits(op, x):
+    """`op` on codes of `x`; None where its sums may not fit int32, or for shapes that it has no code for."""
+    p = _plan(op, x, y)
+    if p is None or not _fits(op, x):
         return None
-    p = _Long(**vars(found))
     chosen = (p.starts[:, None] + np.arange(LANES)).reshape(-1)
     arrays = (
         packed(op.weight.astype(np.int64)[chosen].reshape(len(chosen), -1).T, LANES, op.weight_bits),
@@ -77,13 +81,74 @@ def _fits(op: Conv, x: Tensor) -> bool:
     return int((np.abs(op.bias.astype(np.int64)) + largest * weights).max(initial=0)) < 2**31
 
 
-class _Long(Plan):
-    """The plan with blocks of eight channels."""
+@dataclass(frozen=True)
+class Plan:
+    """How one shape is cut up."""
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int]
+    """Top, left"""
+    dilations: tuple[int, int]
+    weight_bits: int
 
     @property
-    def lanes(self) -> int:
-        """Channels of a block."""
-        return LANES
+    def blocks(self) -> int:
+        """Blocks of channels; the last one overlaps its neighbour where channels do not divide."""
+        return -(-self.channels // LANES)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """First channel of every block."""
+        return np.minimum(np.arange(self.blocks) * LANES, self.channels - LANES)
+
+    def start(self, block: Expr) -> Expr:
+        """`starts[block]` in the kernel."""
+        return block * LANES if self.channels % LANES == 0 else T.min(block * LANES, self.channels - LANES)
+
+    @property
+    def taps(self) -> list[tuple[int, int]]:
+        """Kernel positions in the order of their weights."""
+        return [(ky, kx) for ky in range(self.kernel[0]) for kx in range(self.kernel[1])]
+
+    @property
+    def strip_width(self) -> int:
+        """Columns of the copied rows, padding included."""
+        return (self.out_width - 1) * self.strides[1] + (self.kernel[1] - 1) * self.dilations[1] + 1
+
+    @property
+    def pitch(self) -> int:
+        """Codes of a copied row."""
+        return self.strip_width * self.channels
+
+    def reach(self, rows: int) -> int:
+        """Input rows that `rows` output rows read."""
+        return (rows - 1) * self.strides[0] + (self.kernel[0] - 1) * self.dilations[0] + 1
+
+    @property
+    def rows(self) -> int:
+        """Output rows of a group."""
+        fitting = [rows for rows in range(1, ROWS + 1) if rows <= self.out_height and self.reach(rows) * self.pitch * 2 <= STRIP_BYTES]
+        return max(fitting, default=1)
+
+    @property
+    def columns(self) -> int:
+        """Output columns computed together; one where two would be a great deal of code."""
+        return min(2, self.out_width) if len(self.taps) <= MOST_TAPS else 1
+
+
+def _plan(op: Conv, x: Tensor, y: Tensor) -> Plan | None:
+    """None for several outputs a channel, fewer than 8 channels, or another rank than 4."""
+    if len(x.shape) != 4 or x.shape[1] != op.weight.shape[0] or x.shape[1] < LANES:
+        return None
+    taps = (op.weight.shape[2], op.weight.shape[3])
+    return Plan(*x.shape, y.shape[2], y.shape[3], taps, op.strides, op.pads[:2], op.dilations, op.weight_bits)
 
 
 def _widened(p: Plan, w: Expr) -> Expr:
