@@ -59,6 +59,11 @@ _TIMES: Mapping[str, Mapping[OpKind, float]] = {
 """By the form of the product"""
 
 
+def is_long(bits: int) -> bool:
+    """Whether codes of so many bits are held in int16; more bits are those of float."""
+    return SHORT_BITS < bits <= MOST_BITS
+
+
 def times(kind: OpKind, form: str) -> float:
     """Cycles at 9 to 16 bits over those at 8, on cores with this form of the product."""
     return _TIMES.get(form, {}).get(kind, _OTHERS)
@@ -66,12 +71,12 @@ def times(kind: OpKind, form: str) -> float:
 
 def kind_at(kind: OpKind, bits: int) -> OpKind:
     """The kind of kernel that does the work at these activation bits: convolutions add residuals of short codes alone."""
-    return OpKind.BINARY if kind is OpKind.RESIDUAL and bits > SHORT_BITS else kind
+    return OpKind.BINARY if kind is OpKind.RESIDUAL and is_long(bits) else kind
 
 
 def lacks_long(node: OpNode, input_bits: tuple[int, ...]) -> bool:
     """Whether `node` has kernels of short codes alone and these inputs are longer: tables a channel, and means of very many values."""
-    if not any(SHORT_BITS < bits <= MOST_BITS for bits in input_bits):
+    if not any(map(is_long, input_bits)):
         return False
     averages = kind_of(node) is OpKind.AVERAGE_POOL and prod(node.kernel or node.input_shape[2:]) > LONG_WINDOW
     return node.mode == CHANNELS or averages

@@ -17,7 +17,8 @@ from mpqc.cost.file import channels, file_bytes_beside, file_overhead_bytes, fil
 from mpqc.cost.fit import ALL_WIDTHS, Fit, fit_rows
 from mpqc.cost.forms import KERNELS, KINDS, cheapest, exact_kinds, has_forms
 from mpqc.cost.fusion import Additions
-from mpqc.cost.long_codes import SHORT_BITS, kind_at, lacks_long, times
+from mpqc.cost.long_codes import SHORT_BITS, is_long, kind_at, lacks_long, times
+from mpqc.cost.roofline import named, roofline
 from mpqc.cost.run import Context, Run, Widths
 from mpqc.cost.storage import bytes_beside, packable, panel_elements, panel_overhead
 from mpqc.cost.workload import Workload, float_workload, workload
@@ -27,7 +28,7 @@ from mpqc.facts.float_kernels import FREE
 from mpqc.facts.kinds import FLOAT_BITS, FLOATS
 from mpqc.facts.resources import RESOURCES, priced_everywhere
 from mpqc.targets import STAND_INS, WEIGHTED, OpKind, Shape, Target
-from mpqc.targets.schema import Analytic, Caches
+from mpqc.targets.schema import Caches
 from mpqc.values.budget import Resource
 from mpqc.values.site import CHANNELS, FloatNode, OpNode, Site, SiteKind, SiteTable
 
@@ -178,9 +179,10 @@ class CostModel:
         prices = self._prices(node, work, weight_bits, computed, output_bits)
         kind = cheapest(prices)
         plain = self._widths(node, work, weight_bits, computed)
-        widths = plain if kind == work.kind else self.target.kernel_bits(kind, weight_bits, max(self.target.containers.activations))
+        widths = plain if kind == work.kind else self.target.kernel_bits(kind, weight_bits, max(self.target.choices.activations))
         call = 0.0 if kind is OpKind.RESIDUAL else self.call_cycles
-        return None if widths is None or prices[kind] <= call else KernelRun(kind, work.shape, widths, prices[kind] - call)
+        unknown = widths is None or (is_long(widths[1]) and (kind, widths) not in self._fits)
+        return None if unknown or widths is None or prices[kind] <= call else KernelRun(kind, work.shape, widths, prices[kind] - call)
 
     @property
     def call_cycles(self) -> float:
@@ -358,14 +360,14 @@ class CostModel:
             output_container = min(output_bits, FLOAT_BITS)
             if output_bits < FLOAT_BITS:
                 output_container = _container(output_bits, self.target.containers.activations)
-            return _roofline(self.target.analytic, work, widths, output_container, self.target.name)
-        if widths[1] > SHORT_BITS and (work.kind, widths) not in self._fits:
+            return roofline(self.target.analytic, work, widths, output_container, self.target.name)
+        if is_long(widths[1]) and (work.kind, widths) not in self._fits:
             plain = replace(work, kind=kind_at(work.kind, widths[1]))
             return times(plain.kind, self._form) * self._cycles(plain, (widths[0], SHORT_BITS), output_bits)
         fit = self._fit(work.kind, widths) or self._fit(STAND_INS.get(work.kind, work.kind), widths)
         if fit is None:
             raise TargetError(
-                f"no cost rows for {work.kind.value} at {_named(widths)}", where=self.target.name, hint="bound size, BOPs or bits instead"
+                f"no cost rows for {work.kind.value} at {named(widths)}", where=self.target.name, hint="bound size, BOPs or bits instead"
             )
         run = Run(work.shape, widths, self._caches, self.context, self._form, self.target.cores)
         call = 0.0 if fit.kind is OpKind.RESIDUAL else self._row_cycles("call")
@@ -377,25 +379,3 @@ def _container(bits: int, containers: tuple[int, ...]) -> int:
     if not fitting:
         raise TargetError(f"{bits} bits fit in no container", hint=f"widest is {max(containers)} bits")
     return min(fitting)
-
-
-def _named(widths: Widths) -> str:
-    return f"a{widths[1]}" if widths[0] is None else f"w{widths[0]}a{widths[1]}"
-
-
-def _roofline(model: Analytic, work: Workload, widths: Widths, output_bits: int, target: str) -> float:
-    weights, activations = widths
-    rate = next((r.per_cycle for r in model.rates if work.kind in r.ops and (r.weight_bits, r.activation_bits) == widths), None)
-    if rate is None:
-        raise TargetError(f"no analytic rate for {work.kind.value} at {_named(widths)}", where=f"{target}: analytic.rates")
-    weight_cycles = work.weights * (weights or 0) / 8 / model.weight_bytes_per_cycle
-    activation_bytes = (work.shape.inputs * activations + work.shape.outputs * output_bits) / 8
-    activation_cycles = activation_bytes / model.activation_bytes_per_cycle
-    traffic = weight_cycles + activation_cycles if model.shared_bus else max(weight_cycles, activation_cycles)
-    return work.runs * max(_work(work) / rate, traffic)
-
-
-def _work(work: Workload) -> float:
-    if work.kind in (OpKind.MAX_POOL, OpKind.AVERAGE_POOL):
-        return work.shape.outputs * work.shape.kernel_h * work.shape.kernel_w
-    return work.macs or work.shape.outputs
