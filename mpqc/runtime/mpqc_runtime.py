@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ import numpy as np
 ABI = 1
 """MPQC_ABI of the mpqc.h that this file follows"""
 ERROR_BYTES = 512
+MOST_THREADS, MOST_RUNS = 256, 2**31 - 1
 TYPES = ("", "float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool")
 """By their number in mpqc.h"""
 
@@ -116,7 +118,10 @@ class _Handle:
 
 
 class Model:
-    """A loaded network. `inputs` and `outputs` are what it takes and gives; `data` maps each name to its own memory as an array."""
+    """A loaded network. `inputs` and `outputs` are what it takes and gives; `data` maps each name to its own memory as an array.
+
+    Threads that share a model wait for each other; `clone` lets them run at once.
+    """
 
     def __init__(self, path: str | os.PathLike[str], threads: int = 1, *, library: str | os.PathLike[str] | None = None) -> None:
         """Loads model.so for runs on `threads` threads. Raises Error with what is wrong."""
@@ -130,6 +135,7 @@ class Model:
         if not model:
             raise Error(message.decode("utf-8", "replace"))
         self._model, self._handle = model, _Handle(self._library, model)
+        self._turn = threading.RLock()
         self.name = _text(self._library.mpqc_name(model))
         self.target = _text(self._library.mpqc_target(model))
         self.inputs, given = self._tensors("input")
@@ -156,27 +162,34 @@ class Model:
         Raises Error for unknown or missing names, other shapes or types, and what the library refuses.
         """
         named = {self.inputs[0].name: inputs} if isinstance(inputs, np.ndarray) and len(self.inputs) == 1 else inputs
-        if isinstance(named, np.ndarray):
-            raise Error(f"give the {len(self.inputs)} inputs by name: {', '.join(self._given)}")
+        if not isinstance(named, Mapping):
+            one = "one numpy array, or " if len(self.inputs) == 1 else ""
+            raise Error(f"give {one}the {len(self.inputs)} inputs by name: {', '.join(self._given)} (given was {type(named).__name__})")
         self._check(named)
-        for name, place in self._given.items():
-            place[...] = named[name]
-        self.run_again()
-        return {name: values.copy() for name, values in self._made.items()}
+        with self._turn:  # inputs and outputs lie in one place: they are one run's alone
+            for name, place in self._given.items():
+                place[...] = named[name]
+            self.run_again()
+            return {name: values.copy() for name, values in self._made.items()}
 
     def run_again(self) -> None:
         """Runs on what lies in `data`; the outputs lie there afterwards. Nothing is copied."""
-        self._checked(self._library.mpqc_run(self._model))
+        with self._turn:
+            self._checked(self._library.mpqc_run(self._model))
 
     def set_threads(self, threads: int) -> None:
         """Runs will take `threads` threads, 1 to 256."""
-        self._checked(self._library.mpqc_set_threads(self._model, threads))
+        _require_count(threads, "threads", MOST_THREADS)
+        with self._turn:
+            self._checked(self._library.mpqc_set_threads(self._model, threads))
 
     def profile(self, runs: int = 10) -> list[Op]:
         """Mean microseconds of every kernel call over `runs` runs."""
+        _require_count(runs, "runs", MOST_RUNS)
         count = self._library.mpqc_op_count(self._model)
         times = (ctypes.c_double * max(count, 1))()
-        self._checked(self._library.mpqc_profile(self._model, runs, times))
+        with self._turn:
+            self._checked(self._library.mpqc_profile(self._model, runs, times))
         ops = [self._library.mpqc_op_at(self._model, index).contents for index in range(count)]
         return [Op(_text(op.name), _text(op.kernel), int(op.macs), times[index]) for index, op in enumerate(ops)]
 
@@ -199,6 +212,11 @@ class Model:
         if status:
             what, why = _text(self._library.mpqc_status_text(status)), _text(self._library.mpqc_error(self._model))
             raise Error(f"{what}: {why}" if why else what)
+
+
+def _require_count(value: object, what: str, most: int) -> None:
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise Error(f"{what}: {value!r} is no whole number from 1 to {most}")
 
 
 def _text(value: bytes | None) -> str:

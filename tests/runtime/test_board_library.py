@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,12 +123,32 @@ def test_what_python_refuses_is_said(place: Place, tmp_path: Path) -> None:
     for wrong in ({}, {**inputs, "more": inputs[name]}, {name: inputs[name][:, :2]}, {name: inputs[name].astype(np.float64)}):
         with pytest.raises(mpqc_runtime.Error, match=r"takes float32|inputs are"):
             model.run(wrong)
-    with pytest.raises(mpqc_runtime.Error, match="an argument cannot be meant"):
-        model.set_threads(0)
+    for no_arrays in (inputs[name].tolist(), [inputs[name]], None):
+        with pytest.raises(mpqc_runtime.Error, match=r"give one numpy array, or the 1 inputs by name: t0 \(given was (list|NoneType)\)"):
+            model.run(no_arrays)  # type: ignore[arg-type]
+    for count in (0, -1, 257, 2.5, "4", None):
+        with pytest.raises(mpqc_runtime.Error, match="is no whole number from 1 to 256"):
+            model.set_threads(count)  # type: ignore[arg-type]
+    with pytest.raises(mpqc_runtime.Error, match="runs: 0 is no whole number"):
+        model.profile(0)
     with pytest.raises(mpqc_runtime.Error, match="another machine"):
         mpqc_runtime.Model(place.bundle / "model.so", library=library)
     with pytest.raises(mpqc_runtime.Error, match="not libmpqc"):
         mpqc_runtime.Model(place.module, library=place.module)
+
+
+def test_threads_that_share_a_model_get_their_own_outputs(place: Place) -> None:
+    model = mpqc_runtime.Model(place.module, library=board_library(HOST).shared)
+    name = place.program.inputs[0]
+    images = [noise(place.program)[name] * scale for scale in (0.2, 0.5, 1.0)]
+    alone = [model.run(image) for image in images]
+
+    def runs(index: int) -> list[dict[str, np.ndarray]]:
+        return [model.run(images[index]) for _ in range(200)]
+
+    with ThreadPoolExecutor(len(images)) as pool:
+        for expected, found in zip(alone, pool.map(runs, range(len(images))), strict=True):
+            assert all(np.array_equal(outputs[key], expected[key]) for outputs in found for key in expected)
 
 
 def test_arrays_outlive_their_model(place: Place) -> None:
