@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
+from mpqc.allocator import allocate
 from mpqc.cost.model import CostModel
 from mpqc.data.batches import open_data
+from mpqc.errors import PlanError
+from mpqc.flow.export import Exporting, export_program
 from mpqc.flow.results import Analysis
 from mpqc.flow.widening import GOAL, widened_plan
 from mpqc.frontend import load_network
@@ -20,7 +23,10 @@ from mpqc.sensitivity.plan_noise import NoiseMeter
 from mpqc.targets import load_target
 from mpqc.values.budget import Budget, Resource
 from mpqc.values.plan import Plan, uniform_plan
+from mpqc.values.program import Float
+from mpqc.values.sensitivities import Sensitivities
 from tests.onnx_models import graph_model
+from tests.quant_models import images, residual_network
 
 FEATURES = 16
 
@@ -81,3 +87,24 @@ def model_bops(analysis: Analysis, model: CostModel) -> float:
 def test_targets_without_long_codes_keep_their_plan() -> None:
     analysis, model, plan = subject(300.0, "ethos-u55-256")
     assert widened_plan(plan, analysis, model, (), {}) is plan
+
+
+def test_sites_file_and_program_agree_at_sixteen_bits() -> None:
+    """What the sites call integer is so in the file and in the program, and none of it is float but what was before."""
+    network = residual_network()
+    table, batches = find_sites(network), open_data(images(4), network.inputs, limit=4)
+    exporting = Exporting(network, table, calibrate(network, table, batches), batches)
+    model, program = export_program(exporting, uniform_plan(table, "cortex-a76", 8, 16))
+    floats = {op_type for op in program.ops if isinstance(op, Float) for op_type in op.op_types}
+    assert floats <= {node.op_type for node in table.floats}
+    assert {tensor.dtype for tensor in program.tensors.values() if tensor.qparams is not None} == {"int16"}
+    zeros = {tensor.name: tensor.data_type for tensor in model.graph.initializer if tensor.name.endswith("zero_point")}
+    assert set(zeros.values()) == {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32}  # of weights, activations, biases
+
+
+def test_the_user_may_ask_for_sixteen_bits() -> None:
+    analysis, model, _ = subject(1.0)
+    scored = Sensitivities("none", "none", {site.name: {8: 0.0} for site in analysis.table.sites})
+    assert allocate(analysis.table, scored, model, (), fixed={"x": 16}).bits("x") == 16
+    with pytest.raises(PlanError, match="9 bits, which the target does not have"):
+        allocate(analysis.table, scored, model, (), fixed={"x": 9})
