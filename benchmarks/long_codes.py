@@ -3,7 +3,7 @@
     python benchmarks/long_codes.py                  # the cores whose pricing tools there are
     python benchmarks/long_codes.py cortex-a53
 
-Writes results/long_codes.md. Cycles are modelled (one thread, warm caches). Inputs and outputs have 16 bits. mpqc/cost/long_codes.py, from which
+Writes results/long_codes_CORE.md. Cycles are modelled (one thread, warm caches). Inputs and outputs have 16 bits. mpqc/cost/long_codes.py, from which
 plans are priced, has the means.
 """
 
@@ -73,13 +73,12 @@ Make = Callable[[int], tuple[Op, list[Tensor]]]
 
 def main() -> None:
     """Prices every op on every core and writes the table."""
-    rows, notes = [], []
     for core in sys.argv[1:] or few(CORES):
         target = load_target(core)
-        found = list(priced(few(cases(target), 4), target))
-        means = (f"{kind} {mean_times(found, kind):.2f}" for kind in dict.fromkeys(row["kernel"] for row in found))
-        rows, notes = [*rows, *found], [*notes, f"Times the cycles at 8 bits on {core}: {', '.join(means)}."]
-    write_results("long_codes", "Kernels of 16-bit codes (modelled, one thread)", rows, notes)
+        rows = list(priced(few(cases(target), 4), target))
+        means = (f"{kind} {mean_times(rows, kind):.2f}" for kind in dict.fromkeys(row["kernel"] for row in rows))
+        note = f"Times the cycles at 8 bits on {core}: {', '.join(means)}."
+        write_results(f"long_codes_{core.removeprefix('cortex-')}", "Kernels of 16-bit codes (modelled, one thread)", rows, [note])
 
 
 def mean_times(rows: list[dict], kind: str) -> float:
