@@ -6,6 +6,7 @@ lies in one; `bench_folder` and `write_bench` (as `Benching` asks), which time o
 Budgets: a class for each kind of resource, as in `mpqc.Latency("20ms")`; `BUDGETS` has their names.
 The steps, in order: `load_network`, `find_sites`, `open_data`, `calibrate`, `measure`, `load_target`, `CostModel`, `allocate`, `evaluate`,
 `export_qdq`, `read_qdq`, `interpret`, `lower`, `build`, `write_bundle`, `run_host`, `run_emulated`.
+A metric for detectors: `average_precision`.
 Values between them: `Plan`, `read_plan`, `uniform_plan`, `Sensitivities`, `read_sensitivities`, `Report`, `Bench`, `read_bench`.
 Errors: `MpqcError`, of which all others are kinds, and `BudgetInfeasibleError`; the rest are in `mpqc.errors`.
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from mpqc.frontend import load_network as load_network
     from mpqc.lowering import build as build
     from mpqc.lowering import lower as lower
+    from mpqc.numerics.detection import average_precision as average_precision
     from mpqc.numerics.interpreter import interpret as interpret
     from mpqc.qdq.read.program import read_qdq as read_qdq
     from mpqc.qdq.write.export import export_qdq as export_qdq
@@ -84,6 +86,7 @@ _HOMES = {
     "mpqc.values.plan": ("Plan", "read_plan", "uniform_plan"),
     "mpqc.qdq.write.export": ("export_qdq",),
     "mpqc.qdq.read.program": ("read_qdq",),
+    "mpqc.numerics.detection": ("average_precision",),
     "mpqc.numerics.interpreter": ("interpret",),
     "mpqc.lowering": ("build", "lower"),
     "mpqc.runtime": ("run_emulated", "run_host", "write_bundle"),

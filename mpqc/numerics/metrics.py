@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 
 from mpqc.errors import UsageError
+from mpqc.numerics.detection import average_precision
 from mpqc.values.verdict import DECIBEL, PERCENT
 
 Outputs = Mapping[str, np.ndarray]
 Score = Callable[[Outputs, np.ndarray | None, Outputs], float]
-HINT = "write top1, top5, miou, cosine, sqnr, or MODULE:FUNCTION"
+HINT = "write top1, top5, miou, cosine, sqnr, MODULE:FUNCTION, or ap:MODULE:FUNCTION with a function that decodes boxes"
+BOXES = "ap:"
+"""Begins the name of a function that decodes boxes, which average precision is of"""
 
 
 @dataclass(frozen=True)
@@ -140,19 +143,26 @@ METRICS = {
 def find_metric(asked: str | Callable[..., Any]) -> Metric:
     """The ready metric `asked`, or one of the function that it names or is. Raises UsageError where there is no such thing.
 
+    `ap:MODULE:FUNCTION` is average precision of the boxes that the function decodes (detection.py).
     `MODULE:FUNCTION` imports MODULE, from the working folder too, and so runs the user's own code: only the user's own words may come here.
     """
     if callable(asked):
         return Metric(getattr(asked, "__name__", type(asked).__name__), asked)
     if asked in METRICS:
         return METRICS[asked]
-    module, _, name = asked.partition(":")
+    if asked.startswith(BOXES):
+        return Metric(asked, average_precision(_named(asked.removeprefix(BOXES), asked)), PERCENT)
+    return Metric(asked, _named(asked, asked))
+
+
+def _named(place: str, asked: str) -> Any:
+    module, _, name = place.partition(":")
     if not module or not name:
         raise UsageError(f"unknown metric {asked!r}", where="--metric", hint=HINT)
-    return Metric(asked, _imported(module, name))
+    return _imported(module, name)
 
 
-def _imported(module: str, name: str) -> Score:
+def _imported(module: str, name: str) -> Any:
     try:
         with _from_here():
             found: Any = getattr(import_module(module), name)
@@ -160,7 +170,7 @@ def _imported(module: str, name: str) -> Score:
         raise UsageError(f"cannot import {module}:{name}", where="--metric", why=f"{type(error).__name__}: {error}", hint=HINT) from error
     if not callable(found):
         raise UsageError(f"{module}:{name} is no function", where="--metric", hint=HINT)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @contextmanager

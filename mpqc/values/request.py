@@ -287,12 +287,14 @@ class Judging:
     )
     """A number of points, or text as on the command line"""
     metric: str | Callable[..., float] | None = option(
-        None, f"{listed(READY, 'or')}, or a function of your own: your_module:function (its code is run)", notation=METRIC
+        None,
+        f"{listed(READY, 'or')}, or a function of your own: your_module:function (its code is run); ap:your_module:function where it decodes boxes",
+        notation=METRIC,
     )
-    """A name of mpqc.numerics.metrics, MODULE:FUNCTION, or a function (outputs, labels, reference) -> number"""
+    """A name of mpqc.numerics.metrics, MODULE:FUNCTION, or a function (outputs, labels, reference) -> number, as `average_precision(decode)` is"""
 
     def __post_init__(self) -> None:
-        drop, own = self.max_drop, self.metric is not None and self.metric not in READY
+        drop, own = self.max_drop, self.metric is not None and self.metric not in READY and not str(self.metric).startswith("ap:")
         if drop is None:
             return
         if isinstance(drop, str) and own and "%" in drop:
