@@ -13,7 +13,7 @@ apt_install = $(AS_ROOT) true 2>/dev/null && $(AS_ROOT) apt-get update -q && \
 BESIDE := $(abspath ../shared/tools/a76/a76time)
 export MPQC_PRICER ?= $(wildcard $(BESIDE))
 
-.PHONY: setup demo docs test lint mutate smoke wheel emulator musl pricer browser sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
+.PHONY: setup demo docs test test-slow lint mutate smoke wheel emulator musl pricer browser sanitizers fuzz faults nightly bench bench-accuracy cost-rows clean
 
 setup: $(READY) emulator
 
