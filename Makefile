@@ -57,7 +57,11 @@ demo: setup
 
 # Files in the order they are collected: by number of tests, the slowest files (few tests) came last and one core waited.
 test: setup sanitizers musl browser lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations=40
+
+# The tests that `make test` leaves out so that it stays under a quarter of an hour: whole networks, boards. CI runs both.
+test-slow: setup sanitizers musl browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m slow --durations=20
 
 lint: $(READY)
 	$(BIN)/ruff check .
