@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from mpqc.errors import UsageError
 from mpqc.facts.amounts import format_amount
 from mpqc.report.bench_text import times_by_layer
-from mpqc.report.model import Alternative, LayerRow, Report, SiteRow
+from mpqc.report.model import Alternative, FloatRow, LayerRow, Report, SiteRow
 from mpqc.values.budget import Resource
 from mpqc.values.site import SiteKind
 
@@ -22,8 +22,12 @@ BLOCKS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 def explain_lines(report: Report, name: str) -> list[str]:
     """What there is to say of the layer or tensor `name`, or of the only one that ends or begins so. Raises UsageError with the names that are
     near, where there is none, or more than one."""
-    layer = _layer(report, name)
+    layer = _meant(report, name)
     sites = {site.name: site for site in report.sites}
+    if isinstance(layer, FloatRow):
+        return [f"{layer.name}: {layer.ops}", "runs as: float", f"why: {layer.reason}"]
+    if isinstance(layer, SiteRow):
+        return [*_tensor("input", layer)]
     lines = [*_head(layer, report)]
     for title, site in (("weights", layer.weight), ("output", layer.output)):
         if site in sites:
@@ -33,17 +37,24 @@ def explain_lines(report: Report, name: str) -> list[str]:
 
 def explained(report: Report, name: str) -> dict[str, object]:
     """The same as values. Raises as explain_lines does."""
-    layer = _layer(report, name)
+    layer = _meant(report, name)
+    if isinstance(layer, FloatRow):
+        return {"layer": None, "float": asdict(layer), "sites": []}
+    if isinstance(layer, SiteRow):
+        return {"layer": None, "sites": [asdict(layer)]}
     sites = [asdict(site) for site in report.sites if site.name in (layer.weight, layer.output)]
     return {"layer": asdict(layer), "sites": sites}
 
 
-def _layer(report: Report, name: str) -> LayerRow:
-    known = {row.name: row for row in report.layers} | {tensor: row for row in report.layers for tensor in (row.weight, row.output) if tensor}
+def _meant(report: Report, name: str) -> LayerRow | FloatRow | SiteRow:
+    """A layer, a stretch that stays float, or a tensor that no layer makes (an input)."""
+    known: dict[str, LayerRow | FloatRow | SiteRow] = {site.name: site for site in report.sites}
+    known |= {stretch.name: stretch for stretch in report.floats}
+    known |= {tensor: row for row in report.layers for tensor in (row.weight, row.output) if tensor}
     known |= {row.name: row for row in report.layers}
     if name in known:
         return known[name]
-    partly = {row.name: row for tensor, row in known.items() if name and name in tensor}
+    partly = {row.name: row for tensor, row in known.items() if name and name.lower() in tensor.lower()}
     if len(partly) == 1:
         return next(iter(partly.values()))
     near = list(partly)[:NEAREST] or get_close_matches(name, known, n=NEAREST, cutoff=0.3)

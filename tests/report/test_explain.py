@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 import pytest
 
 from mpqc.errors import UsageError
 from mpqc.report.explain import explain_lines, explained
+from mpqc.report.model import FloatRow
+from mpqc.values.site import SiteKind
 from tests.report.pages import EVIL, page_report
 
 REPORT = page_report(20)
@@ -32,6 +36,15 @@ def test_several_and_none_are_refused_with_names_that_are_near() -> None:
         explain_lines(REPORT, "features")
     with pytest.raises(UsageError, match=r"no layer or tensor is called 'wieght 3'.*nearest: weight"):
         explain_lines(REPORT, "wieght 3")
+
+
+def test_what_stays_float_and_inputs_are_told_of_too() -> None:
+    source = replace(REPORT.sites[0], name="pixels", kind=SiteKind.ACTIVATION)
+    report = replace(REPORT, floats=(FloatRow("last", "Softmax", "Softmax has no integer kernel"),), sites=(source, *REPORT.sites))
+    assert explain_lines(report, "last") == ["last: Softmax", "runs as: float", "why: Softmax has no integer kernel"]
+    assert explained(report, "last") == {"layer": None, "float": asdict(report.floats[0]), "sites": []}
+    assert explain_lines(report, "pixels")[0].startswith("input pixels (")
+    assert explained(report, "PIXELS") == {"layer": None, "sites": [asdict(source)]}
 
 
 def test_values_are_the_same_as_json() -> None:
