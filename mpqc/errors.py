@@ -45,6 +45,10 @@ class MpqcError(Exception):
         """Whether the JSON that a command printed says it already"""
         super().__init__(self.message)
 
+    def __str__(self) -> str:
+        """The message alone: torch adds the graph to the arguments of what is raised while it runs one."""
+        return self.message
+
     def to_dict(self) -> dict[str, object]:
         """For JSON: exit code, kind and the parts of the message."""
         return {"exit_code": self.exit_code, "kind": type(self).__name__, **{name: getattr(self, name) for name in ("what", "where", "why", "hint")}}
@@ -127,6 +131,10 @@ class BudgetInfeasibleError(MpqcError):
         parts = [part for part in self.hint.split("; ") if not part.startswith(FILE_HINT)]
         hint = "; ".join([*parts, "the plan that does that is this error's `plan`"])
         return BudgetInfeasibleError(self.what, least=self.least, together=self.together, plan=self.plan, where=self.where, why=self.why, hint=hint)
+
+    def __str__(self) -> str:
+        """The message alone: torch adds the graph to the arguments of what is raised while it runs one."""
+        return self.message
 
     def to_dict(self) -> dict[str, object]:
         """Also the least value of each budget, alone and while the others hold."""

@@ -35,3 +35,9 @@ def test_errors_are_one_line_that_can_be_printed_and_keep_what_they_were_told() 
     assert len(str(error)) < 1400
     assert str(error).endswith(": is \\x1b]0;x\\x07: one two (a\\x00)")
     assert (error.what, error.hint) == ("is \x1b]0;x\x07", "a\x00")
+
+
+def test_a_message_stays_what_it_is_when_torch_adds_to_the_arguments() -> None:
+    error = ModelError("NaN in this tensor", where="relu_4")
+    error.args = (f"{error.args[0]}\n\nWhile executing %relu", *error.args[1:])
+    assert str(error) == "relu_4: NaN in this tensor"
