@@ -41,6 +41,9 @@ class Preprocessing:
         if self.scale is not None and not (isfinite(self.scale) and self.scale):
             raise UsageError(f"{self.scale} is no scale", where="--scale", hint="write for example 0.00392157, which is 1/255")
 
+        if self.std is not None and not all(self.std):
+            raise UsageError("divides by 0", where="--std", hint="write deviations, for example 58.4,57.1,57.4")
+
     @property
     def declared(self) -> bool:
         """Whether somebody said what values go in; otherwise they go in as they are."""

@@ -109,6 +109,8 @@ def test_it_needs_something_to_fold_bytes_and_no_training() -> None:
         Reading(fold_preprocessing=True)
     with pytest.raises(UsageError, match="learn badly"):
         Options(fold_preprocessing=True, preset="unit", strategy="auto", training=Recipe())
+    with pytest.raises(UsageError, match="--std: divides by 0"):
+        Preprocessing(std=(58.4, 0.0, 57.4))
     inputs = load_network(convolution()).inputs
     check_bytes(open_data(pixels(), inputs, limit=4))
     for values in (pixels() + 0.5, pixels() - 1, pixels() + 1):
