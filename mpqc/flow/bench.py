@@ -49,7 +49,7 @@ class Subject:
     def of(cls, root: Path) -> Subject:
         """Raises RunError where there is no program for a board, or one of another plan."""
         bundle = bundle_of(root)
-        name = str(read_json(bundle / "model.json")["target"])
+        name = _named_target(bundle / "model.json")
         report = read_report(root / REPORT) if (root / REPORT).is_file() else None
         return cls(root, bundle, load_target(_target(root, name)), report)
 
@@ -96,6 +96,18 @@ def write_bench(folder: str | Path, asked: Benching, *, progress: Progress | Non
     if asked.bundle is None or asked.bundle.exists():
         raise UsageError("exists already", where=str(asked.bundle), hint="name a new folder")
     return write_bench_folder(asked.bundle, subject.bundle, _contestants(subject, asked, progress or Progress(quiet=True)), _box(asked))
+
+
+def _named_target(description: Path) -> str:
+    """Raises RunError for a model.json that is damaged."""
+    try:
+        name = read_json(description)["target"]
+        if isinstance(name, str):
+            return name
+        why = "its target is no name"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error)
+    raise RunError("is not the description of an mpqc module", where=str(description), why=why, hint="mpqc build makes the bundle again")
 
 
 def _target(root: Path, name: str) -> str:

@@ -52,6 +52,16 @@ class Board:
         return cls(found["host"].replace("[", "").replace("]", ""), port, tuple(options))
 
     @property
+    def where(self) -> str:
+        """As messages name it."""
+        return self.host if self.port is None else f"{self.host}:{self.port}"
+
+    @property
+    def by_hand(self) -> str:
+        """The command as a person would type it."""
+        return f"ssh {self.host}" if self.port is None else f"ssh -p {self.port} {self.host}"
+
+    @property
     def command(self) -> list[str]:
         """The ssh command, which never asks anything."""
         return ["ssh", "-o", "BatchMode=yes", *self.options, *ALIVE, *(["-p", str(self.port)] if self.port else []), "--", self.host]
@@ -104,9 +114,9 @@ def carried_out(folder: Path, board: Board, seconds: float = 3600.0) -> bytes:
                 tar.add(path, path.name)
         size = archive.tell()
         archive.seek(0)
-        _, begun, said = _run([*board.command, THERE], archive, board.host, seconds, size).partition(BEGIN)
+        _, begun, said = _run(board, THERE, archive, seconds, size).partition(BEGIN)
     if not begun:
-        raise RunError("it does not run commands", where=board.host, why="nothing of what was asked came back", hint=f"try  ssh {board.host} true")
+        raise RunError("it does not run commands", where=board.where, why="nothing of what was asked came back", hint=f"try  {board.by_hand} true")
     return said
 
 
@@ -114,7 +124,7 @@ def require_board(board: Board) -> None:
     """Raises RunError where ssh does not get to `board`, ToolMissingError without ssh: at once, before anything slow."""
     _need_ssh()
     with open(os.devnull, "rb") as nothing:
-        _run([*board.command, "true"], nothing, board.host, 60.0, 0)
+        _run(board, "true", nothing, 60.0, 0)
 
 
 def _need_ssh() -> None:
@@ -136,25 +146,25 @@ def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
     return b"" if file is None else file.read()
 
 
-def _run(command: list[str], stdin: IO[bytes], host: str, seconds: float, size: int) -> bytes:
+def _run(board: Board, command: str, stdin: IO[bytes], seconds: float, size: int) -> bytes:
     try:
-        done = subprocess.run(command, stdin=stdin, capture_output=True, check=False, timeout=seconds)
+        done = subprocess.run([*board.command, command], stdin=stdin, capture_output=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired as error:
         hint = "run the folder's run.sh on the board by hand, and give what it prints"
-        raise RunError(f"no answer within {seconds:.0f} s", where=host, hint=hint) from error
+        raise RunError(f"no answer within {seconds:.0f} s", where=board.where, hint=hint) from error
     if done.returncode:
-        raise _failure(done.returncode, done.stderr.decode("utf-8", "replace").splitlines(), host, size)
+        raise _failure(done.returncode, done.stderr.decode("utf-8", "replace").splitlines(), board, size)
     return done.stdout
 
 
-def _failure(code: int, stderr: list[str], host: str, size: int) -> RunError:
+def _failure(code: int, stderr: list[str], board: Board, size: int) -> RunError:
     """What went wrong, in one line of the board's own words."""
     lines = [line.strip() for line in stderr if line.strip()]
     full = next((line for line in lines if any(text in line for text in NO_SPACE)), None)
     if full is not None:
         hint = f"{size / 1e6:.0f} MB go to its folder for temporary files; free some, or set TMPDIR there (SendEnv, or its ~/.ssh/environment)"
-        return RunError("the board has no space left", where=host, why=full, hint=hint)
+        return RunError("the board has no space left", where=board.where, why=full, hint=hint)
     why = lines[-1].removeprefix("mpqc-runner: ") if lines else "no message"
     if code == SSH_FAILED:
-        return RunError("ssh does not get there, or lost it", where=host, why=why, hint=f"try  ssh {host}  by hand")
-    return RunError("it failed on the board", where=host, why=why, hint=f"exit code {code} there")
+        return RunError("ssh does not get there, or lost it", where=board.where, why=why, hint=f"try  {board.by_hand}  by hand")
+    return RunError("it failed on the board", where=board.where, why=why, hint=f"exit code {code} there")

@@ -13,6 +13,7 @@ from mpqc.values.option import option
 from mpqc.values.reach import Reach
 
 CPUS = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", re.ASCII)
+PLACES = "add --emulate, --ssh, --rpc, --tracker, --bundle or --results"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Benching(Reach):
         super().__post_init__()
         given = (*self.places, *(["--bundle"] if self.bundle else []), *(["--results"] if self.results else []))
         if len(given) != 1:
-            hint = "add --emulate, --ssh, --rpc, --tracker, --bundle or --results"
-            raise UsageError(f"{' and '.join(given)} exclude each other" if given else "say where to run", where="mpqc bench", hint=hint)
+            what, hint = (f"{' and '.join(given)} exclude each other", "give one of them") if given else ("say where to run", PLACES)
+            raise UsageError(what, where="mpqc bench", hint=hint)
         if self.cpus and not CPUS.fullmatch(self.cpus):
             raise UsageError(f"{self.cpus!r} is no list of cores", where="--cpus", hint="write for example 0,2-3")
         if (self.price or self.pricer) and not self.emulate:

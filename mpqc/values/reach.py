@@ -26,9 +26,9 @@ class Reach:
 
     def __post_init__(self) -> None:
         if self.tracker is not None and self.key is None:
-            raise UsageError("--tracker needs --key", where="--tracker", hint="for example --key pi4")
+            raise UsageError("needs --key", where="--tracker", hint="for example --key pi4")
         if self.key is not None and self.tracker is None and self.rpc is None:
-            raise UsageError("--key needs --tracker or --rpc", where="--key")
+            raise UsageError("needs --tracker or --rpc", where="--key")
         if self.ssh is None and (self.identity is not None or self.ssh_options):
             raise UsageError("--identity and --ssh-option need --ssh", where="--ssh")
 

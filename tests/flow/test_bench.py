@@ -17,7 +17,7 @@ import pytest
 from mpqc.errors import RunError, UsageError
 from mpqc.flow.artifacts import remove_program
 from mpqc.runtime.bench_folder import read_results
-from mpqc.runtime.remote import Server
+from mpqc.runtime.remote import Board, Server
 from mpqc.targets import load_target
 from mpqc.values.bench import MEASURED, Conditions, RunReport, read_bench, was_throttled
 from mpqc.values.json_file import parse_record
@@ -158,10 +158,10 @@ def test_python_asks_for_the_same(out: Path, results: Path) -> None:
     ("options", "message"),
     [
         ((), "say where to run"),
-        (("--emulate", "--ssh", "pi"), "--emulate and --ssh exclude each other"),
+        (("--emulate", "--ssh", "pi"), "--emulate and --ssh exclude each other (give one of them)"),
         (("--bundle", "x", "--rpc", "pi:9090"), "exclude each other"),
-        (("--tracker", "pi:9190"), "--tracker needs --key"),
-        (("--emulate", "--key", "pi4"), "--key needs --tracker or --rpc"),
+        (("--tracker", "pi:9190"), "--tracker: needs --key"),
+        (("--emulate", "--key", "pi4"), "--key: needs --tracker or --rpc"),
         (("--emulate", "--identity", "ID"), "--identity and --ssh-option need --ssh"),
         (("--rpc", "pi"), "is not HOST:PORT"),
         (("--rpc", "pi:99999"), "is not HOST:PORT"),
@@ -181,6 +181,17 @@ def test_options_that_do_not_go_together(mpqc: Mpqc, place: Place, tmp_path: Pat
 def test_folders_without_a_program_are_refused(mpqc: Mpqc, tmp_path: Path) -> None:
     assert "holds no bundle" in mpqc("bench", tmp_path, "--emulate").complaint(1)
     assert "does not exist" in mpqc("bench", tmp_path / "none", "--emulate").complaint(2)
+    for text in ("", "{}", "[]", '{"target": 3}'):
+        (tmp_path / "model.json").write_text(text)
+        assert "model.json: is not the description of an mpqc module" in mpqc("bench", tmp_path, "--emulate").complaint(1)
+
+
+def test_a_damaged_module_is_named_without_the_folder_that_it_was_copied_to(mpqc: Mpqc, out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out / "bundle", tmp_path / "bundle")
+    module = tmp_path / "bundle" / "model.so"
+    module.write_bytes(module.read_bytes()[:4000])
+    said = mpqc("bench", tmp_path, "--emulate", "--alone").complaint(1)
+    assert "bench: failed in the emulator: model.so: it is cut off" in said
 
 
 @pytest.mark.parametrize(
@@ -248,6 +259,11 @@ def test_litert_is_run_where_there_is_one(tmp_path: Path) -> None:
     done = engine(*options, PYTHONPATH=str(tmp_path / "site"))
     assert done.returncode == 0, done.stderr
     assert parse_record(RunReport, done.stdout, "", "report of a run", 2).engine.startswith("litert")
+
+
+def test_boards_are_named_as_a_person_reaches_them() -> None:
+    assert (Board.parse("pi@board:2222").where, Board.parse("pi@board:2222").by_hand) == ("pi@board:2222", "ssh -p 2222 pi@board")
+    assert (Board.parse("board").where, Board.parse("board").by_hand) == ("board", "ssh board")
 
 
 def test_addresses_of_servers() -> None:
