@@ -1,7 +1,7 @@
 """What kernels of codes of more than 8 bits cost where a target has no cost rows of them: times the same kernel at 8 bits.
 
 Convolutions and fully connected layers take twice the products, as codes are summed in two bytes (lowering/kernels/contraction.py); the other kernels
-are portable loops over twice the bytes. The factors are means over shapes, of benchmarks/long_codes.py (benchmarks/results/long_codes_a76.md).
+are portable loops over twice the bytes. The factors are means over shapes, of benchmarks/long_codes.py (benchmarks/results/long_codes_a76.md, _a72, _a53).
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _TIMES: Mapping[str, Mapping[OpKind, float]] = {
     "neon": {
         OpKind.CONV: 2.1,
         OpKind.GEMM: 2.0,
-        OpKind.DEPTHWISE: 2.1,
-        OpKind.MATMUL: 5.1,
+        OpKind.DEPTHWISE: 2.4,
+        OpKind.MATMUL: 1.4,
         OpKind.BINARY: 2.1,
         OpKind.TABLE: 1.6,
         OpKind.MAX_POOL: 2.2,
         OpKind.AVERAGE_POOL: 1.5,
-        OpKind.NEAREST: 2.3,
-        OpKind.CONCAT: 3.6,
-        OpKind.PAD: 3.6,
+        OpKind.NEAREST: 2.4,
+        OpKind.CONCAT: 3.8,
+        OpKind.PAD: 3.3,
         OpKind.MOVE: 1.9,
-        OpKind.SHUFFLE: 5.3,
+        OpKind.SHUFFLE: 5.1,
         OpKind.QUANTIZE: 1.1,
         OpKind.DEQUANTIZE: 1.1,
     },
