@@ -1,7 +1,7 @@
 """What kernels of codes of more than 8 bits cost where a target has no cost rows of them: times the same kernel at 8 bits.
 
 Convolutions and fully connected layers take twice the products, as codes are summed in two bytes (lowering/kernels/contraction.py); the other kernels
-are portable loops over twice the bytes. The factors are means over shapes, of benchmarks/long_codes.py (benchmarks/results/long_codes_a76.md, _a72, _a53).
+are portable loops over twice the bytes. The factors are means over shapes, of benchmarks/long_codes.py (results/long_codes_a76.md, _a72, _a53).
 """
 
 from __future__ import annotations
