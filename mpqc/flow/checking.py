@@ -63,13 +63,13 @@ def check_network(source: Path, target: str, *, shapes: Mapping[str, tuple[int, 
 
 def _fates(network: Network, table: SiteTable, refused: dict[str, str], cost_model: CostModel) -> Iterator[Fate]:
     integers = {node.name: node for node in table.nodes}
-    floats = {node.name: node.reason for node in table.floats}
+    floats = {node.name: node.reason + ("" if cost_model.prices_float(node) else "; no cost row prices it") for node in table.floats}
     priced = cost_model.can_bound(Resource.LATENCY)
     for node in network.model.graph.node:
         if node.name in refused:
             yield Fate(node.name, node.op_type, REFUSED, f"{refused[node.name]}: cut the model before it, or do that part outside of the network")
         elif node.name in floats:
-            yield Fate(node.name, node.op_type, FLOAT, f"{floats[node.name]}; no cost row prices it")
+            yield Fate(node.name, node.op_type, FLOAT, floats[node.name])
         elif node.name in integers:
             yield Fate(node.name, node.op_type, INTEGER, "", _microseconds(cost_model, integers[node.name]) if priced else None)
         else:

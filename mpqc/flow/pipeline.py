@@ -6,7 +6,6 @@ output folder and resume from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -120,7 +119,7 @@ def _compiled(material: Material, options: Options, cost_model: CostModel, job: 
     built = builder.built()
     job.workspace.write_text("plan.json", plan.to_json())
     warn_of_worthless(plan, job.progress)
-    warn_of_unpriced(built.program, options.budgets, job.progress)
+    warn_of_unpriced(plan, job.progress)
     with job.progress.phase("report"):
         measured = _measured(analysis, built.program, cost_model, trained, held, scale)
         measured = replace(measured, trade_offs=trade_offs(analysis.table, analysis.sensitivities, cost_model, options.choosing, plan))
@@ -255,13 +254,11 @@ def _solving(analysis: Analysis, options: Options, cost_model: CostModel) -> Sol
     return lambda budgets: _chosen(analysis, options, cost_model, budgets)
 
 
-def warn_of_unpriced(program: Program, budgets: Iterable[Budget], progress: Progress) -> None:
-    """Says which float stretches a latency budget does not see: the prediction prices integer kernels alone."""
-    from mpqc.values.program import Float
-
-    floats = [op.name for op in program.ops if isinstance(op, Float)]
-    if floats and any(budget.resource is Resource.LATENCY for budget in budgets):
-        progress.warn(f"the latency budget does not see {len(floats)} float stretches, which no cost row prices: {', '.join(floats[:3])}")
+def warn_of_unpriced(plan: Plan, progress: Progress) -> None:
+    """Says which float nodes a latency budget does not see."""
+    for use in plan.uses:
+        if use.resource is Resource.LATENCY and use.limit is not None and use.unpriced and use.built is None:
+            progress.warn(f"the latency budget does not see {len(use.unpriced)} float nodes, which no cost row prices: {', '.join(use.unpriced[:3])}")
 
 
 def _measured(analysis: Analysis, program: Program, cost_model: CostModel, trained: Trained | None, held: Held, scale: Scale) -> Measured:
