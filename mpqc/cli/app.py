@@ -209,7 +209,7 @@ def targets_check(file: Annotated[Path, typer.Argument(help="TOML file of a targ
 def calibrate_target(
     target: Annotated[str, typer.Argument(help="a name of `mpqc targets list`, or a TOML file")], calibrating: Calibrating, showing: Quiet
 ) -> None:
-    """Makes cost rows from the target's kernels; without --emulator, --rpc or --times: a folder to run on a board."""
+    """Makes cost rows from the target's kernels; without --emulator, --ssh or --times: a folder to run on a board."""
     from mpqc.cli.calibrate import calibrate_target_command
 
     calibrate_target_command(target, calibrating, showing)

@@ -26,8 +26,8 @@ def calibrate_target_command(name: str, given: Calibrating, showing: Quiet) -> N
         target = target.model_copy(update={"rows": read_rows(path)[0] or target.rows})
     if given.emulator:
         _write(_modelled(given, showing, target, only), target, only, path)
-    elif given.rpc is not None:
-        _write(_measured(given, given.rpc, target, only), target, only, path)
+    elif given.ssh is not None:
+        _write(_measured(given, given.ssh, target, only), target, only, path)
     elif given.times is not None:
         _write(_from_times(given, existing(given.times, "times"), target), target, (), path)
     else:

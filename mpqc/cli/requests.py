@@ -147,18 +147,18 @@ class Calibrating(Priced):
     GROUP: ClassVar[str] = "Cost rows"
     output_dir: Path = _folder("calibration")
     emulator: bool = option(False, "price the kernels with a pricing tool under the emulator: rows `modelled`")
-    rpc: str | None = option(None, "time the kernels on a board by ssh: rows `measured on DEVICE`", unit="USER@HOST:PORT")
+    ssh: str | None = option(None, "time the kernels on a board by ssh: rows `measured on DEVICE`", unit="USER@HOST:PORT")
     times: Path | None = option(None, "what run.sh printed on the board: makes cost rows of it")
-    device: str | None = option(None, "the board that times come from, for the rows' origin (--rpc: else its host name)")
+    device: str | None = option(None, "the board that times come from, for the rows' origin (--ssh: else its host name)")
     only: tuple[str, ...] = option((), "a kernel of the grid (repeat for more); others keep their rows", notation=WORDS)
 
     def __post_init__(self) -> None:
         where = "calibrate-target"
-        if sum((self.emulator, self.rpc is not None, self.times is not None)) > 1:
-            raise UsageError("--emulator, --rpc and --times exclude each other", where=where, hint="rows come from one source")
+        if sum((self.emulator, self.ssh is not None, self.times is not None)) > 1:
+            raise UsageError("--emulator, --ssh and --times exclude each other", where=where, hint="rows come from one source")
         if self.times is not None and self.device is None:
             raise UsageError("--times needs --device", where=where, hint='for example --device "Raspberry Pi 4"')
-        if self.device is not None and self.times is None and self.rpc is None:
-            raise UsageError("--device needs --times or --rpc", where=where, hint="modelled rows name no device")
+        if self.device is not None and self.times is None and self.ssh is None:
+            raise UsageError("--device needs --times or --ssh", where=where, hint="modelled rows name no device")
         if self.pricer is not None and not self.emulator:
             raise UsageError("--pricer needs --emulator", where=where)

@@ -43,7 +43,7 @@ class Board:
     """Further words for ssh"""
 
     @classmethod
-    def parse(cls, text: str, where: str = "--rpc", options: Sequence[str] = ()) -> Board:
+    def parse(cls, text: str, where: str = "--ssh", options: Sequence[str] = ()) -> Board:
         """HOST, USER@HOST, either with :PORT. Raises UsageError for anything else (an option for ssh, say)."""
         found = ADDRESS.fullmatch(text)
         port = int(found["port"]) if found and found["port"] else None

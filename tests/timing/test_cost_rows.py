@@ -83,7 +83,7 @@ def test_rows_from_a_board_that_ssh_reaches(mpqc: Mpqc, tmp_path: Path, ssh: Pat
     out, chip = tmp_path / "out", tmp_path / "desk.toml"
     text = (FOLDER / "host.toml").read_text()
     chip.write_text(text.replace('name = "host"', 'name = "desk"\nclock_hz = 1_000_000_000', 1))
-    done = mpqc("calibrate-target", chip, "--rpc", "me@here:2222", "--only", "table", "--device", "this machine", "-o", out)
+    done = mpqc("calibrate-target", chip, "--ssh", "me@here:2222", "--only", "table", "--device", "this machine", "-o", out)
     assert done.code == 0, done.err
     rows, problems = read_rows(out / "desk.csv")
     assert not problems
@@ -96,7 +96,7 @@ def test_rows_from_a_board_that_ssh_reaches(mpqc: Mpqc, tmp_path: Path, ssh: Pat
 
 @pytest.mark.usefixtures("small_grid", "ssh")
 def test_a_board_that_does_not_answer(mpqc: Mpqc, tmp_path: Path) -> None:
-    done = mpqc("calibrate-target", "cortex-a76", "--rpc", "down", "--only", "table", "-o", tmp_path / "out")
+    done = mpqc("calibrate-target", "cortex-a76", "--ssh", "down", "--only", "table", "-o", tmp_path / "out")
     assert "no route to host" in done.complaint(1)
     assert not (tmp_path / "out" / "cortex-a76.csv").exists()
 
@@ -183,8 +183,8 @@ def test_a_tool_for_another_core_is_refused(mpqc: Mpqc, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--times", "times.csv"), "--times needs --device"),
-        (("--device", "Pi"), "--device needs --times or --rpc"),
-        (("--emulator", "--rpc", "pi"), "exclude each other"),
+        (("--device", "Pi"), "--device needs --times or --ssh"),
+        (("--emulator", "--ssh", "pi"), "exclude each other"),
         (("--pricer", "tool"), "--pricer needs --emulator"),
         (("--only", "conv2d"), "'conv2d' is not a kernel of the grid"),
     ],
