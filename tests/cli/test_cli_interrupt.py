@@ -32,7 +32,7 @@ PHASES = {
     "allocate": ("allocator.model", "_solved"),
     "export": ("qdq.write.export", "export_qdq"),
     "lower": ("lowering.binary", "_compiled"),
-    "link": ("lowering.binary", "zig"),
+    "link": ("lowering.binary", "link_shared"),
     "report": ("flow.agreement", "measure"),
 }
 
@@ -45,6 +45,7 @@ def assert_interrupted(code: int, out: str, err: str) -> None:
     assert lines[0].startswith("mpqc: interrupted")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["sensitivities", "link"])
 def test_an_interrupted_compile_leaves_whole_files_and_goes_on(place: Place, mpqc: Mpqc, tmp_path: Path, phase: str) -> None:
     module, function = PHASES[phase]

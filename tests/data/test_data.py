@@ -299,7 +299,7 @@ def test_a_file_of_a_folder_that_does_not_fit_is_named(tmp_path: Path) -> None:
 def test_options_that_cannot_be_meant() -> None:
     with pytest.raises(DataError, match="limit of 0"):
         open_data(FIVE, (ONE,), limit=0)
-    with pytest.raises(UsageError, match="--std: a deviation of 0"):
+    with pytest.raises(UsageError, match="--std: divides by 0"):
         open_data(FIVE, (ONE,), limit=1, std=0)
     with pytest.raises(UsageError, match="--mean: 2 values for an input of the shape"):
         open_data(FIVE, (ONE,), limit=1, mean=[1, 2])

@@ -10,6 +10,7 @@ import pytest
 from tests.cli_runs import Mpqc
 
 
+@pytest.mark.slow
 @pytest.mark.emulator
 def test_the_demo_fits_its_budget_and_the_emulator_agrees_with_the_interpreter(mpqc: Mpqc, tmp_path: Path) -> None:
     done = mpqc("demo", "-o", tmp_path / "demo", "--json", "--quiet")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli_runs import BUDGET, Place
 
 SAME = (
@@ -22,6 +24,7 @@ SAME = (
 )
 
 
+@pytest.mark.slow
 def test_hash_seed_threads_and_folder_change_no_byte(place: Place, tmp_path: Path) -> None:
     """Against the files of a compile in this process, whose folder, seed and threads are others."""
     out = tmp_path / "a folder with another name"

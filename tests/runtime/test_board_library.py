@@ -235,6 +235,7 @@ def test_the_cmake_example_runs_on_the_board(place: Place, tmp_path: Path, stati
     assert f"largest of {place.program.outputs[0]}: {int(first.argmax())} ({first.max():g})" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.emulator
 def test_the_cpp_wrapper_runs_on_the_board(place: Place, tmp_path: Path) -> None:
     (tmp_path / "app.cc").write_text(CPP)

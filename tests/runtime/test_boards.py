@@ -137,6 +137,7 @@ def test_a_board_without_space(mpqc: Mpqc, out: Path, board: SshBoard, tmp_path:
         assert not list(small.iterdir()), "what was sent is removed"
 
 
+@pytest.mark.slow
 def test_an_rpc_board_without_space(mpqc: Mpqc, out: Path, program: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "root") as root, rpc_board(program, root, KEY) as (port, _):
         line = mpqc("bench", out, "--rpc", f"127.0.0.1:{port}", "--key", KEY, *SHORT, "--alone").complaint(1)

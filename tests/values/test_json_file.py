@@ -167,6 +167,7 @@ def test_an_unknown_key_is_refused_by_name_at_every_depth(kind: Kind, tmp_path: 
         assert "unknown key" in line
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_wrong_value_anywhere_is_refused_by_its_key_or_read(kind: Kind, tmp_path: Path) -> None:
     """Nothing but a PlanError comes out, and what is another type is never read as if it were the right one."""
